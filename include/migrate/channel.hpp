@@ -1,0 +1,87 @@
+// Channel: a byte stream to the peer. Connector and Acceptor make them; tests inject faulty ones.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "migrate/result.hpp"
+
+namespace migrate {
+
+/// A reliable, ordered stream of bytes in both directions. One thread may send while another
+/// receives; shutdown() and interrupt() may be called by any thread at any time.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+
+  /// Sends every byte of `parts`. Fails with kTimeout when no byte moved for `idle_max`, kLinkLost
+  /// when the peer is gone, kCancelled after interrupt(). After a failure the stream is unusable.
+  virtual Status send(std::span<const iovec> parts, std::chrono::nanoseconds idle_max) = 0;
+
+  /// Receives at least one byte into `parts`, as many as are there; 0 means the peer closed.
+  /// Fails as send() does; after kTimeout or kCancelled receiving may go on.
+  virtual Result<std::size_t> receive(std::span<const iovec> parts,
+                                      std::chrono::nanoseconds idle_max) = 0;
+
+  /// Makes calls under way and later ones fail with kCancelled until resume_after_interrupt().
+  virtual void interrupt() noexcept = 0;
+  virtual void resume_after_interrupt() noexcept = 0;
+
+  /// Ends the stream both ways; calls under way fail. Closing happens in the destructor.
+  virtual void shutdown() noexcept = 0;
+
+  /// Bytes given to send() that the peer's kernel has not acknowledged, 0 where unknown.
+  [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;
+  /// "10.0.0.2:4444" or the like, for messages.
+  [[nodiscard]] virtual std::string peer() const = 0;
+};
+
+/// Makes channels to one peer. Used by the coordinator's thread.
+class Connector {
+ public:
+  virtual ~Connector() = default;
+  virtual Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) = 0;
+  /// Where it connects to, for messages.
+  [[nodiscard]] virtual std::string peer() const = 0;
+};
+
+/// Takes channels from peers.
+class Acceptor {
+ public:
+  virtual ~Acceptor() = default;
+  /// Waits for one channel; kTimeout when none came, kCancelled after interrupt().
+  virtual Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) = 0;
+  /// Makes accept() fail with kCancelled, now and later; any thread.
+  virtual void interrupt() noexcept = 0;
+  [[nodiscard]] virtual std::string address() const = 0;
+};
+
+/// Socket tuning that a user may want; the defaults suit bulk transfer.
+struct SocketOptions {
+  int send_buffer_bytes = 0;     ///< 0: the kernel's choice.
+  int receive_buffer_bytes = 0;  ///< 0: the kernel's choice.
+};
+
+/// TCP over IPv4 or IPv6; `host` a name or an address, tried in the resolver's order.
+[[nodiscard]] std::unique_ptr<Connector> make_tcp_connector(std::string host, std::string port,
+                                                            SocketOptions options = {});
+/// Listens at once; kAddressInUse when the port is taken. Port "0" picks one: see address().
+[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_tcp_acceptor(const std::string& host,
+                                                                  const std::string& port,
+                                                                  SocketOptions options = {});
+[[nodiscard]] std::unique_ptr<Connector> make_unix_connector(std::string path);
+[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path);
+
+/// A channel on a connected stream socket that somebody else made; takes the descriptor over.
+[[nodiscard]] Result<std::unique_ptr<Channel>> make_socket_channel(int fd);
+
+/// Two channels joined in this process.
+[[nodiscard]] Result<std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>>>
+make_channel_pair();
+
+}  // namespace migrate

@@ -1,0 +1,146 @@
+// What an adapter implements: SourceGuest where the guest is, TargetGuest where it goes.
+//
+// Every method is pure virtual: nothing succeeds silently by default. The engine calls them one at
+// a time, from the thread that called run(); only PageSource::read and PageSink's data methods are
+// called concurrently from the lanes. None is called after run() has returned the guest.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "migrate/dirty_tracker.hpp"
+#include "migrate/memory.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate {
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+enum class GuestKind : std::uint8_t { kVm = 1, kContainer = 2 };
+[[nodiscard]] std::string_view to_string(GuestKind kind);
+
+/// Run state is migrated: a paused guest arrives paused.
+enum class RunState : std::uint8_t { kRunning = 1, kPaused = 2 };
+[[nodiscard]] std::string_view to_string(RunState state);
+
+/// One named, versioned blob. An unknown mandatory section fails, an unknown optional is skipped.
+struct SectionInfo {
+  std::string name;  ///< At most 64 bytes of [a-z0-9._-].
+  std::uint32_t version = 1;
+  bool mandatory = true;
+};
+
+/// What the target must know before anything moves. Travels in HELLO.
+struct GuestDescription {
+  GuestKind kind = GuestKind::kVm;
+  std::string name;
+  std::uint32_t vcpus = 0;
+  std::vector<Region> regions;
+  /// What the adapter at the target compares and builds from (CPUID, devices): opaque here.
+  struct Property {
+    SectionInfo info;
+    std::vector<std::byte> body;
+  };
+  std::vector<Property> properties;
+};
+
+/// Takes the device state as sections. Methods are called in the order begin, append..., end.
+class StateWriter {
+ public:
+  virtual ~StateWriter() = default;
+  virtual Status begin(const SectionInfo& section) = 0;
+  virtual Status append(std::span<const std::byte> bytes) = 0;
+  virtual Status end() = 0;
+  /// Says that guest memory can no longer change, so the last dirty pages may leave while the rest
+  /// of the state is saved. Not calling it means: when save_state() returns.
+  virtual Status memory_final() = 0;
+
+  /// A section whole.
+  Status section(const SectionInfo& info, std::span<const std::byte> body);
+};
+
+/// Gives the device state back, section by section.
+class StateReader {
+ public:
+  virtual ~StateReader() = default;
+  /// Moves to the next section (the rest of the current one is skipped); nullopt after the last.
+  virtual Result<std::optional<SectionInfo>> next() = 0;
+  /// Bytes of the current section not read yet.
+  [[nodiscard]] virtual std::uint64_t remaining() const = 0;
+  /// Reads exactly into.size() bytes; fewer left is an error.
+  virtual Status read(std::span<std::byte> into) = 0;
+
+  /// The rest of the current section; more than bytes_max is an error.
+  Result<std::vector<std::byte>> read_all(std::uint64_t bytes_max);
+  /// For a section the adapter does not know: an error when it is mandatory.
+  static Status skip_unknown(const SectionInfo& section);
+};
+
+struct PauseResult {
+  RunState before = RunState::kRunning;  ///< What the guest did when pause() was called.
+  SteadyTime stopped_at;                 ///< When the last vCPU had left the guest.
+};
+
+/// A guest that may leave. Owned by Outgoing during a migration and always handed back.
+class SourceGuest {
+ public:
+  virtual ~SourceGuest() = default;
+
+  virtual Result<GuestDescription> describe() = 0;
+  virtual PageSource& pages() = 0;
+  virtual DirtyTracker& tracker() = 0;
+
+  /// Stops the guest. After it returned, nobody but save_state() writes guest memory: vCPUs stand,
+  /// device I/O has drained. Pausing a paused guest is fine and says so.
+  virtual Result<PauseResult> pause() = 0;
+  /// Lets a paused guest run on, as if nothing had happened.
+  virtual Status resume() = 0;
+  virtual Status save_state(StateWriter& writer) = 0;
+  /// Withholds `share` (0..1) of run time from vCPU `vcpu`; 0 ends it. kUnsupported where the
+  /// adapter cannot.
+  virtual Status throttle(std::uint32_t vcpu, double share) = 0;
+  /// Lets go of what only one host may hold (disk locks), before the target may take it.
+  virtual Status relinquish() = 0;
+  /// Takes it back after a failed handover. An error keeps the guest paused.
+  virtual Status reclaim() = 0;
+  /// The guest runs at the target: drop it. Called once, after STARTED.
+  virtual Status release() = 0;
+};
+
+/// A userfaultfd with the range of one region it serves, for post-copy and lazy restore.
+struct FaultSource {
+  int userfaultfd = -1;  ///< Stays the adapter's.
+  RegionId region;
+  std::uint64_t address = 0;  ///< Where the region begins in the process it belongs to.
+};
+
+/// A guest that may arrive. Owned by Incoming during a migration.
+class TargetGuest {
+ public:
+  virtual ~TargetGuest() = default;
+
+  /// Checks that this host can take the guest (kIncompatible with a readable list when not), and
+  /// allocates. The source guest has not been touched yet.
+  virtual Status prepare(const GuestDescription& description) = 0;
+  virtual PageSink& pages() = 0;
+  /// Loads device state; may write guest memory. May be called again after a failed attempt.
+  virtual Status load_state(StateReader& reader) = 0;
+  /// Takes what only one host may hold (disk locks), before READY.
+  virtual Status acquire() = 0;
+  /// Lets go of it again: the attempt failed, the source may go on.
+  virtual Status yield() = 0;
+  /// Starts the guest, or leaves it paused when it arrived so. Called once, after COMMIT.
+  virtual Status start(RunState state) = 0;
+  /// Drops everything; the source keeps the guest. Not called after start().
+  virtual void discard() = 0;
+  /// Userfaultfds (perhaps of other processes) for lazy filling; empty where there are none.
+  virtual std::vector<FaultSource> fault_sources() = 0;
+};
+
+}  // namespace migrate

@@ -1,0 +1,113 @@
+// What a migration tells while it runs (Observer) and when it has ended (Report).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "migrate/result.hpp"
+
+namespace migrate {
+
+/// How a migration ended. Names are pinned; see to_string.
+enum class Outcome : std::uint8_t {
+  kDone = 0,       ///< The guest runs (or stands paused) at the target.
+  kFailed = 1,     ///< The source guest is as it was.
+  kRefused = 2,    ///< As kFailed, and before anything moved.
+  kCancelled = 3,  ///< As kFailed, by request.
+  kUncertain = 4,  ///< After COMMIT the target cannot be asked; the guest is kept paused here.
+  kLost = 5,       ///< The guest is gone.
+};
+[[nodiscard]] std::string_view to_string(Outcome outcome);
+
+struct RoundReport {
+  std::uint32_t round = 0;
+  double start_ms = 0;             ///< Since the call.
+  std::uint64_t pages = 0;         ///< Looked at in this round.
+  std::uint64_t bytes = 0;         ///< On the wire.
+  double ms = 0;
+  std::uint64_t dirty_after = 0;   ///< Pages dirty when it ended.
+  double dirty_rate = 0;           ///< Bytes of pages newly dirtied a second.
+  double throttle = 0;             ///< Share of run time withheld, 0..1.
+};
+
+/// Figures of one side. Times in milliseconds of wall time at this side; see DESIGN of the report in
+/// docs/report.md for what each means. Numbers that do not apply are 0.
+struct Report {
+  Outcome outcome = Outcome::kFailed;
+  Side side = Side::kSource;
+  std::string strategy;
+  std::string session;
+  std::vector<std::pair<std::string, std::string>> options;
+  struct {
+    std::string name;
+    std::string kind;
+    std::uint32_t vcpus = 0;
+    std::uint64_t memory_bytes = 0;
+    std::string state;    ///< "running" or "paused": the run state that moved.
+    std::string tracker;  ///< Which dirty tracker worked.
+  } guest;
+  std::uint32_t attempts = 0;
+  double total_ms = 0;
+  std::optional<double> downtime_ms;  ///< nullopt for a guest that was paused.
+  struct {
+    double setup = 0, rounds = 0, quiesce = 0, final_sync = 0, state_save = 0, final_pages = 0;
+    double state_load = 0, handover = 0, start = 0, verify = 0, postcopy = 0;
+  } phases_ms;
+  std::vector<RoundReport> rounds;
+  struct {
+    std::uint64_t total = 0, raw = 0, zero = 0, delta = 0, duplicate = 0, compressed = 0;
+    std::uint64_t unchanged = 0, redirtied = 0, demand = 0, pushed = 0;
+  } pages;
+  struct {
+    std::uint64_t guest = 0;  ///< Page content represented, sent or skipped.
+    std::uint64_t wire = 0;
+  } bytes;
+  double bandwidth_mib_s = 0;
+  double cpu_s = 0;
+  struct {
+    double downtime_ms = 0, total_ms = 0;
+  } predicted;
+  struct {
+    std::uint64_t count = 0;
+    double p50_us = 0, p99_us = 0;
+  } faults;
+  struct {
+    std::string digest = "off", full = "off", sampled = "off";  ///< "equal", "unequal" or "off".
+  } integrity;
+  std::optional<Error> error;
+};
+
+/// Where a running migration is.
+struct Progress {
+  Phase phase = Phase::kSetup;
+  std::uint32_t round = 0;
+  std::uint64_t pages_left = 0;       ///< Of this round.
+  std::uint64_t pages_total = 0;      ///< Of the guest.
+  double dirty_bytes_per_s = 0;
+  double throughput_bytes_per_s = 0;  ///< On the wire.
+  double predicted_downtime_ms = 0;
+  double eta_ms = 0;                  ///< Until the switchover, by the forecast; 0 when unknown.
+  double elapsed_ms = 0;
+  std::uint64_t bytes_sent = 0;
+};
+
+/// Something worth a line in a log: "round 3 ended", "stall: throttle".
+struct Event {
+  std::string name;  ///< Pinned, such as "round-end", "stall", "switchover", "reconnecting".
+  Phase phase = Phase::kNone;
+  std::uint32_t round = 0;
+  std::string detail;  ///< Words for people.
+};
+
+/// Hears of progress. Called from the thread that called run(); must return fast and not call back.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void on_progress(const Progress& progress) = 0;  ///< At most every 100 ms.
+  virtual void on_event(const Event& event) = 0;
+};
+
+}  // namespace migrate
