@@ -90,7 +90,7 @@ TEST(PageBitmap, SetAllLeavesBitsPastTheEndClear) {
 }
 
 TEST(PageBitmap, ReshapeKeepsWhatStaysAndMarksWhatIsNew) {
-  PageBitmap set(std::span(kRegions).first(2));
+  PageBitmap set(std::span<const Region>(kRegions).first(2));
   set.set(kRegions[1].id, GuestPage{(1 << 20) + 5});
   std::vector<Region> changed = {kRegions[1], kRegions[2]};
   set.reshape(changed, true);
