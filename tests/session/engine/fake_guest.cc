@@ -1,0 +1,359 @@
+#include "tests/session/engine/fake_guest.hpp"
+
+#include <cstring>
+
+namespace migrate::testing {
+namespace {
+
+Status scripted(ErrorCode code, const char* what) {
+  if (code == ErrorCode{}) return {};
+  return make_error(code, std::string("scripted failure of ") + what);
+}
+
+void raise_to(std::atomic<int>& maximum, int value) {
+  int seen = maximum.load();
+  while (seen < value && !maximum.compare_exchange_weak(seen, value)) {
+  }
+}
+
+std::span<std::byte> slice(std::span<std::byte> bytes, const Region& region, PageRange range) {
+  return bytes.subspan((range.first - region.range.first) * kPageSize, range.bytes());
+}
+
+}  // namespace
+
+void World::run() { raise_to(running_max, ++running); }
+void World::lock() { raise_to(locks_max, ++locks); }
+
+FakeMemory::FakeMemory(std::vector<Region> regions) {
+  for (const Region& region : regions) add(region);
+}
+
+void FakeMemory::add(const Region& region) {
+  regions_.push_back(region);
+  content_[region.id].resize(region.range.bytes());
+}
+
+void FakeMemory::remove(const RegionId& region) {
+  std::erase_if(regions_, [&](const Region& r) { return r.id == region; });
+  content_.erase(region);
+}
+
+std::span<std::byte> FakeMemory::bytes(const RegionId& region) { return content_.at(region); }
+
+std::vector<std::byte> fake_state(std::size_t bytes) {
+  std::vector<std::byte> state(bytes);
+  for (std::size_t i = 0; i < bytes; ++i) state[i] = static_cast<std::byte>(i * 7 + 1);
+  return state;
+}
+
+FakeSource::FakeSource(World& world, std::vector<Region> regions, Script script)
+    : world_(world), memory_(std::move(regions)), script_(std::move(script)) {
+  running_ = script_.run_state == RunState::kRunning;
+  if (running_) world_.run();
+  holds_lock_ = true;
+  world_.lock();
+}
+
+FakeSource::~FakeSource() {
+  if (running_) world_.halt();
+  if (holds_lock_) world_.unlock();
+}
+
+void FakeSource::fill_page(const RegionId& region, GuestPage page, std::uint8_t value) {
+  std::lock_guard lock(memory_.mutex());
+  for (const Region& r : memory_.regions()) {
+    if (r.id != region) continue;
+    auto bytes = slice(memory_.bytes(region), r, {page, 1});
+    std::memset(bytes.data(), value, bytes.size());
+    if (value != 0) {
+      std::memcpy(bytes.data() + 64, &page.number, sizeof page.number);  // Pages are unique.
+    }
+  }
+  touched_.insert({region, page});
+  if (tracking_ && log_.find(region) != nullptr) log_.set(region, page);
+}
+
+void FakeSource::write(const RegionId& region, GuestPage page, std::uint8_t value) {
+  if (running_ || !tracking_) fill_page(region, page, value);
+}
+
+void FakeSource::write_zeros(const RegionId& region, GuestPage page) { write(region, page, 0); }
+
+void FakeSource::write_as_device(const RegionId& region, GuestPage page, std::uint8_t value) {
+  fill_page(region, page, value);
+}
+
+void FakeSource::corrupt(const RegionId& region, GuestPage page) {
+  std::lock_guard lock(memory_.mutex());
+  for (const Region& r : memory_.regions()) {
+    if (r.id == region) slice(memory_.bytes(region), r, {page, 1})[100] ^= std::byte{1};
+  }
+}
+
+void FakeSource::hook(const char* where) {
+  if (script_.writes) script_.writes(*this, where);
+}
+
+Result<GuestDescription> FakeSource::describe() {
+  GuestDescription description;
+  description.name = "fake";
+  description.vcpus = 1;
+  description.regions = memory_.regions();
+  description.properties.push_back({{"fake.machine", 1, true}, fake_state(10)});
+  return description;
+}
+
+Result<PauseResult> FakeSource::pause() {
+  MIGRATE_TRY(scripted(script_.fail_pause, "pause"));
+  ++pauses_;
+  PauseResult result{running_ ? RunState::kRunning : RunState::kPaused,
+                     std::chrono::steady_clock::now()};
+  if (running_) world_.halt();
+  running_ = false;
+  return result;
+}
+
+Status FakeSource::resume() {
+  MIGRATE_CHECK(!running_ && !released_);
+  running_ = true;
+  world_.run();
+  return {};
+}
+
+Status FakeSource::save_state(StateWriter& writer) {
+  MIGRATE_CHECK(!running_);
+  hook("save");
+  MIGRATE_TRY(scripted(script_.fail_save, "save_state"));
+  MIGRATE_TRY(writer.section({"fake.cpu", 2, true}, fake_state(script_.state_bytes)));
+  MIGRATE_TRY(writer.memory_final());
+  return writer.section({"fake.optional", 1, false}, fake_state(5));
+}
+
+Status FakeSource::throttle(std::uint32_t, double share) {
+  throttle_ = share;
+  throttle_max_ = std::max(throttle_max_, share);
+  return {};
+}
+
+Status FakeSource::relinquish() {
+  if (holds_lock_) world_.unlock();
+  holds_lock_ = false;
+  return {};
+}
+
+Status FakeSource::reclaim() {
+  MIGRATE_TRY(scripted(script_.fail_reclaim, "reclaim"));
+  if (!holds_lock_) world_.lock();
+  holds_lock_ = true;
+  return {};
+}
+
+Status FakeSource::release() {
+  MIGRATE_CHECK(!released_ && !running_);
+  released_ = true;
+  ++world_.released;
+  return {};
+}
+
+Result<ReadOutcome> FakeSource::read(const RegionId& region, PageRange range,
+                                     std::span<std::byte> into) {
+  std::lock_guard lock(memory_.mutex());
+  for (const Region& r : memory_.regions()) {
+    if (r.id != region) continue;
+    auto bytes = slice(memory_.bytes(region), r, range);
+    std::memcpy(into.data(), bytes.data(), bytes.size());
+    return ReadOutcome::kRead;
+  }
+  return ReadOutcome::kGone;
+}
+
+std::span<const std::byte> FakeSource::mapped(const RegionId& region) {
+  if (!script_.mapped) return {};
+  return memory_.bytes(region);
+}
+
+Status FakeSource::holes(const RegionId& region, PageBitmap& holes) {
+  std::lock_guard lock(memory_.mutex());
+  for (const Region& r : memory_.regions()) {
+    if (r.id != region) continue;
+    for (std::uint64_t i = 0; i < r.range.count; ++i) {
+      const GuestPage page = r.range.first + i;
+      if (!touched_.contains({region, page})) holes.set(region, page);
+    }
+  }
+  return {};
+}
+
+Status FakeSource::start() {
+  std::lock_guard lock(memory_.mutex());
+  log_ = PageBitmap(memory_.regions());
+  tracking_ = true;
+  return {};
+}
+
+Status FakeSource::collect(PageBitmap& round_set) {
+  hook("collect");
+  MIGRATE_TRY(scripted(script_.fail_collect, "collect"));
+  std::lock_guard lock(memory_.mutex());
+  log_.reshape(memory_.regions(), true);
+  round_set.merge(log_);
+  if (rearms_in_collect()) {
+    log_.clear_all();
+  } else {
+    taken_ = log_;
+  }
+  return {};
+}
+
+Status FakeSource::rearm(const PageBitmap& set, const RegionId& region, PageRange range) {
+  if (rearms_in_collect()) return {};
+  std::lock_guard lock(memory_.mutex());
+  auto* log = log_.find(region);
+  auto* taken = taken_.find(region);
+  const auto* wanted = set.find(region);
+  MIGRATE_CHECK(log != nullptr && taken != nullptr && wanted != nullptr);
+  const std::uint64_t first = range.first - log->region.range.first;
+  MIGRATE_CHECK(first % 64 == 0 && (range.count % 64 == 0 || range.end() == log->region.range.end()));
+  for (std::uint64_t word = first / 64; word < (first + range.count + 63) / 64; ++word) {
+    // The contract: only bits that the latest collect gave, each at most once.
+    MIGRATE_CHECK((wanted->words[word] & ~taken->words[word]) == 0);
+    log->words[word] &= ~wanted->words[word];
+    taken->words[word] &= ~wanted->words[word];
+  }
+  return {};
+}
+
+Status FakeSource::peek(PageBitmap& again) {
+  hook("peek");
+  std::lock_guard lock(memory_.mutex());
+  PageBitmap seen = log_;
+  if (!rearms_in_collect()) seen.subtract(taken_);
+  again.merge(seen);
+  return {};
+}
+
+Status FakeSource::stop() {
+  tracking_ = false;
+  return {};
+}
+
+FakeTarget::FakeTarget(World& world, Script script)
+    : world_(world), memory_({}), script_(std::move(script)) {}
+
+FakeTarget::~FakeTarget() {
+  if (running_) world_.halt();
+  if (holds_lock_) world_.unlock();
+}
+
+void FakeTarget::hook(const char* where) {
+  if (script_.hook) script_.hook(where);
+}
+
+Status FakeTarget::prepare(const GuestDescription& description) {
+  MIGRATE_TRY(scripted(script_.fail_prepare, "prepare"));
+  for (const Region& region : description.regions) memory_.add(region);
+  return {};
+}
+
+Status FakeTarget::load_state(StateReader& reader) {
+  hook("load");
+  MIGRATE_TRY(scripted(script_.fail_load, "load_state"));
+  bool seen = false;
+  for (;;) {
+    MIGRATE_ASSIGN(auto section, reader.next());
+    if (!section) break;
+    if (section->name == "fake.cpu" && section->version == 2) {
+      MIGRATE_ASSIGN(auto body, reader.read_all(1 << 20));
+      if (body != fake_state(script_.state_bytes)) {
+        return make_error(ErrorCode::kGuest, "the state is not what was saved");
+      }
+      seen = true;
+    } else {
+      MIGRATE_TRY(StateReader::skip_unknown(*section));
+    }
+  }
+  if (!seen) return make_error(ErrorCode::kGuest, "no fake.cpu section");
+  return {};
+}
+
+Status FakeTarget::acquire() {
+  hook("acquire");
+  MIGRATE_TRY(scripted(script_.fail_acquire, "acquire"));
+  if (!holds_lock_) world_.lock();
+  holds_lock_ = true;
+  return {};
+}
+
+Status FakeTarget::yield() {
+  if (holds_lock_) world_.unlock();
+  holds_lock_ = false;
+  return {};
+}
+
+Status FakeTarget::start(RunState state) {
+  hook("start");
+  MIGRATE_CHECK(!started_ && !discarded_);
+  MIGRATE_TRY(scripted(script_.fail_start, "start"));
+  started_ = true;
+  running_ = state == RunState::kRunning;
+  if (running_) world_.run();
+  return {};
+}
+
+void FakeTarget::discard() {
+  MIGRATE_CHECK(!started_);
+  discarded_ = true;
+  static_cast<void>(yield());
+}
+
+Status FakeTarget::update_regions(const RegionDelta& delta) {
+  for (const RegionId& region : delta.removed) memory_.remove(region);
+  for (const Region& region : delta.added) {
+    if (std::none_of(memory_.regions().begin(), memory_.regions().end(),
+                     [&](const Region& r) { return r.id == region.id; })) {
+      memory_.add(region);
+    }
+  }
+  return {};
+}
+
+Status FakeTarget::write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) {
+  for (const Region& r : memory_.regions()) {
+    if (r.id == region) {
+      std::memcpy(slice(memory_.bytes(region), r, range).data(), bytes.data(), bytes.size());
+    }
+  }
+  return {};
+}
+
+Status FakeTarget::zero(const RegionId& region, PageRange range) {
+  for (const Region& r : memory_.regions()) {
+    if (r.id == region) {
+      auto bytes = slice(memory_.bytes(region), r, range);
+      std::memset(bytes.data(), 0, bytes.size());
+    }
+  }
+  return {};
+}
+
+Status FakeTarget::read(const RegionId& region, PageRange range, std::span<std::byte> into) {
+  for (const Region& r : memory_.regions()) {
+    if (r.id == region) {
+      std::memcpy(into.data(), slice(memory_.bytes(region), r, range).data(), into.size());
+    }
+  }
+  return {};
+}
+
+std::span<std::byte> FakeTarget::mapped(const RegionId& region) {
+  if (!script_.mapped) return {};
+  return memory_.bytes(region);
+}
+
+Status FakeTarget::install(const RegionId& region, GuestPage page,
+                           std::span<const std::byte> bytes) {
+  return write(region, {page, 1}, bytes);
+}
+
+}  // namespace migrate::testing

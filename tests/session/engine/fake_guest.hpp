@@ -1,0 +1,179 @@
+// Small guests in plain memory for tests of the engine: real bytes, real dirty tracking, a world that
+// counts who runs. No KVM needed.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "migrate/guest.hpp"
+
+namespace migrate::testing {
+
+/// What both hosts together do with one guest; outlives them.
+struct World {
+  std::atomic<int> running{0};      ///< Hosts on which the guest runs now.
+  std::atomic<int> running_max{0};  ///< The most there ever were: more than one is a disaster.
+  std::atomic<int> released{0};
+  std::atomic<int> locks{0};        ///< Holders of the guest's disk lock.
+  std::atomic<int> locks_max{0};
+  void run();
+  void halt() { --running; }
+  void lock();
+  void unlock() { --locks; }
+};
+
+/// Memory of several regions; a page is written under a lock so that races are the test's choice.
+class FakeMemory {
+ public:
+  explicit FakeMemory(std::vector<Region> regions);
+  [[nodiscard]] const std::vector<Region>& regions() const { return regions_; }
+  [[nodiscard]] std::span<std::byte> bytes(const RegionId& region);
+  void add(const Region& region);
+  void remove(const RegionId& region);
+  bool operator==(const FakeMemory& other) const { return content_ == other.content_; }
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  std::vector<Region> regions_;
+  std::map<RegionId, std::vector<std::byte>> content_;
+  std::mutex mutex_;
+};
+
+/// How the fake tracker behaves.
+enum class TrackerStyle {
+  kRearmInCollect,  ///< Like the plain KVM log.
+  kManual,          ///< Like KVM's manual protect: bits stay until rearm() clears them.
+};
+
+class FakeSource final : public SourceGuest, private PageSource, private DirtyTracker {
+ public:
+  struct Script {
+    TrackerStyle style = TrackerStyle::kManual;
+    bool mapped = true;                  ///< Whether mapped() gives memory out, or read() copies.
+    RunState run_state = RunState::kRunning;
+    std::size_t state_bytes = 300;
+    /// Called before each collect, peek and save_state with the guest: writes for it.
+    std::function<void(FakeSource&, const char* where)> writes;
+    ErrorCode fail_pause{}, fail_save{}, fail_reclaim{}, fail_collect{};  ///< 0: works.
+  };
+
+  FakeSource(World& world, std::vector<Region> regions, Script script);
+  ~FakeSource() override;
+
+  /// Writes a page as the guest would: content, then the log. Does nothing while it is paused.
+  void write(const RegionId& region, GuestPage page, std::uint8_t value);
+  /// A page of zeros, as the guest would write it.
+  void write_zeros(const RegionId& region, GuestPage page);
+  /// A write from save_state: allowed while paused.
+  void write_as_device(const RegionId& region, GuestPage page, std::uint8_t value);
+  FakeMemory& memory() { return memory_; }
+  [[nodiscard]] bool running() const { return running_; }
+  [[nodiscard]] bool holds_lock() const { return holds_lock_; }
+  [[nodiscard]] int pauses() const { return pauses_; }
+  [[nodiscard]] double throttle_now() const { return throttle_; }
+  [[nodiscard]] double throttle_max() const { return throttle_max_; }
+  /// A lost write: content changes and the log does not know. For tests of the verification.
+  void corrupt(const RegionId& region, GuestPage page);
+
+  // SourceGuest
+  Result<GuestDescription> describe() override;
+  PageSource& pages() override { return *this; }
+  DirtyTracker& tracker() override { return *this; }
+  Result<PauseResult> pause() override;
+  Status resume() override;
+  Status save_state(StateWriter& writer) override;
+  Status throttle(std::uint32_t vcpu, double share) override;
+  Status relinquish() override;
+  Status reclaim() override;
+  Status release() override;
+
+ private:
+  // PageSource
+  Result<std::vector<Region>> regions() override { return memory_.regions(); }
+  Result<ReadOutcome> read(const RegionId& region, PageRange range,
+                           std::span<std::byte> into) override;
+  std::span<const std::byte> mapped(const RegionId& region) override;
+  Status holes(const RegionId& region, PageBitmap& holes) override;
+  // DirtyTracker
+  std::string_view name() const override { return "fake"; }
+  DirtyCoverage covers() const override { return {true, true, true, true}; }
+  Status start() override;
+  Status collect(PageBitmap& round_set) override;
+  Status rearm(const PageBitmap& set, const RegionId& region, PageRange range) override;
+  bool rearms_in_collect() const override { return script_.style == TrackerStyle::kRearmInCollect; }
+  Status peek(PageBitmap& again) override;
+  Status stop() override;
+
+  void fill_page(const RegionId& region, GuestPage page, std::uint8_t value);
+  void hook(const char* where);
+
+  World& world_;
+  FakeMemory memory_;
+  Script script_;
+  PageBitmap log_;  // Guarded by memory_.mutex(), as touched_ is.
+  std::set<std::pair<RegionId, GuestPage>> touched_;  // Ever written: all else is a hole.
+  PageBitmap taken_;       // Manual style: what the latest collect gave and was not re-armed.
+  bool tracking_ = false;
+  bool running_ = false;
+  bool paused_by_engine_ = false;
+  bool holds_lock_ = false;
+  bool released_ = false;
+  int pauses_ = 0;
+  double throttle_ = 0;
+  double throttle_max_ = 0;
+};
+
+class FakeTarget final : public TargetGuest, private PageSink {
+ public:
+  struct Script {
+    bool mapped = true;
+    ErrorCode fail_prepare{}, fail_load{}, fail_acquire{}, fail_start{};
+    std::size_t state_bytes = 300;
+    std::function<void(const char* where)> hook;  ///< "load", "acquire", "start".
+  };
+  FakeTarget(World& world, Script script);
+  ~FakeTarget() override;
+
+  FakeMemory& memory() { return memory_; }
+  [[nodiscard]] bool running() const { return running_; }
+  [[nodiscard]] bool started() const { return started_; }
+  [[nodiscard]] bool discarded() const { return discarded_; }
+  [[nodiscard]] bool holds_lock() const { return holds_lock_; }
+
+  Status prepare(const GuestDescription& description) override;
+  PageSink& pages() override { return *this; }
+  Status load_state(StateReader& reader) override;
+  Status acquire() override;
+  Status yield() override;
+  Status start(RunState state) override;
+  void discard() override;
+  std::vector<FaultSource> fault_sources() override { return {}; }
+
+ private:
+  Status update_regions(const RegionDelta& delta) override;
+  Status write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) override;
+  Status zero(const RegionId& region, PageRange range) override;
+  Status read(const RegionId& region, PageRange range, std::span<std::byte> into) override;
+  std::span<std::byte> mapped(const RegionId& region) override;
+  Status install(const RegionId& region, GuestPage page, std::span<const std::byte> bytes) override;
+  void hook(const char* where);
+
+  World& world_;
+  FakeMemory memory_;
+  Script script_;
+  bool running_ = false;
+  bool started_ = false;
+  bool discarded_ = false;
+  bool holds_lock_ = false;
+};
+
+/// What FakeSource saves and FakeTarget expects, by size.
+[[nodiscard]] std::vector<std::byte> fake_state(std::size_t bytes);
+
+}  // namespace migrate::testing
