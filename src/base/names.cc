@@ -1,0 +1,78 @@
+// The pinned names of the public enumerations.
+#include "migrate/guest.hpp"
+#include "migrate/options.hpp"
+#include "migrate/progress.hpp"
+
+namespace migrate {
+
+std::string_view to_string(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::kAuto:
+      return "auto";
+    case Strategy::kStopCopy:
+      return "stop-copy";
+    case Strategy::kPrecopy:
+      return "precopy";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(VerifyMode mode) {
+  switch (mode) {
+    case VerifyMode::kDigest:
+      return "digest";
+    case VerifyMode::kFull:
+      return "full";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(StallStep step) {
+  switch (step) {
+    case StallStep::kThrottle:
+      return "throttle";
+    case StallStep::kAbort:
+      return "abort";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kDone:
+      return "done";
+    case Outcome::kFailed:
+      return "failed";
+    case Outcome::kRefused:
+      return "refused";
+    case Outcome::kCancelled:
+      return "cancelled";
+    case Outcome::kUncertain:
+      return "uncertain";
+    case Outcome::kLost:
+      return "lost";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(GuestKind kind) {
+  switch (kind) {
+    case GuestKind::kVm:
+      return "vm";
+    case GuestKind::kContainer:
+      return "container";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(RunState state) {
+  switch (state) {
+    case RunState::kRunning:
+      return "running";
+    case RunState::kPaused:
+      return "paused";
+  }
+  return "unknown";
+}
+
+}  // namespace migrate

@@ -1,0 +1,197 @@
+// The registry of the options of `send`.
+#include "migrate/options.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <type_traits>
+
+namespace migrate {
+namespace {
+
+// Longer than any maintenance window, and far from where now + timeout overflows.
+constexpr std::chrono::hours kTimeoutMax{24};
+// A round is a pass over all that is dirty; thousands of them mean that nothing converges.
+constexpr std::uint32_t kRoundsMax = 10'000;
+// One thread and one socket a lane; published figures stop growing between 8 and 16.
+constexpr std::uint32_t kLanesMax = 64;
+
+constexpr std::array kStrategies = {Strategy::kAuto, Strategy::kStopCopy, Strategy::kPrecopy};
+constexpr std::array kVerifyModes = {VerifyMode::kDigest, VerifyMode::kFull};
+constexpr std::array kStallSteps = {StallStep::kThrottle, StallStep::kAbort};
+
+Error refused(std::string_view option, std::string_view value, const std::string& accepted) {
+  return make_error(ErrorCode::kInvalidArgument,
+                    "option " + std::string(option) + ": cannot use \"" + std::string(value) + "\"")
+      .advise("accepted: " + accepted);
+}
+
+/// The error of a parser, with the option's name in front.
+Error in_option(std::string_view option, Error error) {
+  error.message = "option " + std::string(option) + ": " + error.message;
+  return error;
+}
+
+template <typename Choices>
+std::string listed(const Choices& choices) {
+  std::string text;
+  for (const auto choice : choices) {
+    if (!text.empty()) text += ", ";
+    text += to_string(choice);
+  }
+  return text;
+}
+
+template <typename Choices>
+auto choose(std::string_view option, std::string_view value, const Choices& choices)
+    -> Result<typename Choices::value_type> {
+  for (const auto choice : choices) {
+    if (to_string(choice) == value) return choice;
+  }
+  return refused(option, value, listed(choices));
+}
+
+template <typename Enum, typename Choices>
+OptionSpec choice_option(std::string_view name, std::string_view argument, std::string_view help,
+                         Enum OutgoingOptions::*field, const Choices& choices) {
+  return {name, argument, help,
+          [=](OutgoingOptions& options, std::string_view value) -> Status {
+            MIGRATE_ASSIGN(options.*field, choose(name, value, choices));
+            return {};
+          },
+          [=](const OutgoingOptions& options) { return std::string(to_string(options.*field)); }};
+}
+
+template <typename Duration>
+OptionSpec time_option(std::string_view name, std::string_view help,
+                       Duration OutgoingOptions::*field) {
+  return {name, "TIME", help,
+          [=](OutgoingOptions& options, std::string_view value) -> Status {
+            auto parsed = parse_duration(value);
+            if (!parsed) return in_option(name, std::move(parsed).error());
+            const auto time = std::chrono::duration_cast<Duration>(*parsed);
+            if (time != *parsed || time <= Duration::zero() || time > kTimeoutMax) {
+              return refused(
+                  name, value,
+                  std::is_same_v<Duration, std::chrono::microseconds>
+                      ? "a time from 1us to 24 hours (86400s), such as 50ms"
+                      : "a time from 1ms to 24 hours (86400s), in whole ms, such as 10s");
+            }
+            options.*field = time;
+            return {};
+          },
+          [=](const OutgoingOptions& options) { return format_duration(options.*field); }};
+}
+
+OptionSpec count_option(std::string_view name, std::string_view help,
+                        std::uint32_t OutgoingOptions::*field, std::uint32_t least,
+                        std::uint32_t most) {
+  return {name, "N", help,
+          [=](OutgoingOptions& options, std::string_view value) -> Status {
+            std::uint32_t count = 0;
+            const char* end = value.data() + value.size();
+            const auto [stopped, failure] = std::from_chars(value.data(), end, count);
+            if (failure != std::errc() || stopped != end || count < least || count > most) {
+              return refused(
+                  name, value,
+                  "a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+            }
+            options.*field = count;
+            return {};
+          },
+          [=](const OutgoingOptions& options) { return std::to_string(options.*field); }};
+}
+
+Status set_bandwidth(OutgoingOptions& options, std::string_view value) {
+  auto rate = parse_rate(value);
+  if (!rate) return in_option("bandwidth", std::move(rate).error());
+  options.bandwidth_bytes_per_s = *rate;
+  return {};
+}
+
+std::string get_bandwidth(const OutgoingOptions& options) {
+  constexpr std::uint64_t kMbit = 125'000;
+  const std::uint64_t rate = options.bandwidth_bytes_per_s;
+  if (rate == 0 || rate % kMbit != 0) return std::to_string(rate);
+  return rate % (1000 * kMbit) == 0 ? std::to_string(rate / (1000 * kMbit)) + "Gbit"
+                                    : std::to_string(rate / kMbit) + "Mbit";
+}
+
+Status set_on_stall(OutgoingOptions& options, std::string_view value) {
+  const std::string accepted = "steps in the order to take them, each once and abort last, of " +
+                               listed(kStallSteps) + ", joined with commas";
+  std::vector<StallStep> steps;
+  std::string_view rest = value;
+  for (bool more = true; more;) {
+    const std::size_t comma = rest.find(',');
+    auto step = choose("on-stall", rest.substr(0, comma), kStallSteps);
+    const bool ended = !steps.empty() && steps.back() == StallStep::kAbort;
+    if (!step || ended || std::find(steps.begin(), steps.end(), *step) != steps.end()) {
+      return refused("on-stall", value, accepted);
+    }
+    steps.push_back(*step);
+    more = comma != std::string_view::npos;
+    if (more) rest.remove_prefix(comma + 1);
+  }
+  options.on_stall = std::move(steps);
+  return {};
+}
+
+std::string get_on_stall(const OutgoingOptions& options) {
+  std::string text;
+  for (const StallStep step : options.on_stall) {
+    if (!text.empty()) text += ',';
+    text += to_string(step);
+  }
+  return text;
+}
+
+std::vector<OptionSpec> make_registry() {
+  using Options = OutgoingOptions;
+  return {
+      choice_option("strategy", "auto|stop-copy|precopy",
+                    "How the guest moves; auto lets the engine choose.", &Options::strategy,
+                    kStrategies),
+      time_option("max-downtime",
+                  "The guest is switched over once its predicted downtime is at most this.",
+                  &Options::max_downtime),
+      count_option("max-rounds", "Passes over memory while the guest runs, at most.",
+                   &Options::max_rounds, 1, kRoundsMax),
+      {"bandwidth", "RATE", "Cap for all lanes together; 0 is no cap.", set_bandwidth,
+       get_bandwidth},
+      count_option("lanes", "Connections that carry memory; 0 chooses by the number of cores.",
+                   &Options::lanes, 0, kLanesMax),
+      {"on-stall", "throttle,abort", "What to do, in this order, when pre-copy does not converge.",
+       set_on_stall, get_on_stall},
+      choice_option("verify", "digest|full",
+                    "Compare a digest of all pages sent, or hash the whole memory again as a test.",
+                    &Options::verify, kVerifyModes),
+      time_option("connect-timeout", "Give up connecting to the target after this.",
+                  &Options::connect_timeout),
+      time_option("hello-timeout", "Give up a target that does not introduce itself within this.",
+                  &Options::hello_timeout),
+      time_option("peer-timeout", "Take the link for lost after this long without a byte.",
+                  &Options::peer_timeout),
+      time_option("ask-window", "After a handover cut short, how long to ask the target who runs.",
+                  &Options::ask_window),
+  };
+}
+
+}  // namespace
+
+std::span<const OptionSpec> outgoing_option_registry() {
+  static const std::vector<OptionSpec> registry = make_registry();
+  return registry;
+}
+
+Status set_option(OutgoingOptions& options, std::string_view name, std::string_view value) {
+  std::string names;
+  for (const OptionSpec& spec : outgoing_option_registry()) {
+    if (spec.name == name) return spec.set(options, value);
+    names.append(names.empty() ? "" : ", ").append(spec.name);
+  }
+  return make_error(ErrorCode::kInvalidArgument, "there is no option \"" + std::string(name) + "\"")
+      .advise("accepted: " + names);
+}
+
+}  // namespace migrate
