@@ -1,0 +1,433 @@
+// The handover: who may run the guest, decided by one pure state machine on each side.
+//
+// A machine takes an event and gives back what to do, in order. It does no I/O and reads no clock:
+// what time it is comes in with the event. Machines are small values: copy, compare and hash them.
+// tests/session/handover explores every interleaving of these two classes; docs/handover.md has the
+// diagrams and the reasons.
+//
+// How to drive one: feed an event, perform all actions in order, then feed the next event. Actions
+// with a result (each says which) are performed at once and their result is the next event. An
+// action that fails:
+//  - a kSend...: go on with the list; then feed kLinkLost.
+//  - kPauseGuest, kRelinquish: skip the rest of the list, feed kFailure.
+//  - kRecord of kReady or kStarting: skip the rest of the list, feed kRecordFailed. A kRecord of
+//    another state, kYield: say so in the log and go on; the machine's own answers stay right.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string_view>
+
+#include "migrate/result.hpp"
+
+namespace migrate::session {
+
+using std::chrono::nanoseconds;
+
+/// /proc/sys/kernel/random/boot_id of a host, in binary.
+using BootId = std::array<std::byte, 16>;
+
+/// What the target's journal says of a session; also the state an ANSWER carries. Numbers are
+/// pinned: they stand in the journal and on the wire.
+enum class RecordState : std::uint8_t {
+  kUnknown = 0,    ///< No (readable) record: counts as no answer.
+  kReceiving = 1,  ///< Nothing may start: no attempt is complete, or the last one was abandoned.
+  kReady = 2,      ///< Waits for COMMIT of its attempt, bound by a lease.
+  kStarting = 3,   ///< A vCPU may have run. Never becomes kDiscarded.
+  kStarted = 4,    ///< The guest ran here.
+  kDiscarded = 5,  ///< Nothing ran and nothing will.
+  kWithdrawn = 6,  ///< The process that recorded kStarting vouches: nothing ran, nothing will.
+};
+[[nodiscard]] std::string_view to_string(RecordState state);
+
+/// The body of ANSWER.
+struct Answer {
+  RecordState state = RecordState::kUnknown;
+  std::uint32_t attempt = 0;
+  BootId boot{};              ///< Of the answering host, now.
+  bool process_lives = true;  ///< False: answered from the journal of a process that is gone.
+
+  friend bool operator==(const Answer&, const Answer&) = default;
+};
+
+enum class AbortScope : std::uint8_t { kAttempt = 1, kSession = 2 };
+
+/// At most four actions, in the order in which to perform them.
+template <typename Action>
+class ActionList {
+ public:
+  static constexpr std::size_t kCapacity = 4;
+
+  ActionList() = default;
+  ActionList(std::initializer_list<Action> actions) {  // NOLINT: implicit
+    for (const Action& action : actions) push(action);
+  }
+  void push(const Action& action) {
+    MIGRATE_CHECK(size_ < kCapacity);
+    items_[size_++] = action;
+  }
+  [[nodiscard]] const Action* begin() const { return items_.data(); }
+  [[nodiscard]] const Action* end() const { return items_.data() + size_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] bool empty() const { return size_ == 0; }
+  [[nodiscard]] const Action& operator[](std::size_t i) const { return items_[i]; }
+
+  friend bool operator==(const ActionList& a, const ActionList& b) {
+    if (a.size_ != b.size_) return false;
+    for (std::size_t i = 0; i < a.size_; ++i) {
+      if (!(a.items_[i] == b.items_[i])) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::array<Action, kCapacity> items_{};
+  std::size_t size_ = 0;
+};
+
+// ---- Source ---------------------------------------------------------------------------------
+
+enum class SourceState : std::uint8_t {
+  kRunning,     ///< The guest is here, as it was; an attempt may begin.
+  kPaused,      ///< An attempt: the guest stands, its last pages and state are on their way.
+  kOffered,     ///< All is sent, locks are let go; waits for READY.
+  kCommitted,   ///< COMMIT is sent: the target may start. No way back but the target's word.
+  kAsking,      ///< COMMIT was sent and the link is lost: reconnects and asks.
+  kUncertain,   ///< No answer in the ask window: paused until an operator resolves it.
+  kClaiming,    ///< Asks the arbiter whether the guest may run on here.
+  kReclaiming,  ///< Takes the locks back before it resumes.
+  kStuck,       ///< The guest is ours but cannot be resumed (locks): paused, see kOperatorResume.
+  kReleased,    ///< Final: the guest is the target's.
+  kKept,        ///< Final: the guest is here, as it was, and this session is over.
+};
+[[nodiscard]] std::string_view to_string(SourceState state);
+
+/// What happened at the source. Fields beside `kind` and `now` are used where a kind names them.
+struct SourceEvent {
+  enum class Kind : std::uint8_t {
+    kBegin,           ///< Begin an attempt (in kRunning).
+    kOfferable,       ///< The last pages, the state and the digest are sent.
+    kReady,           ///< READY: attempt, lease. Feed it when own last checks have passed.
+    kStarted,         ///< STARTED: attempt.
+    kDiscarded,       ///< DISCARDED.
+    kAnswer,          ///< ANSWER: answer.
+    kLinkLost,        ///< The control channel failed, or the peer is silent for too long.
+    kConnected,       ///< kConnect succeeded: a new control channel is there.
+    kAskWindowOver,   ///< Counted from the first kAsking after COMMIT or an operator's event.
+    kHardDeadline,    ///< READY is not there in time: abandon the attempt, go on with pre-copy.
+    kCancel,          ///< A user or the host gives up.
+    kFailure,         ///< Anything else failed here or was reported by the peer.
+    kArbiterGranted,  ///< Results of kAskArbiter.
+    kArbiterDenied,
+    kArbiterUnknown,
+    kReclaimed,  ///< Results of kReclaim.
+    kReclaimFailed,
+    kResumeFailed,     ///< kResumeGuest failed.
+    kOperatorResume,   ///< `migrate resolve --resume`: force.
+    kOperatorRelease,  ///< `migrate resolve --release`: force.
+  };
+
+  Kind kind = Kind::kFailure;
+  nanoseconds now{};  ///< CLOCK_BOOTTIME here.
+  std::uint32_t attempt = 0;
+  nanoseconds lease{};
+  Answer answer{};
+  bool force = false;
+};
+[[nodiscard]] std::string_view to_string(SourceEvent::Kind kind);
+
+/// Why the source refuses a request. to_text() has words with a remedy for the operator.
+enum class Refusal : std::uint8_t {
+  kNone,
+  kTooLate,         ///< Cancel after COMMIT.
+  kNothingToDo,     ///< Resolve, but the handover is not uncertain.
+  kRunsThere,       ///< Resume, but the target has started the guest; it was released here.
+  kLeaseMayHold,    ///< Resume, no answer, and the target's lease may not have run out.
+  kNeedsForce,      ///< No answer: the operator must vouch for the target.
+  kDiscardedThere,  ///< Release, but the target has discarded the guest: the only copy is here.
+  kTargetOwns,      ///< Resume, but the arbiter says that the target owns the guest.
+  kArbiterUnknown,  ///< Resume, but the arbiter cannot be asked.
+};
+[[nodiscard]] std::string_view to_text(Refusal refusal);
+
+/// Why a handover is uncertain.
+enum class Doubt : std::uint8_t {
+  kNone,
+  kNoAnswer,        ///< Nobody answered in the ask window.
+  kRebooted,        ///< The target's host was restarted: the guest is not there but may have run.
+  kTargetOwns,      ///< The arbiter says that the target owns it.
+  kArbiterUnknown,  ///< The arbiter could not be asked.
+  kDiscarded,       ///< The target has discarded it, but an operator asked to release it.
+};
+[[nodiscard]] std::string_view to_text(Doubt doubt);
+
+struct SourceAction {
+  enum class Kind : std::uint8_t {
+    kPauseGuest,  ///< Then sync, save and send; then kOfferable.
+    kRelinquish,
+    kSendOffer,   ///< attempt.
+    kSendCommit,  ///< attempt.
+    kSendAbort,   ///< attempt, scope. Must not hold up what follows: bound it, or skip it.
+    kConnect,     ///< Reconnect to any listener of that host, with back-off, until kConnected or
+                  ///< kAskWindowOver. Drops the old channel.
+    kSendAsk,
+    kAskArbiter,   ///< Arbiter::acquire for the source -> kArbiter...
+    kReclaim,      ///< -> kReclaimed or kReclaimFailed. Worth retrying for a bounded time: a target
+                   ///< lets go of its locks on ABORT, or when its lease has run out.
+    kResumeGuest,  ///< Restore the run state from before kBegin -> kResumeFailed on failure only.
+    kReleaseGuest,
+    kRefuse,  ///< refusal.
+  };
+
+  Kind kind = Kind::kRefuse;
+  std::uint32_t attempt = 0;
+  AbortScope scope = AbortScope::kSession;
+  Refusal refusal = Refusal::kNone;
+
+  friend bool operator==(const SourceAction&, const SourceAction&) = default;
+};
+[[nodiscard]] std::string_view to_string(SourceAction::Kind kind);
+using SourceActions = ActionList<SourceAction>;
+
+// ---- Target ---------------------------------------------------------------------------------
+
+enum class TargetState : std::uint8_t {
+  kReceiving,  ///< Pages arrive; nothing may start.
+  kLoading,    ///< OFFER of `attempt()`: state is being loaded.
+  kReady,      ///< Loaded, locks held, digest equal; bound by the lease.
+  kClaiming,   ///< COMMIT came in time: asks the arbiter. Its grant outlives the lease.
+  kStarting,   ///< STARTING is recorded; the last look at the lease is due.
+  kLaunched,   ///< vCPUs may run.
+  kStarted,    ///< Final: the guest runs here.
+  kDiscarded,  ///< Final: dropped, nothing ran.
+  kWithdrawn,  ///< Final: as kDiscarded, after STARTING was recorded.
+  kLost,       ///< Final: the start failed and a vCPU may have run.
+};
+[[nodiscard]] std::string_view to_string(TargetState state);
+
+struct TargetEvent {
+  enum class Kind : std::uint8_t {
+    kOffer,           ///< OFFER: attempt; all its pages and state are here.
+    kLoaded,          ///< Result of kLoad: attempt; state loaded, digest equal, locks held.
+    kLoadFailed,      ///< Result of kLoad: attempt; a reason to give the session up.
+    kCommit,          ///< COMMIT: attempt.
+    kAbort,           ///< ABORT: attempt, scope.
+    kAsk,             ///< ASK, on whatever connection.
+    kLinkLost,        ///< The control channel failed, or the peer is silent for too long.
+    kTick,            ///< deadline() has come.
+    kCancel,          ///< The host gives up. Without effect after COMMIT: see committed().
+    kFailure,         ///< Anything else failed here or was reported by the peer.
+    kRecordFailed,    ///< kRecord of kReady or kStarting failed.
+    kArbiterGranted,  ///< Results of kAskArbiter.
+    kArbiterDenied,
+    kArbiterUnknown,
+    kStartCheck,    ///< Result of kCheckStart: now, read at that moment.
+    kGuestStarted,  ///< Results of kStartGuest.
+    kStartFailed,   ///< No vCPU has run.
+    kStartUnsure,   ///< It failed and a vCPU may have run.
+  };
+
+  Kind kind = Kind::kFailure;
+  nanoseconds now{};  ///< CLOCK_BOOTTIME here; needed with every kind.
+  std::uint32_t attempt = 0;
+  AbortScope scope = AbortScope::kSession;
+};
+[[nodiscard]] std::string_view to_string(TargetEvent::Kind kind);
+
+struct TargetAction {
+  enum class Kind : std::uint8_t {
+    kLoad,         ///< attempt -> kLoaded or kLoadFailed.
+    kRecord,       ///< state, attempt, lease_end: Journal::record.
+    kSendReady,    ///< attempt, lease.
+    kAskArbiter,   ///< Arbiter::acquire for the target -> kArbiter...; when `repeat`, after a pause
+                   ///< in which other events are served.
+    kCheckStart,   ///< -> kStartCheck with the time read now.
+    kStartGuest,   ///< At once -> kGuestStarted, kStartFailed or kStartUnsure.
+    kSendStarted,  ///< attempt.
+    kYield,        ///< Let go of the locks.
+    kSendDiscarded,
+    kSendAnswer,  ///< answer.
+    kDiscardGuest,
+  };
+
+  Kind kind = Kind::kDiscardGuest;
+  std::uint32_t attempt = 0;
+  RecordState state = RecordState::kUnknown;
+  nanoseconds lease{};
+  nanoseconds lease_end{};  ///< CLOCK_BOOTTIME here.
+  bool repeat = false;
+  Answer answer{};
+
+  friend bool operator==(const TargetAction&, const TargetAction&) = default;
+};
+[[nodiscard]] std::string_view to_string(TargetAction::Kind kind);
+using TargetActions = ActionList<TargetAction>;
+
+// ---- The machines ---------------------------------------------------------------------------
+
+/// The rules that keep the guest from running twice or not at all. Named, so that the exploration
+/// can take each away and see that it is missed.
+enum class Rule : std::uint8_t {
+  kReadyOfThisAttempt,
+  kCommitOfThisAttempt,
+  kCommitInLease,
+  kStartInLease,
+  kStartingRecordedFirst,
+  kAbandonedIsRecorded,
+  kNoCancelAfterCommit,
+  kAskBeforeResume,
+  kUnknownIsNoAnswer,
+  kRebootIsForOperator,
+  kStartedIsFinal,
+  kForceAfterLease,
+  kForceWithoutAnswer,
+  kArbiterBeforeStart,
+  kArbiterBeforeResume,
+  kArbiterUnknownIsNo,
+  kLockBeforeDiscard,  ///< Of the journal, see judge() in journal.hpp.
+};
+inline constexpr int kRuleCount = 17;
+
+/// What production runs: every rule, always, known at compile time.
+struct AllRules {
+  static constexpr bool enforces(Rule) { return true; }
+};
+
+/// The source's side of one session. `Rules` is AllRules but in the exploration's mutants.
+template <typename Rules>
+class BasicSourceHandover {
+ public:
+  /// `target_boot`: the target host's boot id, from HELLO. `has_arbiter`: both sides were given
+  /// one.
+  BasicSourceHandover(BootId target_boot, bool has_arbiter)
+      : target_boot_(target_boot), has_arbiter_(has_arbiter) {}
+
+  SourceActions on(const SourceEvent& event);
+
+  [[nodiscard]] SourceState state() const { return state_; }
+  /// Number of the latest attempt; 0 before the first.
+  [[nodiscard]] std::uint32_t attempt() const { return attempt_; }
+  /// COMMIT was sent: cancelling is refused from then on.
+  [[nodiscard]] bool committed() const { return committed_; }
+  [[nodiscard]] bool ended() const {
+    return state_ == SourceState::kReleased || state_ == SourceState::kKept;
+  }
+  /// With kReleased: the guest was started at the target and is gone there.
+  [[nodiscard]] bool lost() const { return lost_; }
+  [[nodiscard]] Doubt doubt() const { return doubt_; }
+  /// From when on the lease of the committed attempt has surely run out, on this host's
+  /// CLOCK_BOOTTIME; nullopt before COMMIT.
+  [[nodiscard]] std::optional<nanoseconds> lease_surely_over_at() const;
+
+  friend bool operator==(const BasicSourceHandover&, const BasicSourceHandover&) = default;
+  [[nodiscard]] std::uint64_t hash() const;
+
+ private:
+  enum class Wish : std::uint8_t { kNone, kResume, kRelease };
+
+  static bool demand(Rule rule, bool condition) { return condition || !Rules::enforces(rule); }
+
+  SourceActions begin();
+  SourceActions offer();
+  SourceActions ready(const SourceEvent& event);
+  SourceActions started(std::uint32_t attempt, bool lives);
+  SourceActions discarded();
+  SourceActions answered(const SourceEvent& event);
+  SourceActions link_lost();
+  SourceActions no_answer(const SourceEvent& event);
+  SourceActions no_answer_to_resume(const SourceEvent& event);
+  SourceActions give_up();
+  SourceActions abandon(AbortScope scope);
+  SourceActions claim_or_resume();
+  SourceActions denied();
+  SourceActions reclaim_or_resume(SourceState next);
+  SourceActions resume();
+  SourceActions operator_resume(const SourceEvent& event);
+  SourceActions operator_release(const SourceEvent& event);
+  SourceActions ask(Wish wish, bool force);
+  SourceActions stay(Doubt doubt, Refusal refusal);
+  SourceActions release();
+  static SourceActions refuse(Refusal refusal);
+
+  BootId target_boot_{};
+  bool has_arbiter_ = false;
+  SourceState state_ = SourceState::kRunning;
+  SourceState next_ = SourceState::kKept;  ///< Where kReclaiming leads: kRunning or kKept.
+  std::uint32_t attempt_ = 0;
+  bool committed_ = false;
+  bool relinquished_ = false;  ///< Locks were let go and not taken back.
+  bool discarded_ = false;     ///< The target said, for good, that nothing ran there.
+  bool rebooted_ = false;      ///< The target's host was restarted.
+  bool lost_ = false;
+  Wish wish_ = Wish::kNone;  ///< What an operator wants of an uncertain handover.
+  bool force_ = false;
+  Doubt doubt_ = Doubt::kNone;
+  nanoseconds ready_at_{};  ///< When READY of the committed attempt was received, and
+  nanoseconds lease_{};     ///< how long a lease it granted.
+};
+
+/// The target's side of one session.
+template <typename Rules>
+class BasicTargetHandover {
+ public:
+  BasicTargetHandover(BootId boot, nanoseconds lease, bool has_arbiter)
+      : boot_(boot), lease_(lease), has_arbiter_(has_arbiter) {}
+
+  TargetActions on(const TargetEvent& event);
+
+  [[nodiscard]] TargetState state() const { return state_; }
+  /// The latest attempt heard of; 0 before the first.
+  [[nodiscard]] std::uint32_t attempt() const { return attempt_; }
+  /// COMMIT was accepted: cancelling has no effect any more.
+  [[nodiscard]] bool committed() const {
+    return state_ == TargetState::kClaiming || state_ == TargetState::kStarting ||
+           state_ == TargetState::kLaunched || state_ == TargetState::kStarted;
+  }
+  [[nodiscard]] bool ended() const {
+    return state_ == TargetState::kStarted || state_ == TargetState::kDiscarded ||
+           state_ == TargetState::kWithdrawn || state_ == TargetState::kLost;
+  }
+  /// When to feed kTick, CLOCK_BOOTTIME here; nullopt: never.
+  [[nodiscard]] std::optional<nanoseconds> deadline() const;
+  /// What this side answers to ASK now; also what its journal says between two events.
+  [[nodiscard]] RecordState record_state() const;
+
+  friend bool operator==(const BasicTargetHandover&, const BasicTargetHandover&) = default;
+  [[nodiscard]] std::uint64_t hash() const;
+
+ private:
+  static bool demand(Rule rule, bool condition) { return condition || !Rules::enforces(rule); }
+
+  TargetActions offer(std::uint32_t attempt);
+  TargetActions loaded(const TargetEvent& event);
+  TargetActions commit(const TargetEvent& event);
+  TargetActions record_starting();
+  TargetActions start_check(const TargetEvent& event);
+  TargetActions abort(const TargetEvent& event);
+  TargetActions forget_attempt(std::uint32_t attempt);
+  TargetActions ask() const;
+  TargetActions give_up();
+  TargetActions discard(TargetState state);
+  TargetActions tell_end() const;
+  TargetAction record(RecordState state) const;
+  [[nodiscard]] Answer answer() const;
+
+  BootId boot_{};
+  nanoseconds lease_{};
+  bool has_arbiter_ = false;
+  TargetState state_ = TargetState::kReceiving;
+  std::uint32_t attempt_ = 0;
+  nanoseconds lease_end_{};
+};
+
+using SourceHandover = BasicSourceHandover<AllRules>;
+using TargetHandover = BasicTargetHandover<AllRules>;
+
+extern template class BasicSourceHandover<AllRules>;
+extern template class BasicTargetHandover<AllRules>;
+
+}  // namespace migrate::session
