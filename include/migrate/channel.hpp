@@ -46,6 +46,8 @@ class Connector {
  public:
   virtual ~Connector() = default;
   virtual Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) = 0;
+  /// Makes connect() fail with kCancelled, now and later; any thread.
+  virtual void interrupt() noexcept = 0;
   /// Where it connects to, for messages.
   [[nodiscard]] virtual std::string peer() const = 0;
 };
