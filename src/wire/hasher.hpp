@@ -23,9 +23,6 @@ class Hasher {
 
   [[nodiscard]] bool keyed() const { return keyed_; }
   [[nodiscard]] std::uint64_t hash(std::span<const std::byte> bytes) const;
-  /// Hash of both spans as if they were one.
-  [[nodiscard]] std::uint64_t hash(std::span<const std::byte> first,
-                                   std::span<const std::byte> second) const;
 
  private:
   alignas(64) std::array<std::byte, kHashSecretBytes> secret_{};

@@ -72,7 +72,8 @@ struct RecordHeader {
   std::uint16_t flags = 0;
   std::uint32_t length = 0;    ///< Of the body, in bytes.
   std::uint64_t sequence = 0;  ///< In this lane and direction, from 0 for each connection.
-  std::uint64_t checksum = 0;  ///< Over the header's first 16 bytes and the body's head.
+  std::uint64_t checksum =
+      0;  ///< Over the header's first 16 bytes and the hash of the body's head.
 
   [[nodiscard]] bool known() const { return is_known(type); }
   [[nodiscard]] bool keyed() const { return (flags & kFlagKeyed) != 0; }
