@@ -1,0 +1,60 @@
+// The glue between the VMM and the KVM adapter: what a VMM writes to make its guests migratable.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "adapters/kvm/vmm/vmm.hpp"
+#include "base/mutex.hpp"
+#include "migrate/kvm.hpp"
+
+namespace migrate::vmm {
+
+/// Lets a Vmm leave. Pass to make_kvm_source(vmm->kvm_vm(), hooks); must outlive the source.
+class VmmSourceHooks final : public KvmSourceHooks {
+ public:
+  explicit VmmSourceHooks(std::shared_ptr<Vmm> vmm) : vmm_(std::move(vmm)) {}
+
+  std::string name() override;
+  Result<std::vector<GuestDescription::Property>> properties() override;
+  Result<PauseResult> pause() override;
+  Status resume() override;
+  Status save_devices(StateWriter& writer) override;
+  Status throttle(std::uint32_t vcpu, double share) override;
+  Status relinquish() override;
+  Status reclaim() override;
+  Status release() override;
+  void note(std::string_view text) override;
+
+ private:
+  std::shared_ptr<Vmm> vmm_;
+};
+
+/// Makes a Vmm from a description. Pass to make_kvm_target(); must outlive the target.
+class VmmTargetHooks final : public KvmTargetHooks {
+ public:
+  /// `name`: what the guest is called here; empty: as at the source.
+  explicit VmmTargetHooks(std::string name = {}) : name_(std::move(name)) {}
+
+  Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override;
+  Status load_device(const SectionInfo& section, StateReader& reader) override;
+  Status acquire() override;
+  Status yield() override;
+  Status start(RunState state) override;
+  void discard() override;
+  void note(std::string_view text) override;
+
+  /// The guest, from build() on; nullptr before and after discard(). Any thread.
+  [[nodiscard]] std::shared_ptr<Vmm> vmm() const MIGRATE_EXCLUDES(mutex_);
+
+ private:
+  const std::string name_;
+  mutable Mutex mutex_;
+  std::shared_ptr<Vmm> vmm_ MIGRATE_GUARDED_BY(mutex_);
+};
+
+/// The VMM's part of a description, and back. kProtocol with the byte offset when malformed.
+[[nodiscard]] GuestDescription::Property encode_machine(const VmmConfig& config);
+[[nodiscard]] Result<VmmConfig> decode_machine(const GuestDescription& description);
+
+}  // namespace migrate::vmm

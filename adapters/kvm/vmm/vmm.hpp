@@ -1,0 +1,132 @@
+// Vmm: the small reference VMM. It runs the self-checking demo guest on KVM, so that the command
+// has something to migrate; a client of the public API like any other VMM would be.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapters/kvm/vmm/workload.hpp"
+#include "migrate/guest.hpp"
+#include "migrate/kvm.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::vmm {
+
+/// Limits of the demo guest's layout; see demo_guest/layout.hpp.
+inline constexpr std::uint64_t kMemoryMin = demo::kMemoryMin;
+inline constexpr std::uint64_t kMemoryMax = demo::kMemoryMax;
+inline constexpr std::uint64_t kMemoryStep = demo::kLargePage;
+inline constexpr std::uint32_t kVcpusMax = demo::kVcpusMax;
+
+struct VmmConfig {
+  std::string name;
+  std::uint64_t memory_bytes = 256ull << 20;  ///< Multiple of kMemoryStep.
+  std::uint32_t vcpus = 1;
+  GuestWorkload workload;
+};
+
+/// What of the machine the VMM decides; the target's must be like the source's.
+struct VmmPlatform {
+  bool irqchip = true;
+  bool pit = false;
+};
+
+enum class VmmState : std::uint8_t {
+  kPaused = 1,
+  kRunning = 2,
+  kStopped = 3,  ///< By stop(), or the guest ended itself.
+  kLeft = 4,     ///< It runs elsewhere now.
+  kFailed = 5,   ///< It crashed; see failure().
+};
+[[nodiscard]] std::string_view to_string(VmmState state);
+
+/// The first thing a guest's self-check found.
+struct VerifyFailure {
+  std::string kind;  ///< "fill", "stale", "misplaced", "corrupt", "registers", "clock".
+  std::uint32_t vcpu = 0;
+  std::uint64_t page = 0;  ///< Counted over guest memory without its hole.
+  std::uint64_t expected = 0;
+  std::uint64_t found = 0;
+};
+
+struct VcpuStats {
+  std::string workload;    ///< Such as "writer:rate=200M,set=64M,pattern=uniform".
+  std::uint64_t work = 0;  ///< Pages written (writer) or checked (reader, verifier), increments
+                           ///< (counter), wake-ups (idle).
+  double cpu_ms = 0;       ///< Of its thread, at all hosts together.
+};
+
+struct GuestStats {
+  std::uint64_t uptime_ms = 0;
+  std::uint64_t pages_written = 0;
+  std::uint64_t verify_passes = 0;  ///< How often all of its memory has been checked.
+  std::uint64_t verify_errors = 0;
+  std::uint64_t packets_answered = 0;
+  std::vector<VcpuStats> vcpus;
+  std::optional<VerifyFailure> first_error;
+};
+
+/// One virtual machine: its memory, its vCPU threads, its ports. All methods may be called from any
+/// thread; pause(), resume(), stop() and leave() wait for each other.
+///
+/// Signals: a vCPU thread is kicked out of the guest by a real-time signal sent to that thread
+/// alone and blocked everywhere but inside KVM_RUN, so no handler is installed and nothing of the
+/// process's signal state changes. Threads of the VMM take no other signals.
+class Vmm {
+ public:
+  /// A guest with its memory filled, paused before its first instruction. kInvalidArgument when
+  /// the workload does not fit, kNoMemory, kUnsupported without a usable /dev/kvm.
+  static Result<std::unique_ptr<Vmm>> create(const VmmConfig& config);
+  /// The same machine with empty memory and unset vCPUs, to be filled by a migration. Its vCPU
+  /// threads are there, so that resume() is only a wake.
+  static Result<std::unique_ptr<Vmm>> create_incoming(const VmmConfig& config,
+                                                      const VmmPlatform& platform);
+  ~Vmm();
+  Vmm(const Vmm&) = delete;
+  Vmm& operator=(const Vmm&) = delete;
+
+  [[nodiscard]] const VmmConfig& config() const;
+  /// Descriptors and slots, for the adapter; they live as long as this.
+  [[nodiscard]] const KvmVm& kvm_vm() const;
+
+  /// Gets every vCPU out of the guest, its last exit completed. Pausing a paused guest is fine.
+  /// kGuest when it has stopped, left or crashed. kTimeout (the guest runs on) when a vCPU does not
+  /// come out.
+  Result<PauseResult> pause();
+  Status resume();
+  /// Ends the guest for good. Harmless when it has ended.
+  void stop();
+  /// As stop(): the guest runs at another host now.
+  void leave();
+
+  [[nodiscard]] VmmState state() const;
+  /// Why it crashed, with the registers of the vCPU that did; nullopt unless kFailed.
+  [[nodiscard]] std::optional<Error> failure() const;
+  /// Readable (poll) once the guest has stopped, left or crashed.
+  [[nodiscard]] int ended_fd() const;
+
+  /// The demo guest's counters, also while it runs. kBusy before its memory has arrived.
+  [[nodiscard]] Result<GuestStats> stats() const;
+  /// What the guest has printed: the newest kConsoleBytesMax bytes.
+  [[nodiscard]] std::string console() const;
+
+  /// Withholds `share` (0..1) of the run time of one vCPU; 0 ends it. Held on the vCPU's own thread
+  /// in slices of at most 20 ms; time spent waiting costs nothing.
+  Status throttle(std::uint32_t vcpu, double share);
+
+  /// The VMM's own state as one section; while paused.
+  Status save_devices(StateWriter& writer);
+  Status load_device(const SectionInfo& section, StateReader& reader);
+
+ private:
+  class Impl;
+  explicit Vmm(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace migrate::vmm
