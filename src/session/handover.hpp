@@ -23,16 +23,17 @@
 #include <string_view>
 
 #include "migrate/result.hpp"
+#include "wire/messages.hpp"
 
 namespace migrate::session {
 
 using std::chrono::nanoseconds;
 
-/// /proc/sys/kernel/random/boot_id of a host, in binary.
-using BootId = std::array<std::byte, 16>;
+using wire::AbortScope;
+using wire::BootId;
 
-/// What the target's journal says of a session; also the state an ANSWER carries. Numbers are
-/// pinned: they stand in the journal and on the wire.
+/// What the target's journal says of a session. Numbers are pinned: they stand in the journal, and
+/// all but kWithdrawn are those of wire::JournalState.
 enum class RecordState : std::uint8_t {
   kUnknown = 0,    ///< No (readable) record: counts as no answer.
   kReceiving = 1,  ///< Nothing may start: no attempt is complete, or the last one was abandoned.
@@ -46,15 +47,13 @@ enum class RecordState : std::uint8_t {
 
 /// The body of ANSWER.
 struct Answer {
-  RecordState state = RecordState::kUnknown;
+  RecordState state = RecordState::kUnknown;  ///< Never kWithdrawn: that is answered as kDiscarded.
   std::uint32_t attempt = 0;
   BootId boot{};              ///< Of the answering host, now.
   bool process_lives = true;  ///< False: answered from the journal of a process that is gone.
 
   friend bool operator==(const Answer&, const Answer&) = default;
 };
-
-enum class AbortScope : std::uint8_t { kAttempt = 1, kSession = 2 };
 
 /// At most four actions, in the order in which to perform them.
 template <typename Action>
@@ -136,6 +135,7 @@ struct SourceEvent {
   std::uint32_t attempt = 0;
   nanoseconds lease{};
   Answer answer{};
+  AbortScope scope = AbortScope::kSession;
   bool force = false;
 };
 [[nodiscard]] std::string_view to_string(SourceEvent::Kind kind);
@@ -148,7 +148,7 @@ enum class Refusal : std::uint8_t {
   kRunsThere,       ///< Resume, but the target has started the guest; it was released here.
   kLeaseMayHold,    ///< Resume, no answer, and the target's lease may not have run out.
   kNeedsForce,      ///< No answer: the operator must vouch for the target.
-  kDiscardedThere,  ///< Release, but the target has discarded the guest: the only copy is here.
+  kOnlyCopyHere,    ///< Release, but the target does not have the guest: the only copy is here.
   kTargetOwns,      ///< Resume, but the arbiter says that the target owns the guest.
   kArbiterUnknown,  ///< Resume, but the arbiter cannot be asked.
 };
@@ -180,7 +180,8 @@ struct SourceAction {
                    ///< lets go of its locks on ABORT, or when its lease has run out.
     kResumeGuest,  ///< Restore the run state from before kBegin -> kResumeFailed on failure only.
     kReleaseGuest,
-    kRefuse,  ///< refusal.
+    kSendReleased,  ///< attempt.
+    kRefuse,        ///< refusal.
   };
 
   Kind kind = Kind::kRefuse;
@@ -249,8 +250,8 @@ struct TargetAction {
     kStartGuest,   ///< At once -> kGuestStarted, kStartFailed or kStartUnsure.
     kSendStarted,  ///< attempt.
     kYield,        ///< Let go of the locks.
-    kSendDiscarded,
-    kSendAnswer,  ///< answer.
+    kSendDiscarded,  ///< attempt, scope.
+    kSendAnswer,     ///< answer.
     kDiscardGuest,
   };
 
@@ -260,6 +261,7 @@ struct TargetAction {
   nanoseconds lease{};
   nanoseconds lease_end{};  ///< CLOCK_BOOTTIME here.
   bool repeat = false;
+  AbortScope scope = AbortScope::kSession;
   Answer answer{};
 
   friend bool operator==(const TargetAction&, const TargetAction&) = default;
@@ -288,9 +290,12 @@ enum class Rule : std::uint8_t {
   kArbiterBeforeStart,
   kArbiterBeforeResume,
   kArbiterUnknownIsNo,
-  kLockBeforeDiscard,  ///< Of the journal, see judge() in journal.hpp.
+  kReadyIsNotStarted,
+  // Of the journal, see judge() in journal.hpp.
+  kLivingOwnerAnswers,
+  kStartingIsKept,
 };
-inline constexpr int kRuleCount = 17;
+inline constexpr int kRuleCount = 19;
 
 /// What production runs: every rule, always, known at compile time.
 struct AllRules {
@@ -329,7 +334,8 @@ class BasicSourceHandover {
  private:
   enum class Wish : std::uint8_t { kNone, kResume, kRelease };
 
-  static bool demand(Rule rule, bool condition) { return condition || !Rules::enforces(rule); }
+  static constexpr bool enforces(Rule rule) { return Rules::enforces(rule); }
+  static constexpr bool demand(Rule rule, bool condition) { return condition || !enforces(rule); }
 
   SourceActions begin();
   SourceActions offer();
@@ -337,21 +343,26 @@ class BasicSourceHandover {
   SourceActions started(std::uint32_t attempt, bool lives);
   SourceActions discarded();
   SourceActions answered(const SourceEvent& event);
+  SourceActions target_is_ready();
+  SourceActions no_record();
   SourceActions link_lost();
+  SourceActions cancel();
   SourceActions no_answer(const SourceEvent& event);
-  SourceActions no_answer_to_resume(const SourceEvent& event);
-  SourceActions give_up();
-  SourceActions abandon(AbortScope scope);
+  SourceActions no_answer_to_resume(nanoseconds now);
+  SourceActions abandon(AbortScope scope, bool tell);
   SourceActions claim_or_resume();
-  SourceActions denied();
-  SourceActions reclaim_or_resume(SourceState next);
+  SourceActions arbiter_denied();
+  SourceActions arbiter_unknown();
+  SourceActions reclaim_or_resume();
   SourceActions resume();
-  SourceActions operator_resume(const SourceEvent& event);
-  SourceActions operator_release(const SourceEvent& event);
+  SourceActions stuck();
+  SourceActions operator_resume(bool force);
+  SourceActions operator_release(bool force);
   SourceActions ask(Wish wish, bool force);
   SourceActions stay(Doubt doubt, Refusal refusal);
-  SourceActions release();
-  static SourceActions refuse(Refusal refusal);
+  [[nodiscard]] bool awaits_word() const;
+  [[nodiscard]] SourceAction act(SourceAction::Kind kind) const;
+  [[nodiscard]] static SourceAction refuse(Refusal refusal);
 
   BootId target_boot_{};
   bool has_arbiter_ = false;
@@ -362,6 +373,7 @@ class BasicSourceHandover {
   bool relinquished_ = false;  ///< Locks were let go and not taken back.
   bool discarded_ = false;     ///< The target said, for good, that nothing ran there.
   bool rebooted_ = false;      ///< The target's host was restarted.
+  bool target_owns_ = false;   ///< The arbiter said so.
   bool lost_ = false;
   Wish wish_ = Wish::kNone;  ///< What an operator wants of an uncertain handover.
   bool force_ = false;
@@ -400,21 +412,26 @@ class BasicTargetHandover {
   [[nodiscard]] std::uint64_t hash() const;
 
  private:
-  static bool demand(Rule rule, bool condition) { return condition || !Rules::enforces(rule); }
+  static constexpr bool enforces(Rule rule) { return Rules::enforces(rule); }
+  static constexpr bool demand(Rule rule, bool condition) { return condition || !enforces(rule); }
 
   TargetActions offer(std::uint32_t attempt);
   TargetActions loaded(const TargetEvent& event);
-  TargetActions commit(const TargetEvent& event);
+  TargetActions commit(std::uint32_t attempt);
+  TargetActions claimed(TargetEvent::Kind result);
   TargetActions record_starting();
-  TargetActions start_check(const TargetEvent& event);
+  TargetActions start_check(nanoseconds now);
+  TargetActions start_result(TargetEvent::Kind result);
   TargetActions abort(const TargetEvent& event);
-  TargetActions forget_attempt(std::uint32_t attempt);
-  TargetActions ask() const;
+  TargetActions abandon_attempt(std::uint32_t attempt);
+  TargetActions leave_ready();
   TargetActions give_up();
-  TargetActions discard(TargetState state);
-  TargetActions tell_end() const;
-  TargetAction record(RecordState state) const;
-  [[nodiscard]] Answer answer() const;
+  TargetActions record_failed();
+  TargetActions discard(TargetState end);
+  [[nodiscard]] TargetActions tell_end() const;
+  [[nodiscard]] bool before_commit() const;
+  [[nodiscard]] TargetAction act(TargetAction::Kind kind) const;
+  [[nodiscard]] TargetAction record() const;
 
   BootId boot_{};
   nanoseconds lease_{};

@@ -1,0 +1,415 @@
+// Definitions of BasicSourceHandover. Included by handover.cc, which makes the production machine,
+// and by the exploration test, which makes mutants.
+#pragma once
+
+#include "session/handover.hpp"
+#include "session/handover_hash.hpp"
+
+namespace migrate::session {
+
+/// A longer lease is not believed: it would block an operator for as long.
+inline constexpr nanoseconds kLeaseMax = std::chrono::hours(1);
+
+/// When has a lease granted at the target surely run out? It was granted before READY was sent, so
+/// counting from READY's arrival begins late enough; what remains is that the two clocks do not run
+/// equally fast and that the target starts a little after it looked at the clock.
+///
+/// Rate: Linux slews CLOCK_BOOTTIME by at most 10 % (adjtimex tick 900000..1100000 / HZ) plus
+/// 500 ppm, so at worst ours runs at 1.1005 and the target's at 0.8995: 1.2235 of the lease. 5/4.
+inline constexpr int kClockRateNumerator = 5;
+inline constexpr int kClockRateDenominator = 4;
+/// From the target's last look at its clock to its first guest instruction: microseconds of code. A
+/// second leaves room for a preempted thread.
+inline constexpr nanoseconds kCheckToStartMax = std::chrono::seconds(1);
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::on(const SourceEvent& event) {
+  using Kind = SourceEvent::Kind;
+  switch (event.kind) {
+    case Kind::kBegin:
+      return begin();
+    case Kind::kOfferable:
+      return offer();
+    case Kind::kReady:
+      return ready(event);
+    case Kind::kStarted:
+      return started(event.attempt, true);
+    case Kind::kDiscarded:
+      // Of an attempt: its locks are free again, which kReclaim finds out by itself.
+      return event.scope == AbortScope::kSession ? discarded() : SourceActions{};
+    case Kind::kAnswer:
+      return answered(event);
+    case Kind::kLinkLost:
+      return link_lost();
+    case Kind::kConnected:
+      return state_ == SourceState::kAsking ? SourceActions{act(SourceAction::Kind::kSendAsk)}
+                                            : SourceActions{};
+    case Kind::kAskWindowOver:
+      return no_answer(event);
+    case Kind::kHardDeadline:
+      return state_ == SourceState::kPaused || state_ == SourceState::kOffered
+                 ? abandon(AbortScope::kAttempt, true)
+                 : SourceActions{};
+    case Kind::kCancel:
+      return cancel();
+    case Kind::kFailure:
+      return committed_ ? link_lost() : abandon(AbortScope::kSession, true);
+    case Kind::kArbiterGranted:
+      return state_ == SourceState::kClaiming ? reclaim_or_resume() : SourceActions{};
+    case Kind::kArbiterDenied:
+      return state_ == SourceState::kClaiming ? arbiter_denied() : SourceActions{};
+    case Kind::kArbiterUnknown:
+      return state_ == SourceState::kClaiming ? arbiter_unknown() : SourceActions{};
+    case Kind::kReclaimed:
+      if (state_ != SourceState::kReclaiming) return {};
+      relinquished_ = false;
+      return resume();
+    case Kind::kReclaimFailed:
+      return state_ == SourceState::kReclaiming ? stuck() : SourceActions{};
+    case Kind::kResumeFailed:
+      return state_ == SourceState::kRunning || state_ == SourceState::kKept ? stuck()
+                                                                             : SourceActions{};
+    case Kind::kOperatorResume:
+      return operator_resume(event.force);
+    case Kind::kOperatorRelease:
+      return operator_release(event.force);
+  }
+  return {};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::begin() {
+  if (state_ != SourceState::kRunning) return {};
+  ++attempt_;
+  state_ = SourceState::kPaused;
+  return {act(SourceAction::Kind::kPauseGuest)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::offer() {
+  if (state_ != SourceState::kPaused) return {};
+  state_ = SourceState::kOffered;
+  // From here on the locks count as gone: should letting go fail halfway, reclaim() mends it.
+  relinquished_ = true;
+  return {act(SourceAction::Kind::kRelinquish), act(SourceAction::Kind::kSendOffer)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::ready(const SourceEvent& event) {
+  if (state_ != SourceState::kOffered) return {};
+  // A READY of an abandoned attempt may still be under way: the target no longer stands by it.
+  if (!demand(Rule::kReadyOfThisAttempt, event.attempt == attempt_)) return {};
+  if (event.lease <= nanoseconds::zero() || event.lease > kLeaseMax) {
+    return abandon(AbortScope::kSession, true);
+  }
+  committed_ = true;
+  state_ = SourceState::kCommitted;
+  ready_at_ = event.now;
+  lease_ = event.lease;
+  return {act(SourceAction::Kind::kSendCommit)};
+}
+
+template <typename Rules>
+bool BasicSourceHandover<Rules>::awaits_word() const {
+  return committed_ && (state_ == SourceState::kCommitted || state_ == SourceState::kAsking ||
+                        state_ == SourceState::kUncertain || state_ == SourceState::kClaiming ||
+                        state_ == SourceState::kStuck);
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::started(std::uint32_t attempt, bool lives) {
+  if (!awaits_word() || attempt != attempt_) return {};
+  state_ = SourceState::kReleased;
+  lost_ = !lives;
+  SourceActions actions;
+  if (wish_ == Wish::kResume) actions.push(refuse(Refusal::kRunsThere));
+  actions.push(act(SourceAction::Kind::kReleaseGuest));
+  actions.push(act(SourceAction::Kind::kSendReleased));
+  return actions;
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::discarded() {
+  if (!committed_) return abandon(AbortScope::kSession, false);
+  if (!awaits_word()) return {};
+  // True for good, whenever it was sent: no attempt number is needed.
+  discarded_ = true;
+  if (state_ == SourceState::kClaiming || state_ == SourceState::kStuck) return {};
+  if (wish_ == Wish::kRelease) return stay(Doubt::kDiscarded, Refusal::kOnlyCopyHere);
+  return claim_or_resume();
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::answered(const SourceEvent& event) {
+  if (!awaits_word()) return {};
+  const Answer& answer = event.answer;
+  if (answer.boot != target_boot_) rebooted_ = true;
+  switch (answer.state) {
+    case RecordState::kStarting:
+    case RecordState::kStarted:
+      return started(answer.attempt, answer.process_lives);
+    case RecordState::kReady:
+      if (answer.attempt != attempt_) return {};
+      return enforces(Rule::kReadyIsNotStarted) ? target_is_ready() : started(answer.attempt, true);
+    case RecordState::kDiscarded:
+    case RecordState::kWithdrawn:
+      return discarded();
+    case RecordState::kReceiving:
+      // Not an answer to COMMIT: a target that was ready for it does not go back.
+      return {};
+    case RecordState::kUnknown:
+      return no_record();
+  }
+  return {};
+}
+
+/// The target waits for a COMMIT that got lost.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::target_is_ready() {
+  if (state_ != SourceState::kAsking) return {};
+  if (wish_ != Wish::kResume) {
+    state_ = SourceState::kCommitted;
+    return {act(SourceAction::Kind::kSendCommit)};
+  }
+  if (has_arbiter_) return claim_or_resume();
+  // The operator wants it back and the target has not started: ask it to let go, wait for its word.
+  return {act(SourceAction::Kind::kSendAbort)};
+}
+
+/// Somebody answers on that host and knows nothing of the session.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::no_record() {
+  if (state_ != SourceState::kAsking && state_ != SourceState::kCommitted) return {};
+  if (!rebooted_) {
+    return enforces(Rule::kUnknownIsNoAnswer) ? SourceActions{} : claim_or_resume();
+  }
+  // The guest is not there any more, but whether it ran cannot be known from here. An arbiter
+  // knows: what was never granted never ran.
+  if (wish_ == Wish::kRelease) {
+    if (!force_) return stay(Doubt::kRebooted, Refusal::kNeedsForce);
+    return started(attempt_, false);
+  }
+  if (has_arbiter_ || wish_ == Wish::kResume) return claim_or_resume();
+  return enforces(Rule::kRebootIsForOperator) ? stay(Doubt::kRebooted, Refusal::kNone)
+                                              : claim_or_resume();
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::link_lost() {
+  if (!committed_) return abandon(AbortScope::kSession, false);
+  if (state_ != SourceState::kCommitted && state_ != SourceState::kAsking) return {};
+  if (!enforces(Rule::kAskBeforeResume)) return claim_or_resume();
+  state_ = SourceState::kAsking;
+  return {act(SourceAction::Kind::kConnect)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::cancel() {
+  switch (state_) {
+    case SourceState::kReleased:
+    case SourceState::kKept:
+      return {};
+    default:
+      if (committed_ && enforces(Rule::kNoCancelAfterCommit)) return {refuse(Refusal::kTooLate)};
+      return abandon(AbortScope::kSession, true);
+  }
+}
+
+/// The ask window is over without an answer that decides.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::no_answer(const SourceEvent& event) {
+  if (state_ != SourceState::kCommitted && state_ != SourceState::kAsking) return {};
+  switch (wish_) {
+    case Wish::kNone:
+      // With an arbiter there is no doubt to be left in: whoever it names first may run.
+      if (has_arbiter_) return claim_or_resume();
+      return stay(rebooted_ ? Doubt::kRebooted : Doubt::kNoAnswer, Refusal::kNone);
+    case Wish::kResume:
+      return no_answer_to_resume(event.now);
+    case Wish::kRelease:
+      if (!force_ && !target_owns_) return stay(Doubt::kNoAnswer, Refusal::kNeedsForce);
+      return started(attempt_, true);
+  }
+  return {};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::no_answer_to_resume(nanoseconds now) {
+  if (has_arbiter_) return claim_or_resume();
+  // A COMMIT may still lie in the target's socket. As long as the lease may hold it would start the
+  // guest, whatever the operator saw; afterwards only a guest that runs already is a danger, and
+  // that the operator can vouch for.
+  if (!demand(Rule::kForceAfterLease, now >= *lease_surely_over_at())) {
+    return stay(Doubt::kNoAnswer, Refusal::kLeaseMayHold);
+  }
+  if (!demand(Rule::kForceWithoutAnswer, force_)) {
+    return stay(Doubt::kNoAnswer, Refusal::kNeedsForce);
+  }
+  return reclaim_or_resume();
+}
+
+/// Before COMMIT: ends the attempt or the session and lets the guest go on.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::abandon(AbortScope scope, bool tell) {
+  SourceAction abort = act(SourceAction::Kind::kSendAbort);
+  abort.scope = scope;
+  SourceActions actions;
+  switch (state_) {
+    case SourceState::kReleased:
+    case SourceState::kKept:
+      return {};
+    case SourceState::kRunning:
+      state_ = SourceState::kKept;
+      if (tell) actions.push(abort);
+      return actions;
+    case SourceState::kReclaiming:
+    case SourceState::kStuck:
+      next_ = SourceState::kKept;
+      if (tell) actions.push(abort);
+      return actions;
+    default:
+      break;
+  }
+  next_ = scope == AbortScope::kAttempt ? SourceState::kRunning : SourceState::kKept;
+  if (relinquished_) {
+    // The target may hold the locks: it lets go of them when it is told.
+    if (tell) actions.push(abort);
+    actions.push(act(SourceAction::Kind::kReclaim));
+    state_ = SourceState::kReclaiming;
+    return actions;
+  }
+  // Nobody else can hold anything: the guest goes first.
+  actions = resume();
+  if (tell) actions.push(abort);
+  return actions;
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::claim_or_resume() {
+  if (!has_arbiter_ || !enforces(Rule::kArbiterBeforeResume)) return reclaim_or_resume();
+  state_ = SourceState::kClaiming;
+  return {act(SourceAction::Kind::kAskArbiter)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::arbiter_denied() {
+  target_owns_ = true;
+  // A target that was granted the guest and then dropped it leaves it to nobody. Its own word that
+  // nothing ran there, and the operator's, together outweigh the arbiter's.
+  if (discarded_ && wish_ == Wish::kResume && force_) return reclaim_or_resume();
+  return stay(Doubt::kTargetOwns, wish_ == Wish::kResume ? Refusal::kTargetOwns : Refusal::kNone);
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::arbiter_unknown() {
+  if (!enforces(Rule::kArbiterUnknownIsNo)) return reclaim_or_resume();
+  return stay(Doubt::kArbiterUnknown,
+              wish_ == Wish::kResume ? Refusal::kArbiterUnknown : Refusal::kNone);
+}
+
+/// After COMMIT, and the guest is ours again.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::reclaim_or_resume() {
+  next_ = SourceState::kKept;
+  if (!relinquished_) return resume();
+  state_ = SourceState::kReclaiming;
+  return {act(SourceAction::Kind::kReclaim)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::resume() {
+  state_ = next_;
+  return {act(SourceAction::Kind::kResumeGuest)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::stuck() {
+  state_ = SourceState::kStuck;
+  next_ = SourceState::kKept;
+  return committed_ ? SourceActions{} : SourceActions{act(SourceAction::Kind::kSendAbort)};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::operator_resume(bool force) {
+  switch (state_) {
+    case SourceState::kStuck:
+      return reclaim_or_resume();
+    case SourceState::kUncertain:
+      if (!discarded_ && !rebooted_) return ask(Wish::kResume, force);
+      // Nothing more can be learned by asking.
+      wish_ = Wish::kResume;
+      force_ = force;
+      return claim_or_resume();
+    default:
+      return {refuse(Refusal::kNothingToDo)};
+  }
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::operator_release(bool force) {
+  if (state_ != SourceState::kUncertain && state_ != SourceState::kStuck) {
+    return {refuse(Refusal::kNothingToDo)};
+  }
+  if (!committed_ || discarded_) return {refuse(Refusal::kOnlyCopyHere)};
+  return ask(Wish::kRelease, force);
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::ask(Wish wish, bool force) {
+  wish_ = wish;
+  force_ = force;
+  state_ = SourceState::kAsking;
+  return {act(SourceAction::Kind::kConnect)};
+}
+
+/// The guest stays paused here, until an operator says otherwise.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::stay(Doubt doubt, Refusal refusal) {
+  state_ = SourceState::kUncertain;
+  doubt_ = doubt;
+  wish_ = Wish::kNone;
+  force_ = false;
+  return refusal == Refusal::kNone ? SourceActions{} : SourceActions{refuse(refusal)};
+}
+
+template <typename Rules>
+std::optional<nanoseconds> BasicSourceHandover<Rules>::lease_surely_over_at() const {
+  if (!committed_) return std::nullopt;
+  return ready_at_ + lease_ * kClockRateNumerator / kClockRateDenominator + kCheckToStartMax;
+}
+
+template <typename Rules>
+SourceAction BasicSourceHandover<Rules>::act(SourceAction::Kind kind) const {
+  SourceAction action;
+  action.kind = kind;
+  action.attempt = attempt_;
+  return action;
+}
+
+template <typename Rules>
+SourceAction BasicSourceHandover<Rules>::refuse(Refusal refusal) {
+  SourceAction action;
+  action.kind = SourceAction::Kind::kRefuse;
+  action.refusal = refusal;
+  return action;
+}
+
+template <typename Rules>
+std::uint64_t BasicSourceHandover<Rules>::hash() const {
+  HandoverHash hash;
+  hash.add(target_boot_);
+  hash.add(state_);
+  hash.add(next_);
+  hash.add(attempt_);
+  hash.add(wish_);
+  hash.add(doubt_);
+  for (const bool flag : {has_arbiter_, committed_, relinquished_, discarded_, rebooted_,
+                          target_owns_, lost_, force_}) {
+    hash.add(flag);
+  }
+  hash.add(ready_at_);
+  hash.add(lease_);
+  return hash.value();
+}
+
+}  // namespace migrate::session
