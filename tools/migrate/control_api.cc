@@ -1,0 +1,213 @@
+#include "control_api.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <string_view>
+
+namespace migrate::tool {
+namespace {
+
+HttpResponse json_response(const Json& json, int status = 200) {
+  HttpResponse response;
+  response.status = status;
+  response.body = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return response;
+}
+
+Error bad_body(const std::string& message, const std::string& remedy) {
+  return make_error(ErrorCode::kInvalidArgument, message).advise(remedy);
+}
+
+/// The members of a request's body; an empty body has none. Refuses members not in `known`.
+Result<Json> parse_body(const std::string& body, std::initializer_list<std::string_view> known) {
+  if (body.empty()) return Json::object();
+  Json json = Json::parse(body, nullptr, false);
+  if (!json.is_object()) {
+    return bad_body("the request's body is not a JSON object", "see docs/control-api.md");
+  }
+  for (const auto& [name, value] : json.items()) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    return bad_body("the request has an unknown member '" + name + "'",
+                    fmt::format("known here: {}", fmt::join(known, ", ")));
+  }
+  return json;
+}
+
+Result<bool> take_flag(const Json& json, const char* name) {
+  const auto found = json.find(name);
+  if (found == json.end()) return false;
+  if (found->is_boolean()) return found->get<bool>();
+  return bad_body(std::string("'") + name + "' is not a boolean", "give true or false");
+}
+
+Json migration_json(const MigrationView& view) {
+  Json json = {{"migration", view.number},
+               {"target", view.target},
+               {"running", view.running},
+               {"progress", view.progress ? to_json(*view.progress) : Json(nullptr)},
+               {"report", view.report.value_or(Json(nullptr))}};
+  return json;
+}
+
+HttpResponse get_migration(GuestHost& host, const HttpRequest&) {
+  if (const auto view = host.migration()) return json_response(migration_json(*view));
+  return error_response(
+      make_error(ErrorCode::kNotFound, "this guest has not been migrated from here"));
+}
+
+HttpResponse put_migration(GuestHost& host, const HttpRequest& request) {
+  auto parsed = parse_migration_request(request.body);
+  if (!parsed) return error_response(parsed.error());
+  const std::string target = parsed->target.text();
+  const auto number = host.start_migration(*std::move(parsed));
+  if (!number) return error_response(number.error());
+  return json_response({{"migration", *number}, {"target", target}}, 202);
+}
+
+HttpResponse delete_migration(GuestHost& host, const HttpRequest&) {
+  if (const Status status = host.cancel_migration(); !status) return error_response(status.error());
+  return json_response({{"cancelling", true}}, 202);
+}
+
+HttpResponse get_guest(GuestHost& host, const HttpRequest&) {
+  return json_response(guest_json(host));
+}
+
+/// The answer to what changes the guest's state.
+HttpResponse state_response(GuestHost& host, const Status& status) {
+  if (!status) return error_response(status.error());
+  return json_response({{"name", host.facts().name}, {"state", host.status()}});
+}
+
+HttpResponse post_pause(GuestHost& host, const HttpRequest&) {
+  return state_response(host, host.pause());
+}
+HttpResponse post_resume(GuestHost& host, const HttpRequest&) {
+  return state_response(host, host.resume());
+}
+HttpResponse post_stop(GuestHost& host, const HttpRequest&) {
+  return state_response(host, host.stop());
+}
+
+HttpResponse post_resolve(GuestHost& host, const HttpRequest& request) {
+  const auto json = parse_body(request.body, {"action", "force"});
+  if (!json) return error_response(json.error());
+  const auto action = json->find("action");
+  if (action == json->end() || (*action != "resume" && *action != "release")) {
+    return error_response(bad_body("'action' is missing or neither resume nor release",
+                                   "give \"resume\" or \"release\""));
+  }
+  const auto force = take_flag(*json, "force");
+  if (!force) return error_response(force.error());
+  return state_response(host, host.resolve(*action == "resume", *force));
+}
+
+HttpResponse get_stats(GuestHost& host, const HttpRequest&) {
+  const auto stats = host.stats();
+  if (!stats) return error_response(stats.error());
+  return json_response(*stats);
+}
+
+HttpResponse get_metrics(GuestHost& host, const HttpRequest&) {
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4";
+  response.body = metrics_text(host);
+  return response;
+}
+
+struct Route {
+  std::string_view path;
+  std::string_view method;
+  HttpResponse (*serve)(GuestHost&, const HttpRequest&);
+};
+
+constexpr std::array kRoutes = {
+    Route{"/v1/migration", "GET", get_migration},
+    Route{"/v1/migration", "PUT", put_migration},
+    Route{"/v1/migration", "DELETE", delete_migration},
+    Route{"/v1/guest", "GET", get_guest},
+    Route{"/v1/guest/pause", "POST", post_pause},
+    Route{"/v1/guest/resume", "POST", post_resume},
+    Route{"/v1/guest/stop", "POST", post_stop},
+    Route{"/v1/guest/resolve", "POST", post_resolve},
+    Route{"/v1/stats", "GET", get_stats},
+    Route{"/metrics", "GET", get_metrics},
+};
+
+HttpResponse no_route(const HttpRequest& request) {
+  std::string allow;
+  for (const Route& route : kRoutes) {
+    if (route.path != request.path) continue;
+    if (!allow.empty()) allow += ", ";
+    allow += route.method;
+  }
+  if (allow.empty()) {
+    return error_response(make_error(ErrorCode::kNotFound, "there is no " + request.path)
+                              .advise("see docs/control-api.md"));
+  }
+  HttpResponse response =
+      error_response(bad_body(request.path + " does not know " + request.method, "use " + allow));
+  response.status = 405;
+  response.allow = allow;
+  return response;
+}
+
+}  // namespace
+
+HttpResponse ControlApi::handle(const HttpRequest& request) {
+  for (const Route& route : kRoutes) {
+    if (route.path == request.path && route.method == request.method) {
+      return route.serve(host_, request);
+    }
+  }
+  return no_route(request);
+}
+
+Result<MigrationRequest> parse_migration_request(const std::string& body) {
+  MIGRATE_ASSIGN(const Json json, parse_body(body, {"target", "options", "insecure"}));
+  MigrationRequest request;
+  const auto target = json.find("target");
+  if (target == json.end() || !target->is_string()) {
+    return bad_body("'target' is missing", "give \"HOST:PORT\"");
+  }
+  MIGRATE_ASSIGN(request.target, parse_endpoint(target->get<std::string>()));
+  if (const auto options = json.find("options"); options != json.end()) {
+    if (!options->is_object()) {
+      return bad_body("'options' is not an object", "give {\"NAME\": \"VALUE\", ...}");
+    }
+    for (const auto& [name, value] : options->items()) {
+      if (!value.is_string()) {
+        return bad_body("option " + name + " is not a string", "write it as on the command line");
+      }
+      MIGRATE_TRY(set_option(request.options, name, value.get<std::string>()));
+    }
+  }
+  MIGRATE_ASSIGN(const bool insecure, take_flag(json, "insecure"));
+  if (!insecure) MIGRATE_TRY(require_loopback(request.target));
+  return request;
+}
+
+Json guest_json(const GuestHost& host) {
+  const GuestFacts facts = host.facts();
+  Json migration = nullptr;
+  if (auto view = host.migration()) {
+    migration = migration_json(*view);
+    // The whole report is GET /v1/migration's.
+    migration.erase("report");
+    migration["outcome"] = view->report ? (*view->report)["outcome"] : Json(nullptr);
+  }
+  return {{"name", facts.name},
+          {"state", host.status()},
+          {"pid", getpid()},
+          {"vcpus", facts.vcpus},
+          {"memory_bytes", facts.memory_bytes},
+          {"workload", facts.workload},
+          {"hosted_ms", host.uptime_ms()},
+          {"migration", migration}};
+}
+
+}  // namespace migrate::tool

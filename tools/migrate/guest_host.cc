@@ -1,0 +1,308 @@
+#include "guest_host.hpp"
+
+#include <poll.h>
+
+#include <array>
+#include <csignal>
+#include <utility>
+
+#include "base/log.hpp"
+
+namespace migrate::tool {
+namespace {
+
+constexpr const char* kReconnecting = "reconnecting";
+
+Error busy(const std::string& message, const std::string& remedy) {
+  return make_error(ErrorCode::kBusy, message).advise(remedy);
+}
+
+Error no_longer_cancellable() {
+  return busy("the handover is committed: the guest may run at the target already",
+              "wait for the outcome (`migrate status NAME --follow`)");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GuestHost>> GuestHost::create(HostedGuest& guest, EventHub& hub,
+                                                     bool arriving) {
+  MIGRATE_ASSIGN(EventFd wake, EventFd::create());
+  return std::unique_ptr<GuestHost>(new GuestHost(guest, hub, std::move(wake), arriving));
+}
+
+GuestHost::GuestHost(HostedGuest& guest, EventHub& hub, EventFd wake, bool arriving)
+    : guest_(guest),
+      hub_(hub),
+      wake_(std::move(wake)),
+      born_(std::chrono::steady_clock::now()),
+      activity_(arriving ? Activity::kArriving : Activity::kHere) {}
+
+GuestHost::~GuestHost() {
+  std::thread thread;
+  {
+    MutexLock lock(mutex_);
+    if (outgoing_) outgoing_->cancel();
+    thread = std::move(thread_);
+  }
+  if (thread.joinable()) thread.join();
+}
+
+std::uint64_t GuestHost::uptime_ms() const {
+  const auto age = std::chrono::steady_clock::now() - born_;
+  return static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(age).count());
+}
+
+std::string GuestHost::status() const {
+  const bool reconnecting = hub_.last_event() == kReconnecting;
+  MutexLock lock(mutex_);
+  switch (activity_) {
+    case Activity::kArriving:
+      return "migrating";
+    case Activity::kMigrating:
+      return reconnecting ? kReconnecting : "migrating";
+    case Activity::kUncertain:
+    case Activity::kResolving:
+      return "uncertain";
+    case Activity::kHere:
+      break;
+  }
+  switch (guest_.state()) {
+    case GuestState::kPaused:
+      return "paused";
+    case GuestState::kRunning:
+      return "running";
+    case GuestState::kStopped:
+      return "stopped";
+    case GuestState::kLeft:
+      return "left";
+    case GuestState::kCrashed:
+      return "crashed";
+  }
+  return "unknown";
+}
+
+std::optional<MigrationView> GuestHost::migration() const {
+  const auto progress = hub_.last_progress();
+  MutexLock lock(mutex_);
+  if (!request_ && !report_) return std::nullopt;
+  MigrationView view;
+  view.number = number_;
+  if (request_) view.target = request_->target.text();
+  view.running = activity_ == Activity::kMigrating;
+  if (view.running) view.progress = progress;
+  view.report = report_;
+  return view;
+}
+
+void GuestHost::arrived(const Json& report) {
+  {
+    MutexLock lock(mutex_);
+    MIGRATE_CHECK(activity_ == Activity::kArriving);
+    activity_ = Activity::kHere;
+    report_ = report;
+  }
+  hub_.publish_report(report);
+}
+
+Status GuestHost::check_here(const char* what) const {
+  switch (activity_) {
+    case Activity::kHere:
+      return {};
+    case Activity::kArriving:
+      return busy(std::string("cannot ") + what + " a guest that is still arriving",
+                  "try again when it has arrived (`migrate status`)");
+    case Activity::kMigrating:
+      return busy(std::string("cannot ") + what + " a guest that is migrating",
+                  "wait for the migration to end, or `migrate cancel` it");
+    case Activity::kUncertain:
+    case Activity::kResolving:
+      break;
+  }
+  return make_error(ErrorCode::kUncertain,
+                    std::string("cannot ") + what + " a guest that may run at another host already")
+      .advise("`migrate resolve NAME --resume` or `--release` first");
+}
+
+Status GuestHost::pause() {
+  MutexLock lock(mutex_);
+  MIGRATE_TRY(check_here("pause"));
+  return guest_.pause();
+}
+
+Status GuestHost::resume() {
+  MutexLock lock(mutex_);
+  MIGRATE_TRY(check_here("resume"));
+  return guest_.resume();
+}
+
+Status GuestHost::stop() {
+  MutexLock lock(mutex_);
+  if (activity_ == Activity::kMigrating) {
+    if (!outgoing_->cancel()) return no_longer_cancellable();
+  } else {
+    MIGRATE_TRY(check_here("stop"));
+  }
+  stop_wanted_ = true;
+  wake_.set();
+  return {};
+}
+
+Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
+  MutexLock lock(mutex_);
+  MIGRATE_TRY(check_here("migrate"));
+  if (stop_wanted_) return busy("the guest is being stopped", "nothing: it will be gone");
+  MIGRATE_ASSIGN(auto source, guest_.make_source());
+  // The former migration's thread has nothing left to do that needs the mutex.
+  if (thread_.joinable()) thread_.join();
+  auto connector = make_tcp_connector(request.target.host, request.target.port);
+  Observer* const observer = this;
+  outgoing_ = std::make_unique<Outgoing>(std::move(source), request.options, observer);
+  request_ = std::move(request);
+  report_.reset();
+  activity_ = Activity::kMigrating;
+  hub_.begin(++number_);
+  thread_ =
+      std::thread([this, outgoing = outgoing_.get(), connector = std::move(connector)]() mutable {
+        finish_migration(outgoing->run(*connector));
+      });
+  return number_;
+}
+
+void GuestHost::finish_migration(OutgoingResult result) {
+  const Json report = to_json(result.report, host_facts());
+  std::unique_ptr<Outgoing> over;
+  {
+    MutexLock lock(mutex_);
+    over = std::move(outgoing_);
+    report_ = report;
+    migration_error_ = result.report.error;
+    lost_ = result.outcome == Outcome::kLost;
+    const bool uncertain = result.outcome == Outcome::kUncertain && result.uncertain != nullptr;
+    activity_ = uncertain ? Activity::kUncertain : Activity::kHere;
+    if (uncertain) {
+      kept_ = std::move(result);
+      // Whoever wanted it stopped did not mean the only copy there may be.
+      stop_wanted_ = false;
+    } else {
+      result.uncertain.reset();
+      result.guest.reset();
+    }
+  }
+  hub_.publish_report(report);
+  wake_.set();
+}
+
+Status GuestHost::cancel_migration() {
+  MutexLock lock(mutex_);
+  if (activity_ == Activity::kUncertain || activity_ == Activity::kResolving) {
+    return make_error(ErrorCode::kUncertain, "the handover is committed and its outcome not known")
+        .advise("see `migrate resolve`");
+  }
+  if (activity_ != Activity::kMigrating) {
+    return make_error(ErrorCode::kNotFound, "no migration of this guest is under way")
+        .advise("see `migrate status`");
+  }
+  if (!outgoing_->cancel()) return no_longer_cancellable();
+  return {};
+}
+
+Status GuestHost::resolve(bool resume, bool force) {
+  UncertainHandover* handover = nullptr;
+  Endpoint target;
+  {
+    MutexLock lock(mutex_);
+    if (activity_ == Activity::kResolving) {
+      return busy("the guest is being resolved by somebody else", "see `migrate status`");
+    }
+    if (activity_ != Activity::kUncertain) {
+      return make_error(ErrorCode::kInvalidArgument, "this guest's owner is not in doubt")
+          .advise("see `migrate status`");
+    }
+    activity_ = Activity::kResolving;
+    handover = kept_.uncertain.get();
+    target = request_->target;
+  }
+  const auto connector = make_tcp_connector(target.host, target.port);
+  Status status =
+      resume ? handover->resume(*connector, force) : handover->release(*connector, force);
+  {
+    MutexLock lock(mutex_);
+    activity_ = status ? Activity::kHere : Activity::kUncertain;
+    if (status) {
+      kept_.uncertain.reset();
+      kept_.guest.reset();
+    }
+  }
+  if (status)
+    hub_.publish(Event{resume ? "resumed" : "released", Phase::kNone, 0, "by an operator"});
+  wake_.set();
+  return status;
+}
+
+HostEnd GuestHost::serve(const SignalFd& signals) {
+  bool guest_ended = false;
+  for (;;) {
+    if (auto end = end_reached(guest_ended)) return *std::move(end);
+    std::array<pollfd, 3> waits = {pollfd{signals.fd(), POLLIN, 0}, pollfd{wake_.fd(), POLLIN, 0},
+                                   // It stays readable: once is enough.
+                                   pollfd{guest_ended ? -1 : guest_.ended_fd(), POLLIN, 0}};
+    if (poll(waits.data(), waits.size(), -1) < 0) continue;
+    wake_.clear();
+    if (waits[0].revents != 0) note_signal(signals.take());
+    if (waits[2].revents != 0) guest_ended = true;
+  }
+}
+
+void GuestHost::note_signal(int signal) {
+  if (signal != SIGTERM && signal != SIGINT) return;
+  MutexLock lock(mutex_);
+  if (activity_ == Activity::kUncertain || activity_ == Activity::kResolving) {
+    log_line(LogLevel::kError,
+             "the guest may be the only copy there is, or run elsewhere: kept, paused; "
+             "`migrate resolve` it first");
+    return;
+  }
+  stop_wanted_ = true;
+  if (activity_ == Activity::kMigrating && !outgoing_->cancel()) {
+    log_line(LogLevel::kWarning, "the handover is committed: waiting for its outcome");
+  }
+}
+
+std::optional<HostEnd> GuestHost::end_reached(bool guest_ended) {
+  MutexLock lock(mutex_);
+  if (activity_ == Activity::kMigrating) {
+    // A guest that ended by itself has nothing left to migrate; one that left is being confirmed.
+    if (guest_ended && guest_.state() != GuestState::kLeft) outgoing_->cancel();
+    return std::nullopt;
+  }
+  if (activity_ == Activity::kResolving) return std::nullopt;
+  if (lost_) {
+    Error error = migration_error_.value_or(
+        make_error(ErrorCode::kGuestLost, "the guest was lost in the handover"));
+    return HostEnd{HostEnd::Kind::kCrashed, {}, std::move(error)};
+  }
+  switch (guest_.state()) {
+    case GuestState::kStopped:
+      return HostEnd{HostEnd::Kind::kStopped, {}, {}};
+    case GuestState::kLeft:
+      return HostEnd{HostEnd::Kind::kLeft, request_ ? request_->target.text() : "", {}};
+    case GuestState::kCrashed:
+      return HostEnd{HostEnd::Kind::kCrashed, {}, guest_.failure()};
+    case GuestState::kPaused:
+    case GuestState::kRunning:
+      break;
+  }
+  // What ended is looked at again when ended_fd() says so: stop() need not be done on return.
+  if (activity_ == Activity::kHere && stop_wanted_) guest_.stop();
+  return std::nullopt;
+}
+
+void GuestHost::on_progress(const Progress& progress) { hub_.publish(progress); }
+
+void GuestHost::on_event(const Event& event) {
+  hub_.publish(event);
+  log_line(LogLevel::kInfo, event.name + (event.detail.empty() ? "" : ": " + event.detail));
+}
+
+}  // namespace migrate::tool

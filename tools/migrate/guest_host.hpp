@@ -1,0 +1,118 @@
+// GuestHost: the life of a guest in its process, from when it can be reached until it has stopped
+// or left. The same for `run` and for a guest that arrived by `recv`.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/event_fd.hpp"
+#include "base/mutex.hpp"
+#include "endpoint.hpp"
+#include "event_hub.hpp"
+#include "exit_code.hpp"
+#include "hosted_guest.hpp"
+#include "migrate/migration.hpp"
+#include "signals.hpp"
+
+namespace migrate::tool {
+
+struct MigrationRequest {
+  Endpoint target;
+  OutgoingOptions options;
+};
+
+/// The migration under way, or the last one.
+struct MigrationView {
+  std::uint64_t number = 0;  ///< From 1; 0 is the guest's arrival in this process.
+  std::string target;        ///< HOST:PORT; empty for an arrival.
+  bool running = false;
+  std::optional<Progress> progress;
+  std::optional<Json> report;  ///< Once it has ended.
+};
+
+/// How a guest's time in this process ended.
+struct HostEnd {
+  enum class Kind { kStopped, kLeft, kCrashed };
+  Kind kind = Kind::kStopped;
+  std::string target;          ///< Of kLeft: where to.
+  std::optional<Error> error;  ///< Of kCrashed.
+};
+
+/// All methods but serve() may be called from any thread.
+class GuestHost final : private Observer {
+ public:
+  /// `guest` and `hub` must outlive this. An arriving guest cannot be touched until arrived().
+  static Result<std::unique_ptr<GuestHost>> create(HostedGuest& guest, EventHub& hub,
+                                                   bool arriving = false);
+  ~GuestHost();
+  GuestHost(const GuestHost&) = delete;
+  GuestHost& operator=(const GuestHost&) = delete;
+
+  [[nodiscard]] GuestFacts facts() const { return guest_.facts(); }
+  /// "running", "paused", "migrating", "reconnecting", "uncertain", "stopped", "left", "crashed".
+  [[nodiscard]] std::string status() const MIGRATE_EXCLUDES(mutex_);
+  [[nodiscard]] std::optional<MigrationView> migration() const MIGRATE_EXCLUDES(mutex_);
+  [[nodiscard]] Result<Json> stats() const { return guest_.stats(); }
+  [[nodiscard]] std::uint64_t uptime_ms() const;
+
+  /// The migration that brought the guest here has ended well: it is this process's now.
+  void arrived(const Json& report) MIGRATE_EXCLUDES(mutex_);
+
+  /// kBusy while it migrates, kUncertain while its owner is not known.
+  Status pause() MIGRATE_EXCLUDES(mutex_);
+  Status resume() MIGRATE_EXCLUDES(mutex_);
+  /// Cancels a migration first. kBusy when that is too late: the guest is leaving anyhow.
+  Status stop() MIGRATE_EXCLUDES(mutex_);
+
+  /// Starts a migration on a thread of its own; the number it has.
+  Result<std::uint64_t> start_migration(MigrationRequest request) MIGRATE_EXCLUDES(mutex_);
+  /// kBusy after COMMIT, kNotFound when none is under way.
+  Status cancel_migration() MIGRATE_EXCLUDES(mutex_);
+  /// Ends an uncertain handover; asks the target (again), so this takes its time.
+  Status resolve(bool resume, bool force) MIGRATE_EXCLUDES(mutex_);
+
+  /// Waits until the guest has stopped, left or crashed; nothing of a migration runs any more then.
+  /// SIGTERM and SIGINT stop the guest: a migration is cancelled first, and waited for after
+  /// COMMIT. An uncertain guest is kept: it may be the only copy.
+  HostEnd serve(const SignalFd& signals) MIGRATE_EXCLUDES(mutex_);
+
+ private:
+  enum class Activity : std::uint8_t { kArriving, kHere, kMigrating, kUncertain, kResolving };
+
+  GuestHost(HostedGuest& guest, EventHub& hub, EventFd wake, bool arriving);
+
+  // Observer, on the migration's thread.
+  void on_progress(const Progress& progress) override;
+  void on_event(const Event& event) override;
+
+  Status check_here(const char* what) const MIGRATE_REQUIRES(mutex_);
+  void run_migration(std::unique_ptr<Connector> connector);
+  void finish_migration(OutgoingResult result) MIGRATE_EXCLUDES(mutex_);
+  std::optional<HostEnd> end_reached(bool guest_ended) MIGRATE_EXCLUDES(mutex_);
+  void note_signal(int signal) MIGRATE_EXCLUDES(mutex_);
+
+  HostedGuest& guest_;
+  EventHub& hub_;
+  EventFd wake_;
+  const std::chrono::steady_clock::time_point born_;
+
+  mutable Mutex mutex_;
+  Activity activity_ MIGRATE_GUARDED_BY(mutex_);
+  bool stop_wanted_ MIGRATE_GUARDED_BY(mutex_) = false;
+  bool lost_ MIGRATE_GUARDED_BY(mutex_) = false;  ///< A migration ended with the guest gone.
+  std::uint64_t number_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  std::optional<MigrationRequest> request_ MIGRATE_GUARDED_BY(mutex_);
+  std::optional<Json> report_ MIGRATE_GUARDED_BY(mutex_);
+  std::optional<Error> migration_error_ MIGRATE_GUARDED_BY(mutex_);
+  // Made and dropped with the mutex held; the thread uses what outgoing_ points to without it.
+  std::unique_ptr<Outgoing> outgoing_ MIGRATE_GUARDED_BY(mutex_);
+  // Of an uncertain handover. `uncertain` uses `guest`, so it goes first.
+  OutgoingResult kept_ MIGRATE_GUARDED_BY(mutex_);
+  std::thread thread_ MIGRATE_GUARDED_BY(mutex_);
+};
+
+}  // namespace migrate::tool
