@@ -117,6 +117,7 @@ enum class JournalState : std::uint8_t {
   kStarting = 3,
   kStarted = 4,
   kDiscarded = 5,
+  kWithdrawn = 6,  ///< STARTING was recorded, and the process vouches that nothing ran.
 };
 [[nodiscard]] std::string_view to_string(JournalState state);
 
@@ -124,7 +125,8 @@ struct Answer {
   static constexpr RecordType kType = RecordType::kAnswer;
   JournalState state = JournalState::kUnknown;
   std::uint32_t attempt = 0;
-  BootId boot;  ///< Of the answering host, now.
+  BootId boot;                ///< Of the answering host, now.
+  bool process_lives = true;  ///< False: from the journal of a process that is gone.
 };
 
 /// Either side, any lane, any time: the connection's last record. A code, phase or side that the

@@ -29,7 +29,7 @@ constexpr TypeTraits kTypes[] = {
     {RecordType::kJoin, "JOIN", 51, Keying::kUnkeyed},
     {RecordType::kJoined, "JOINED", 2, Keying::kKeyed},
     {RecordType::kAsk, "ASK", 48, Keying::kUnkeyed},
-    {RecordType::kAnswer, "ANSWER", 21, Keying::kUnkeyed},
+    {RecordType::kAnswer, "ANSWER", 22, Keying::kUnkeyed},
     {RecordType::kError, "ERROR", kErrorBytesMax, Keying::kEither},
     {RecordType::kPing, "PING", 16, Keying::kKeyed},
     {RecordType::kPong, "PONG", 16, Keying::kKeyed},
