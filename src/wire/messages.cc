@@ -155,7 +155,7 @@ void describe(Codec& codec, Is<Ask> auto& ask) {
 
 template <typename Codec>
 void describe(Codec& codec, Is<Answer> auto& answer) {
-  codec.choice(answer.state, "journal state", JournalState::kUnknown, JournalState::kWithdrawn);
+  codec.choice(answer.state, "journal state", JournalState::kUnknown, JournalState::kDiscarded);
   codec.u32(answer.attempt);
   codec.fixed(answer.boot.bytes);
   codec.boolean(answer.process_lives, "process_lives");
@@ -318,8 +318,6 @@ std::string_view to_string(JournalState state) {
       return "started";
     case JournalState::kDiscarded:
       return "discarded";
-    case JournalState::kWithdrawn:
-      return "withdrawn";
   }
   return "unknown";
 }

@@ -117,7 +117,6 @@ enum class JournalState : std::uint8_t {
   kStarting = 3,
   kStarted = 4,
   kDiscarded = 5,
-  kWithdrawn = 6,  ///< STARTING was recorded, and the process vouches that nothing ran.
 };
 [[nodiscard]] std::string_view to_string(JournalState state);
 

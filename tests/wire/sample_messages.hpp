@@ -117,7 +117,7 @@ class Samples {
     fixed(m.proof.bytes);
   }
   void fill(Answer& m) {
-    m.state = static_cast<JournalState>(below(7));
+    m.state = static_cast<JournalState>(below(6));
     m.attempt = u32();
     fixed(m.boot.bytes);
     m.process_lives = below(2) == 0;
