@@ -291,7 +291,7 @@ enum class Rule : std::uint8_t {
   kArbiterBeforeResume,
   kArbiterUnknownIsNo,
   kReadyIsNotStarted,
-  // Of the journal, see judge() in journal.hpp.
+  // Of the journal, see judge().
   kLivingOwnerAnswers,
   kStartingIsKept,
 };
@@ -301,6 +301,38 @@ inline constexpr int kRuleCount = 19;
 struct AllRules {
   static constexpr bool enforces(Rule) { return true; }
 };
+
+/// What may be answered from a journal's record.
+struct Verdict {
+  bool hand_over = false;  ///< Nothing: its process lives and answers for itself.
+  RecordState record = RecordState::kUnknown;  ///< What the record must say from now on.
+  RecordState answer = RecordState::kUnknown;
+};
+
+/// `owner_lives`: the process that writes the record holds its lock. When it does not, the caller
+/// must hold it, until the record says `record`.
+template <typename Rules>
+[[nodiscard]] Verdict judge(RecordState recorded, bool owner_lives) {
+  if (owner_lives && Rules::enforces(Rule::kLivingOwnerAnswers)) return {true, recorded, recorded};
+  switch (recorded) {
+    case RecordState::kReceiving:
+    case RecordState::kReady:
+      // The guest's memory went with the process, before it could start.
+      return {false, RecordState::kDiscarded, RecordState::kDiscarded};
+    case RecordState::kStarting:
+      if (!Rules::enforces(Rule::kStartingIsKept)) {
+        return {false, RecordState::kDiscarded, RecordState::kDiscarded};
+      }
+      return {false, recorded, recorded};
+    case RecordState::kWithdrawn:
+      return {false, recorded, RecordState::kDiscarded};
+    case RecordState::kUnknown:
+    case RecordState::kStarted:
+    case RecordState::kDiscarded:
+      break;
+  }
+  return {false, recorded, recorded};
+}
 
 /// The source's side of one session. `Rules` is AllRules but in the exploration's mutants.
 template <typename Rules>
@@ -329,7 +361,13 @@ class BasicSourceHandover {
   [[nodiscard]] std::optional<nanoseconds> lease_surely_over_at() const;
 
   friend bool operator==(const BasicSourceHandover&, const BasicSourceHandover&) = default;
-  [[nodiscard]] std::uint64_t hash() const;
+  /// Calls f with every field's value, for hashes and keys of explored states.
+  template <typename F>
+  void each_field(F&& f) const {
+    f(target_boot_), f(has_arbiter_), f(state_), f(next_), f(attempt_), f(committed_);
+    f(relinquished_), f(discarded_), f(rebooted_), f(target_owns_), f(lost_), f(wish_), f(force_);
+    f(doubt_), f(ready_at_), f(lease_);
+  }
 
  private:
   enum class Wish : std::uint8_t { kNone, kResume, kRelease };
@@ -409,7 +447,11 @@ class BasicTargetHandover {
   [[nodiscard]] RecordState record_state() const;
 
   friend bool operator==(const BasicTargetHandover&, const BasicTargetHandover&) = default;
-  [[nodiscard]] std::uint64_t hash() const;
+  /// Calls f with every field's value, for hashes and keys of explored states.
+  template <typename F>
+  void each_field(F&& f) const {
+    f(boot_), f(lease_), f(has_arbiter_), f(state_), f(attempt_), f(lease_end_);
+  }
 
  private:
   static constexpr bool enforces(Rule rule) { return Rules::enforces(rule); }

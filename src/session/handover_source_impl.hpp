@@ -3,7 +3,6 @@
 #pragma once
 
 #include "session/handover.hpp"
-#include "session/handover_hash.hpp"
 
 namespace migrate::session {
 
@@ -392,24 +391,6 @@ SourceAction BasicSourceHandover<Rules>::refuse(Refusal refusal) {
   action.kind = SourceAction::Kind::kRefuse;
   action.refusal = refusal;
   return action;
-}
-
-template <typename Rules>
-std::uint64_t BasicSourceHandover<Rules>::hash() const {
-  HandoverHash hash;
-  hash.add(target_boot_);
-  hash.add(state_);
-  hash.add(next_);
-  hash.add(attempt_);
-  hash.add(wish_);
-  hash.add(doubt_);
-  for (const bool flag : {has_arbiter_, committed_, relinquished_, discarded_, rebooted_,
-                          target_owns_, lost_, force_}) {
-    hash.add(flag);
-  }
-  hash.add(ready_at_);
-  hash.add(lease_);
-  return hash.value();
 }
 
 }  // namespace migrate::session

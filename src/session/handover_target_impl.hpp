@@ -3,7 +3,6 @@
 #pragma once
 
 #include "session/handover.hpp"
-#include "session/handover_hash.hpp"
 
 namespace migrate::session {
 
@@ -258,18 +257,6 @@ TargetAction BasicTargetHandover<Rules>::record() const {
   action.state = record_state();
   action.lease_end = lease_end_;
   return action;
-}
-
-template <typename Rules>
-std::uint64_t BasicTargetHandover<Rules>::hash() const {
-  HandoverHash hash;
-  hash.add(boot_);
-  hash.add(lease_);
-  hash.add(has_arbiter_);
-  hash.add(state_);
-  hash.add(attempt_);
-  hash.add(lease_end_);
-  return hash.value();
 }
 
 }  // namespace migrate::session
