@@ -8,6 +8,25 @@ namespace migrate::session {
 template class BasicSourceHandover<AllRules>;
 template class BasicTargetHandover<AllRules>;
 
+bool may_follow(RecordState now, RecordState next) {
+  switch (now) {
+    case RecordState::kUnknown:
+    case RecordState::kReceiving:
+      return next == RecordState::kReceiving || next == RecordState::kReady ||
+             next == RecordState::kDiscarded;
+    case RecordState::kReady:
+      return next != RecordState::kUnknown && next != RecordState::kStarted &&
+             next != RecordState::kWithdrawn;
+    case RecordState::kStarting:
+      return next == RecordState::kStarted || next == RecordState::kWithdrawn;
+    case RecordState::kStarted:
+    case RecordState::kDiscarded:
+    case RecordState::kWithdrawn:
+      return next == now;
+  }
+  return false;
+}
+
 std::string_view to_string(RecordState state) {
   switch (state) {
     case RecordState::kUnknown:

@@ -294,8 +294,9 @@ enum class Rule : std::uint8_t {
   // Of the journal, see judge().
   kLivingOwnerAnswers,
   kStartingIsKept,
+  kOldReadyIsUnknown,
 };
-inline constexpr int kRuleCount = 19;
+inline constexpr int kRuleCount = 20;
 
 /// What production runs: every rule, always, known at compile time.
 struct AllRules {
@@ -310,20 +311,23 @@ struct Verdict {
 };
 
 /// `owner_lives`: the process that writes the record holds its lock. When it does not, the caller
-/// must hold it, until the record says `record`.
+/// must hold it, until the record says `record`. `this_boot`: the record was written since the host
+/// was started.
 template <typename Rules>
-[[nodiscard]] Verdict judge(RecordState recorded, bool owner_lives) {
+[[nodiscard]] Verdict judge(RecordState recorded, bool owner_lives, bool this_boot) {
   if (owner_lives && Rules::enforces(Rule::kLivingOwnerAnswers)) return {true, recorded, recorded};
+  const Verdict discarded{false, RecordState::kDiscarded, RecordState::kDiscarded};
   switch (recorded) {
     case RecordState::kReceiving:
     case RecordState::kReady:
-      // The guest's memory went with the process, before it could start.
-      return {false, RecordState::kDiscarded, RecordState::kDiscarded};
-    case RecordState::kStarting:
-      if (!Rules::enforces(Rule::kStartingIsKept)) {
-        return {false, RecordState::kDiscarded, RecordState::kDiscarded};
+      // A folder that is no tmpfs may bring an old record back and have lost a later one.
+      if (!this_boot && Rules::enforces(Rule::kOldReadyIsUnknown)) {
+        return {false, recorded, RecordState::kUnknown};
       }
-      return {false, recorded, recorded};
+      return discarded;  // The guest's memory went with the process, before it could start.
+    case RecordState::kStarting:
+      if (!Rules::enforces(Rule::kStartingIsKept)) return discarded;
+      break;
     case RecordState::kWithdrawn:
       return {false, recorded, RecordState::kDiscarded};
     case RecordState::kUnknown:
@@ -333,6 +337,9 @@ template <typename Rules>
   }
   return {false, recorded, recorded};
 }
+
+/// Whether a record may say `next` after `now`. From kStarting on the guest may have run.
+[[nodiscard]] bool may_follow(RecordState now, RecordState next);
 
 /// The source's side of one session. `Rules` is AllRules but in the exploration's mutants.
 template <typename Rules>
