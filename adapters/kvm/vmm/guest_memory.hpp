@@ -1,0 +1,56 @@
+// GuestMemory: the guest's memory as one memfd, mapped whole, in one or two slots.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "migrate/kvm_slot.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::vmm {
+
+/// Does not move after create(): slots and spans stay good for as long as it lives.
+class GuestMemory {
+ public:
+  /// Memory that reads as zero; nothing is allocated until it is touched. kNoMemory when the host
+  /// has not got that much free.
+  static Result<GuestMemory> create(const std::string& name, std::uint64_t bytes);
+  ~GuestMemory();
+  GuestMemory(GuestMemory&& other) noexcept
+      : memfd_(std::move(other.memfd_)),
+        address_(std::exchange(other.address_, nullptr)),
+        bytes_(std::exchange(other.bytes_, 0)),
+        slots_(std::move(other.slots_)) {}
+  GuestMemory& operator=(GuestMemory&&) = delete;
+
+  /// All of it, without the hole below 4 GiB: page i of the demo guest is at i * kPageSize.
+  [[nodiscard]] std::span<std::byte> bytes() const {
+    return {address_, static_cast<std::size_t>(bytes_)};
+  }
+  [[nodiscard]] const std::vector<KvmMemorySlot>& slots() const { return slots_; }
+
+  /// Writes through the memfd, which for fresh pages takes half the time of faulting them in.
+  Status write(std::uint64_t offset, std::span<const std::byte> from) const;
+
+  /// A T in the system area, which is mapped one to one.
+  template <typename T>
+  [[nodiscard]] T* at(std::uint64_t address) const {
+    MIGRATE_CHECK(address % alignof(T) == 0 && address + sizeof(T) <= bytes_);
+    return reinterpret_cast<T*>(address_ + address);
+  }
+
+ private:
+  GuestMemory(Fd memfd, std::byte* address, std::uint64_t bytes);
+
+  Fd memfd_;
+  std::byte* address_ = nullptr;
+  std::uint64_t bytes_ = 0;
+  std::vector<KvmMemorySlot> slots_;
+};
+
+}  // namespace migrate::vmm
