@@ -51,7 +51,8 @@ struct KvmVm {
 /// own thread calls this when it parks, after it has handled the exit (filled in kvm_run's data).
 ///
 /// False: completing led to a further exit (an access in parts), which is in kvm_run now: handle it
-/// and call again. Leaves `immediate_exit` as it was. Harmless when nothing is pending.
+/// and call again. Leaves `immediate_exit` as it was, or as another thread has set it to 1
+/// meanwhile. Harmless when nothing is pending.
 [[nodiscard]] Result<bool> complete_pending_exit(int vcpu_fd, kvm_run* run);
 
 /// What the adapter asks of the VMM at the source. Called from the migration's coordinator thread,

@@ -1,0 +1,174 @@
+#include "adapters/kvm/cpuid.hpp"
+
+#include <sys/ioctl.h>
+
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "adapters/kvm/kvm_call.hpp"
+
+namespace migrate::kvm {
+namespace {
+
+/// Where the architecture, AMD and KVM keep feature bits.
+struct FeatureWord {
+  std::uint32_t function;
+  std::uint32_t index;
+  Register reg;
+};
+constexpr FeatureWord kFeatureWords[] = {
+    {0x1, 0, Register::kEcx},        {0x1, 0, Register::kEdx},
+    {0x6, 0, Register::kEax},        {0x7, 0, Register::kEbx},
+    {0x7, 0, Register::kEcx},        {0x7, 0, Register::kEdx},
+    {0x7, 1, Register::kEax},        {0x7, 1, Register::kEbx},
+    {0x7, 1, Register::kEcx},        {0x7, 1, Register::kEdx},
+    {0x7, 2, Register::kEdx},        {0xd, 0, Register::kEax},
+    {0xd, 0, Register::kEdx},        {0xd, 1, Register::kEax},
+    {0xd, 1, Register::kEcx},        {0xd, 1, Register::kEdx},
+    {0x14, 0, Register::kEbx},       {0x14, 0, Register::kEcx},
+    {0x40000001, 0, Register::kEax}, {0x80000001, 0, Register::kEcx},
+    {0x80000001, 0, Register::kEdx}, {0x80000007, 0, Register::kEdx},
+    {0x80000008, 0, Register::kEbx}, {0x8000000a, 0, Register::kEdx},
+    {0x80000021, 0, Register::kEax},
+};
+
+/// A kvm_cpuid2 with room for kCpuidEntriesMax entries.
+class Table {
+ public:
+  Table() : words_((sizeof(kvm_cpuid2) + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2)) / 4) {
+    header()->nent = static_cast<std::uint32_t>(kCpuidEntriesMax);
+  }
+  kvm_cpuid2* header() { return reinterpret_cast<kvm_cpuid2*>(words_.data()); }
+  [[nodiscard]] Cpuid entries() {
+    return {header()->entries,
+            header()->entries + std::min<std::size_t>(header()->nent, kCpuidEntriesMax)};
+  }
+
+ private:
+  std::vector<std::uint32_t> words_;
+};
+
+const kvm_cpuid_entry2* find(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
+  for (const kvm_cpuid_entry2& entry : cpuid) {
+    const bool indexed = (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0;
+    if (entry.function == function && (!indexed || entry.index == index)) return &entry;
+  }
+  return nullptr;
+}
+
+std::uint32_t word(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index, Register reg) {
+  const kvm_cpuid_entry2* entry = find(cpuid, function, index);
+  if (entry == nullptr) return 0;
+  switch (reg) {
+    case Register::kEax:
+      return entry->eax;
+    case Register::kEbx:
+      return entry->ebx;
+    case Register::kEcx:
+      return entry->ecx;
+    case Register::kEdx:
+      return entry->edx;
+  }
+  return 0;
+}
+
+std::string vendor(const Cpuid& cpuid) {
+  std::array<std::uint32_t, 3> parts = {word(cpuid, 0, 0, Register::kEbx),
+                                        word(cpuid, 0, 0, Register::kEdx),
+                                        word(cpuid, 0, 0, Register::kEcx)};
+  std::string text(sizeof parts, ' ');
+  std::memcpy(text.data(), parts.data(), sizeof parts);
+  // What a peer sent ends up on a terminal.
+  for (char& c : text) c = c >= ' ' && c <= '~' ? c : '?';
+  return text;
+}
+
+/// The extended states the guest may enable lie where this host's processor keeps them too.
+void check_xsave_layout(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
+                        std::vector<std::string>& faults) {
+  const std::uint64_t states = word(guest, 0xd, 0, Register::kEax) |
+                               std::uint64_t{word(guest, 0xd, 0, Register::kEdx)} << 32;
+  const std::uint64_t here = word(target, 0xd, 0, Register::kEax) |
+                             std::uint64_t{word(target, 0xd, 0, Register::kEdx)} << 32;
+  // States 0 and 1 (x87, SSE) are in the fixed part; missing ones are reported as features.
+  for (std::uint32_t i = 2; i < 63; ++i) {
+    if ((states & here & std::uint64_t{1} << i) == 0) continue;
+    for (const Register reg : {Register::kEax, Register::kEbx}) {
+      if (word(source, 0xd, i, reg) == word(target, 0xd, i, reg)) continue;
+      faults.push_back("the XSAVE area keeps state " + std::to_string(i) + " elsewhere (" +
+                       std::to_string(word(source, 0xd, i, reg)) + ", here " +
+                       std::to_string(word(target, 0xd, i, reg)) + ")");
+      break;
+    }
+  }
+}
+
+void check_features(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
+                    std::vector<std::string>& faults) {
+  std::string missing;
+  for (const FeatureWord& place : kFeatureWords) {
+    const auto bits = [&](const Cpuid& cpuid) {
+      return word(cpuid, place.function, place.index, place.reg);
+    };
+    std::uint32_t lacking = bits(guest) & bits(source) & ~bits(target);
+    for (; lacking != 0; lacking &= lacking - 1) {
+      if (!missing.empty()) missing += ", ";
+      missing += feature_name(place.function, place.index, place.reg,
+                              static_cast<unsigned>(std::countr_zero(lacking)));
+    }
+  }
+  if (!missing.empty()) faults.push_back("the processor here lacks " + missing);
+}
+
+}  // namespace
+
+std::string_view to_string(Register reg) {
+  constexpr std::string_view kNames[] = {"EAX", "EBX", "ECX", "EDX"};
+  return kNames[static_cast<std::size_t>(reg)];
+}
+
+Result<Cpuid> supported_cpuid(int kvm_fd) {
+  Table table;
+  MIGRATE_TRY(call(kvm_fd, KVM_GET_SUPPORTED_CPUID, table.header(), "KVM_GET_SUPPORTED_CPUID"));
+  return table.entries();
+}
+
+Result<Cpuid> vcpu_cpuid(int vcpu_fd) {
+  Table table;
+  MIGRATE_TRY(call(vcpu_fd, KVM_GET_CPUID2, table.header(), "KVM_GET_CPUID2"));
+  return table.entries();
+}
+
+Status set_vcpu_cpuid(int vcpu_fd, const Cpuid& cpuid) {
+  MIGRATE_CHECK(cpuid.size() <= kCpuidEntriesMax);
+  Table table;
+  table.header()->nent = static_cast<std::uint32_t>(cpuid.size());
+  std::copy(cpuid.begin(), cpuid.end(), table.header()->entries);
+  MIGRATE_TRY(call(vcpu_fd, KVM_SET_CPUID2, table.header(), "KVM_SET_CPUID2"));
+  return {};
+}
+
+std::vector<std::string> cpuid_faults(const Cpuid& guest, const Cpuid& source,
+                                      const Cpuid& target) {
+  std::vector<std::string> faults;
+  if (vendor(source) != vendor(target)) {
+    faults.push_back("the processor here is of another make (" + vendor(target) + ", not " +
+                     vendor(source) + ")");
+  }
+  check_features(guest, source, target, faults);
+  check_xsave_layout(guest, source, target, faults);
+  const auto address_bits = [](const Cpuid& cpuid) {
+    return word(cpuid, 0x80000008, 0, Register::kEax) & 0xff;
+  };
+  if (address_bits(guest) > address_bits(target)) {
+    faults.push_back("the guest was given " + std::to_string(address_bits(guest)) +
+                     " physical address bits, and the processor here has " +
+                     std::to_string(address_bits(target)));
+  }
+  return faults;
+}
+
+}  // namespace migrate::kvm

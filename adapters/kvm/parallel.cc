@@ -1,0 +1,38 @@
+#include "adapters/kvm/parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace migrate::kvm {
+namespace {
+
+/// A thread is worth it for 4 vCPUs: starting one costs about 50 us, a vCPU's state about 100 us.
+constexpr std::size_t kVcpusPerThread = 4;
+
+}  // namespace
+
+Status for_each_vcpu(std::size_t count, const std::function<Status(std::size_t)>& f) {
+  std::vector<Status> results(count);
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < count; i = next++) results[i] = f(i);
+  };
+  const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
+  const std::size_t threads = std::min(cores, count / kVcpusPerThread);
+  {
+    std::vector<std::jthread> others;
+    try {
+      for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
+    } catch (const std::system_error&) {
+      // No threads to be had: the others do the work.
+    }
+    work();
+  }
+  for (Status& result : results) MIGRATE_TRY(std::move(result));
+  return {};
+}
+
+}  // namespace migrate::kvm

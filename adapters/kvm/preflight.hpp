@@ -1,0 +1,23 @@
+// Whether this host can take a guest, asked before anything is built.
+#pragma once
+
+#include "adapters/kvm/cpu_model.hpp"
+#include "migrate/kvm.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::kvm {
+
+/// TSC frequencies as near as this are taken for equal: 250 parts in a million, as KVM does by
+/// default (its parameter tsc_tolerance_ppm).
+inline constexpr std::uint32_t kTscTolerancePpm = 250;
+[[nodiscard]] bool same_frequency(std::uint32_t a_khz, std::uint32_t b_khz);
+
+struct PreflightResult {
+  std::uint32_t host_tsc_khz = 0;
+};
+
+/// kIncompatible with everything that stands in the way; kNoMemory. Touches nothing of the guest.
+[[nodiscard]] Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine,
+                                                const CpuModel& model);
+
+}  // namespace migrate::kvm

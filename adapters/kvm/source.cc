@@ -1,0 +1,160 @@
+// The guest at the source: what the adapter knows of KVM and the VMM's hooks, joined.
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adapters/kvm/cpu_model.hpp"
+#include "adapters/kvm/guest_memory.hpp"
+#include "adapters/kvm/machine.hpp"
+#include "adapters/kvm/msrs.hpp"
+#include "adapters/kvm/parallel.hpp"
+#include "adapters/kvm/state_codec.hpp"
+#include "migrate/kvm.hpp"
+
+namespace migrate {
+namespace kvm {
+namespace {
+
+class KvmSource final : public SourceGuest {
+ public:
+  KvmSource(KvmVm vm, KvmSourceHooks& hooks, std::unique_ptr<DirtyTracker> tracker)
+      : vm_(std::move(vm)),
+        hooks_(hooks),
+        tracker_(std::move(tracker)),
+        pages_(vm_.slots),
+        caps_(vcpu_caps(vm_.vm_fd, vm_.irqchip)),
+        vcpus_(vm_.vcpu_fds.size()) {}
+
+  Result<GuestDescription> describe() override;
+  PageSource& pages() override { return pages_; }
+  DirtyTracker& tracker() override { return *tracker_; }
+  Result<PauseResult> pause() override { return hooks_.pause(); }
+  Status resume() override { return hooks_.resume(); }
+  Status save_state(StateWriter& writer) override;
+  Status throttle(std::uint32_t vcpu, double share) override {
+    return hooks_.throttle(vcpu, share);
+  }
+  Status relinquish() override { return hooks_.relinquish(); }
+  Status reclaim() override { return hooks_.reclaim(); }
+  Status release() override { return hooks_.release(); }
+
+ private:
+  Result<KvmCpuModel> model_of_running_guest();
+  Status learn_model();
+  Status capture();
+  Status capture_vcpu(std::size_t i, std::span<const Part> parts);
+
+  KvmVm vm_;
+  KvmSourceHooks& hooks_;
+  std::unique_ptr<DirtyTracker> tracker_;
+  KvmPageSource pages_;
+  VcpuCaps caps_;
+  CpuModel model_;
+  VmState vm_state_;
+  std::vector<VcpuState> vcpus_;
+};
+
+/// KVM answers questions about a vCPU only while it does not run.
+Result<KvmCpuModel> KvmSource::model_of_running_guest() {
+  MIGRATE_ASSIGN(const PauseResult paused, hooks_.pause());
+  Result<KvmCpuModel> model = capture_cpu_model(vm_);
+  if (paused.before == RunState::kRunning) MIGRATE_TRY(hooks_.resume());
+  return model;
+}
+
+Status KvmSource::learn_model() {
+  if (!model_.vcpus.empty()) return {};
+  if (vm_.cpu_model.empty()) {
+    MIGRATE_ASSIGN(vm_.cpu_model, model_of_running_guest());
+  }
+  MIGRATE_ASSIGN(model_, decode_cpu_model(vm_.cpu_model.bytes));
+  if (model_.vcpus.size() != vm_.vcpu_fds.size()) {
+    return make_error(ErrorCode::kInvalidArgument, "the CPU model given is another VM's");
+  }
+  if (!model_.unreadable.empty()) {
+    hooks_.note("these MSRs cannot be read and do not move with the guest: " +
+                msr_list(model_.unreadable));
+  }
+  for (VcpuState& vcpu : vcpus_) reserve(vcpu, caps_, model_.msrs.size());
+  return {};
+}
+
+Result<GuestDescription> KvmSource::describe() {
+  MIGRATE_TRY(learn_model());
+  GuestDescription description;
+  description.kind = GuestKind::kVm;
+  description.name = hooks_.name();
+  description.vcpus = static_cast<std::uint32_t>(vm_.vcpu_fds.size());
+  MIGRATE_ASSIGN(description.regions, pages_.regions());
+  description.properties.push_back(machine_property(vm_, model_.tsc_khz));
+  description.properties.push_back(
+      {{std::string(kCpuProperty), kCpuVersion, true}, vm_.cpu_model.bytes});
+  MIGRATE_ASSIGN(auto more, hooks_.properties());
+  for (auto& property : more) description.properties.push_back(std::move(property));
+  return description;
+}
+
+Status KvmSource::capture_vcpu(std::size_t i, std::span<const Part> parts) {
+  std::vector<std::uint32_t> unreadable;
+  for (const Part part : parts) {
+    if (Status saved = save_part(part, vm_.vcpu_fds[i], caps_, model_.msrs, vcpus_[i], unreadable);
+        !saved) {
+      saved.error().message += " (vCPU " + std::to_string(i) + ")";
+      return saved;
+    }
+  }
+  if (unreadable.empty()) return {};
+  return make_error(ErrorCode::kGuest,
+                    "MSRs of vCPU " + std::to_string(i) +
+                        " that could be read before cannot any more: " + msr_list(unreadable));
+}
+
+Status KvmSource::capture() {
+  vm_state_.host_tsc_khz = model_.host_tsc_khz;
+  const VmParts vm{vm_.vm_fd, vm_.irqchip, vm_.pit};
+  return in_runs(save_order(), [&](std::span<const Part> parts) -> Status {
+    if (!of_vm(parts.front())) {
+      return for_each_vcpu(vcpus_.size(), [&](std::size_t i) { return capture_vcpu(i, parts); });
+    }
+    for (const Part part : parts) MIGRATE_TRY(save_part(part, vm, vm_state_));
+    return {};
+  });
+}
+
+Status KvmSource::save_state(StateWriter& writer) {
+  MIGRATE_TRY(learn_model());
+  MIGRATE_TRY(hooks_.save_devices(writer));
+  MIGRATE_TRY(capture());
+  // Reading a vCPU's state may write guest memory (steal time); from here on nothing does.
+  MIGRATE_TRY(writer.memory_final());
+  MIGRATE_TRY(writer.section({std::string(kVmSection), kStateVersion, true}, encode(vm_state_)));
+  for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+    MIGRATE_TRY(
+        writer.section({std::string(kVcpuSectionPrefix) + std::to_string(i), kStateVersion, true},
+                       encode(vcpus_[i])));
+  }
+  return {};
+}
+
+}  // namespace
+}  // namespace kvm
+
+Result<std::unique_ptr<SourceGuest>> make_kvm_source(KvmVm vm, KvmSourceHooks& hooks,
+                                                     KvmSourceOptions options) {
+  if (vm.kvm_fd < 0 || vm.vm_fd < 0 || vm.vcpu_fds.empty() || vm.slots.empty()) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "a VM to migrate needs its descriptors, a vCPU and a memory slot");
+  }
+  std::unique_ptr<DirtyTracker> tracker = std::move(options.tracker);
+  if (tracker == nullptr) {
+    MIGRATE_ASSIGN(tracker, make_kvm_bitmap_tracker(vm.vm_fd, vm.slots));
+  }
+  if (options.vmm_writes != nullptr) {
+    tracker = make_composite_tracker(std::move(tracker), std::move(options.vmm_writes));
+  }
+  return std::unique_ptr<SourceGuest>(
+      std::make_unique<kvm::KvmSource>(std::move(vm), hooks, std::move(tracker)));
+}
+
+}  // namespace migrate

@@ -1,0 +1,19 @@
+// Making guest memory read as zero, and finding what reads as zero already, by what backs it.
+#pragma once
+
+#include <cstdint>
+
+#include "migrate/kvm_slot.hpp"
+#include "migrate/memory.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::kvm {
+
+/// Makes `range` of the slot read as zero; gives memory back where it pays. Any thread.
+Status zero_pages(const KvmMemorySlot& slot, PageRange range);
+
+/// Adds to `holes` the slot's pages that were never written, without touching them. Finding none is
+/// no error. One thread a memfd.
+Status find_holes(const KvmMemorySlot& slot, PageBitmap& holes);
+
+}  // namespace migrate::kvm
