@@ -237,8 +237,8 @@ struct Abort {
   AbortScope scope = AbortScope::kSession;
   Error error;
 };
-/// Target to source: the attempt's state is dropped and its locks are let go; in answer to ABORT or
-/// of its own accord.
+/// Target to source: the attempt is dropped, its locks are let go, and it can never start. ABORT is
+/// not answered.
 struct Discarded {
   static constexpr RecordType kType = RecordType::kDiscarded;
   std::uint32_t attempt = 0;

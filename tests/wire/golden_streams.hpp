@@ -1,0 +1,18 @@
+// The golden streams, valid and invalid, and the vectors of the hash: made from code, kept as
+// files.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace migrate::wire::testing {
+
+struct GoldenFile {
+  std::string name;
+  std::vector<std::byte> bytes;
+};
+
+[[nodiscard]] std::vector<GoldenFile> make_golden_files();
+
+}  // namespace migrate::wire::testing

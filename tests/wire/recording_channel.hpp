@@ -1,0 +1,92 @@
+// Channels that record what goes through them, so that a test of the real engine can leave a
+// capture for verify_stream.py.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "migrate/channel.hpp"
+#include "tests/wire/capture.hpp"
+
+namespace migrate::wire::testing {
+
+/// Bytes are recorded before they are sent and after they are received, so that an answer never
+/// stands before its question. When a send fails, the capture may hold more than went out.
+class RecordingChannel final : public Channel {
+ public:
+  /// `sends`: the direction of what send() is given. `capture` must outlive the channel.
+  RecordingChannel(std::unique_ptr<Channel> inner, Capture& capture, Direction sends)
+      : inner_(std::move(inner)),
+        capture_(capture),
+        connection_(capture.add_connection()),
+        sends_(sends) {}
+
+  Status send(std::span<const iovec> parts, std::chrono::nanoseconds idle_max) override {
+    std::size_t size = 0;
+    for (const iovec& part : parts) size += part.iov_len;
+    capture_.add(connection_, sends_, parts, size);
+    return inner_->send(parts, idle_max);
+  }
+
+  Result<std::size_t> receive(std::span<const iovec> parts,
+                              std::chrono::nanoseconds idle_max) override {
+    auto received = inner_->receive(parts, idle_max);
+    if (received) {
+      const auto other =
+          sends_ == Direction::kToTarget ? Direction::kToSource : Direction::kToTarget;
+      capture_.add(connection_, other, parts, *received);
+    }
+    return received;
+  }
+
+  void interrupt() noexcept override { inner_->interrupt(); }
+  void resume_after_interrupt() noexcept override { inner_->resume_after_interrupt(); }
+  void shutdown() noexcept override { inner_->shutdown(); }
+  [[nodiscard]] std::size_t unsent_bytes() const override { return inner_->unsent_bytes(); }
+  [[nodiscard]] std::string peer() const override { return inner_->peer(); }
+
+ private:
+  std::unique_ptr<Channel> inner_;
+  Capture& capture_;
+  const std::uint16_t connection_;
+  const Direction sends_;
+};
+
+/// Records every connection it makes: the source's side.
+class RecordingConnector final : public Connector {
+ public:
+  RecordingConnector(Connector& inner, Capture& capture) : inner_(inner), capture_(capture) {}
+
+  Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override {
+    MIGRATE_ASSIGN(auto channel, inner_.connect(timeout));
+    return std::unique_ptr<Channel>(
+        std::make_unique<RecordingChannel>(std::move(channel), capture_, Direction::kToTarget));
+  }
+  [[nodiscard]] std::string peer() const override { return inner_.peer(); }
+
+ private:
+  Connector& inner_;
+  Capture& capture_;
+};
+
+/// Records every connection it takes: the target's side.
+class RecordingAcceptor final : public Acceptor {
+ public:
+  RecordingAcceptor(Acceptor& inner, Capture& capture) : inner_(inner), capture_(capture) {}
+
+  Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override {
+    MIGRATE_ASSIGN(auto channel, inner_.accept(timeout));
+    return std::unique_ptr<Channel>(
+        std::make_unique<RecordingChannel>(std::move(channel), capture_, Direction::kToSource));
+  }
+  void interrupt() noexcept override { inner_.interrupt(); }
+  [[nodiscard]] std::string address() const override { return inner_.address(); }
+
+ private:
+  Acceptor& inner_;
+  Capture& capture_;
+};
+
+}  // namespace migrate::wire::testing

@@ -1,0 +1,220 @@
+#include "tests/wire/stream_maker.hpp"
+
+#include <string>
+
+#include "tests/wire/sample_messages.hpp"
+#include "wire/pages.hpp"
+
+namespace migrate::wire::testing {
+namespace {
+
+constexpr std::uint64_t kSeed = 20261121;
+
+template <std::size_t N>
+void fill(std::array<std::byte, N>& bytes, std::mt19937_64& random) {
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+}
+
+}  // namespace
+
+std::array<std::byte, kPageSize> page_content(std::uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::array<std::byte, 64> line;
+  fill(line, random);
+  std::array<std::byte, kPageSize> page;
+  for (std::size_t i = 0; i < page.size(); ++i) page[i] = line[i % line.size()];
+  return page;
+}
+
+StreamMaker::StreamMaker(std::vector<Region> regions, std::uint16_t bulk_lanes)
+    : next_connection_(static_cast<std::uint16_t>(bulk_lanes + 1)) {
+  std::mt19937_64 random(kSeed);
+  fill(hello_.session.bytes, random);
+  fill(hello_.random.bytes, random);
+  fill(hello_.boot.bytes, random);
+  hello_.bulk_lanes = bulk_lanes;
+  hello_.strategy = Strategy::kPrecopy;
+  hello_.max_downtime_us = 50'000;
+  hello_.host = "host-a";
+  hello_.guest.name = "demo";
+  hello_.guest.vcpus = 2;
+  hello_.guest.regions = regions;
+  hello_.guest.properties.resize(1);
+  hello_.guest.properties[0].info = {"cpuid", 1, true};
+  hello_.guest.properties[0].body.assign(12, std::byte{0x42});
+  fill(welcome_.random.bytes, random);
+  fill(welcome_.secret.bytes, random);
+  fill(welcome_.boot.bytes, random);
+  welcome_.features = kFeaturesKnown;
+  welcome_.bulk_lanes = bulk_lanes;
+  welcome_.limits.state_bytes = 1 << 20;
+  welcome_.load_us = 300;
+  welcome_.host = "host-b";
+  secret_ = welcome_.secret;
+  hasher_ = Hasher(hello_.random, welcome_.random);
+  page_digest_.emplace(hasher_);
+  for (const Region& region : regions) {
+    regions_[static_cast<std::uint32_t>(regions_.size())] = region;
+  }
+  for (std::uint16_t lane = 0; lane <= bulk_lanes; ++lane) rounds_[lane] = 0;
+}
+
+void StreamMaker::open() {
+  send(hello_);
+  reply(welcome_);
+  for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) join(lane);
+}
+
+void StreamMaker::join(std::uint16_t lane) {
+  send(Join{hello_.session, LaneId{lane}, LaneRole::kBulk, secret_}, lane);
+  reply(Joined{LaneId{lane}}, lane);
+}
+
+void StreamMaker::send_raw(RecordType type, std::span<const std::byte> body,
+                           std::uint16_t connection) {
+  auto& sequence = sequence_[{connection, Direction::kToTarget}];
+  const auto header =
+      encode_header(type, static_cast<std::uint32_t>(body.size()), sequence++, body, hasher_);
+  std::vector<std::byte> bytes(header.begin(), header.end());
+  bytes.insert(bytes.end(), body.begin(), body.end());
+  put_bytes(bytes, connection, Direction::kToTarget);
+}
+
+void StreamMaker::pages(std::uint16_t lane, std::uint32_t region, std::vector<Run> runs) {
+  PagesEncoder encoder;
+  encoder.begin(RegionHandle{region}, rounds_.at(lane));
+  std::vector<std::byte> content;
+  for (const Run& run : runs) {
+    if (!run.seed) encoder.add_zeros(run.first, run.count);
+    for (std::uint64_t page = run.first; page < run.first + run.count; ++page) {
+      std::uint64_t hash = page_digest_->zero_hash();
+      if (run.seed) {
+        const auto bytes = page_content(*run.seed * 1000 + page);
+        hash = page_digest_->hash(bytes);
+        encoder.add_raw(page, hash);
+        content.insert(content.end(), bytes.begin(), bytes.end());
+      }
+      apply(lane, RegionHandle{region}, page, hash);
+    }
+  }
+  auto& sequence = sequence_[{lane, Direction::kToTarget}];
+  const auto head = encoder.finish(sequence++, hasher_);
+  std::vector<std::byte> bytes(head.begin(), head.end());
+  bytes.insert(bytes.end(), content.begin(), content.end());
+  put_bytes(bytes, lane, Direction::kToTarget);
+}
+
+void StreamMaker::apply(std::uint16_t lane, RegionHandle region, std::uint64_t page,
+                        std::uint64_t hash) {
+  auto [at, fresh] = hashes_.try_emplace({region.number, page}, page_digest_->zero_hash());
+  const std::uint64_t change = page_digest_->change(region, page, at->second, hash);
+  at->second = hash;
+  digest_ += change;
+  for (const std::uint16_t counted : {lane, std::uint16_t{0}}) {
+    ++open_barriers_[counted].pages;
+    open_barriers_[counted].digest_change += change;
+  }
+}
+
+void StreamMaker::lose_last_pages(std::uint16_t lane) {
+  frames_.pop_back();
+  --sequence_[{lane, Direction::kToTarget}];
+}
+
+void StreamMaker::end_round_on_lane(std::uint16_t lane, bool final) {
+  Barrier barrier = std::exchange(open_barriers_[lane], {});
+  barrier.round = rounds_.at(lane)++;
+  barrier.final = final;
+  send(barrier, lane);
+}
+
+void StreamMaker::acknowledge() {
+  for (const Regions& change : std::exchange(pending_, {})) {
+    for (const RegionHandle removed : change.removed) {
+      for (const auto& [place, hash] : hashes_) {
+        if (place.first != removed.number) continue;
+        digest_ -= page_digest_->mix(removed, place.second, hash);
+      }
+      std::erase_if(hashes_, [&](const auto& item) { return item.first.first == removed.number; });
+      regions_.erase(removed.number);
+    }
+    std::uint32_t handle = change.first_handle.number;
+    for (const Region& region : change.added) regions_[handle++] = region;
+  }
+  reply(BarrierAck{rounds_.at(0) - 1, digest_});
+}
+
+void StreamMaker::end_round(bool final) {
+  for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) end_round_on_lane(lane, final);
+  end_round_on_lane(0, final);
+  acknowledge();
+}
+
+void StreamMaker::change_regions(Regions change) {
+  send(change);
+  pending_.push_back(std::move(change));
+}
+
+void StreamMaker::state(std::size_t bytes) {
+  const std::vector<std::byte> half(bytes / 2, std::byte{0x5A});
+  send(SectionBegin{{"vcpu.0", 1, true}});
+  for (int i = 0; i < 2 && !half.empty(); ++i) send_raw(RecordType::kSectionData, half);
+  send(SectionEnd{2 * half.size()});
+  send(SectionBegin{{"debug.note", 1, false}});
+  send(SectionEnd{0});
+  send(StateEnd{2, 2 * half.size()});
+}
+
+void StreamMaker::offer(std::uint32_t attempt) {
+  Offer offer;
+  offer.attempt = attempt;
+  offer.digest = digest_;
+  for (const auto& [handle, region] : regions_) offer.total_pages += region.range.count;
+  send(offer);
+}
+
+void StreamMaker::ready(std::uint32_t attempt) {
+  Ready ready;
+  ready.attempt = attempt;
+  ready.lease_ns = 10'000'000'000;
+  ready.digest = digest_;
+  ready.final_apply_us = 120;
+  ready.state_load_us = 310;
+  reply(ready);
+}
+
+std::uint16_t StreamMaker::ask(JournalState state, std::uint32_t attempt) {
+  const std::uint16_t connection = next_connection_++;
+  send(Ask{hello_.session, secret_}, connection);
+  reply(Answer{state, attempt, welcome_.boot}, connection);
+  return connection;
+}
+
+std::vector<std::byte> StreamMaker::capture() const {
+  Capture capture;
+  for (const CaptureFrame& frame : frames_) {
+    capture.add(frame.connection, frame.direction, frame.bytes);
+  }
+  return capture.bytes();
+}
+
+template <typename Message>
+void StreamMaker::put(const Message& message, std::uint16_t connection, Direction direction) {
+  std::vector<std::byte> bytes;
+  auto& sequence = sequence_[{connection, direction}];
+  const Status status = encode_record(message, sequence++, hasher_, bytes);
+  MIGRATE_CHECK(status.has_value());
+  put_bytes(bytes, connection, direction);
+}
+
+void StreamMaker::put_bytes(std::span<const std::byte> bytes, std::uint16_t connection,
+                            Direction direction) {
+  frames_.push_back({connection, direction, {bytes.begin(), bytes.end()}});
+}
+
+#define INSTANTIATE(Message) \
+  template void StreamMaker::put(const Message&, std::uint16_t, Direction);
+MIGRATE_WIRE_MESSAGES(INSTANTIATE)
+#undef INSTANTIATE
+
+}  // namespace migrate::wire::testing

@@ -1,0 +1,103 @@
+// StreamMaker: writes a session's records as two well-behaved sides would, or, told so, with one
+// thing wrong.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "tests/wire/capture.hpp"
+#include "wire/digest.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::wire::testing {
+
+/// Page content that only a seed and the place decide: one 64-byte line again and again, so that
+/// captures compress well.
+[[nodiscard]] std::array<std::byte, kPageSize> page_content(std::uint64_t seed);
+
+class StreamMaker {
+ public:
+  explicit StreamMaker(std::vector<Region> regions, std::uint16_t bulk_lanes);
+
+  /// HELLO to JOINED of every lane; the control lane is connection 0, lane n connection n.
+  void open();
+
+  template <typename Message>
+  void send(const Message& message, std::uint16_t connection = 0) {
+    put(message, connection, Direction::kToTarget);
+  }
+  template <typename Message>
+  void reply(const Message& message, std::uint16_t connection = 0) {
+    put(message, connection, Direction::kToSource);
+  }
+  /// A record of any type with any body.
+  void send_raw(RecordType type, std::span<const std::byte> body, std::uint16_t connection = 0);
+
+  /// `count` pages from `first`; nullopt: zeros, else content from that seed and the page number.
+  struct Run {
+    std::uint64_t first = 0;
+    std::uint64_t count = 1;
+    std::optional<std::uint64_t> seed;
+  };
+  void pages(std::uint16_t lane, std::uint32_t region, std::vector<Run> runs);
+
+  /// BARRIER on all lanes, then on the control lane; with BARRIER_ACK.
+  void end_round(bool final);
+  void end_round_on_lane(std::uint16_t lane, bool final);
+  void acknowledge();
+  void change_regions(Regions change);
+
+  void state(std::size_t bytes);
+  void offer(std::uint32_t attempt);
+  void ready(std::uint32_t attempt);
+
+  /// After a lost link: ASK and its answer on a new connection, whose number is given back.
+  std::uint16_t ask(JournalState state, std::uint32_t attempt);
+
+  // What a test may break.
+  std::uint32_t lane_round(std::uint16_t lane) const { return rounds_.at(lane); }
+  void set_lane_round(std::uint16_t lane, std::uint32_t round) { rounds_.at(lane) = round; }
+  void skip_sequence(std::uint16_t connection) { ++sequence_[{connection, Direction::kToTarget}]; }
+  [[nodiscard]] std::uint64_t digest() const { return digest_; }
+  void spoil_digest() { ++digest_; }
+  void spoil_proof() { secret_.bytes[5] ^= std::byte{1}; }
+  /// Frames as made so far: one a record.
+  [[nodiscard]] std::vector<CaptureFrame>& frames() { return frames_; }
+  /// As if those pages had been sent and lost on the way.
+  void lose_last_pages(std::uint16_t lane);
+
+  /// All of it as a capture file.
+  [[nodiscard]] std::vector<std::byte> capture() const;
+
+ private:
+  template <typename Message>
+  void put(const Message& message, std::uint16_t connection, Direction direction);
+  void put_bytes(std::span<const std::byte> bytes, std::uint16_t connection, Direction direction);
+  void apply(std::uint16_t lane, RegionHandle region, std::uint64_t page, std::uint64_t hash);
+  void join(std::uint16_t lane);
+
+  Hello hello_;
+  Welcome welcome_;
+  JoinSecret secret_;
+  Hasher hasher_;
+  std::optional<PageDigest> page_digest_;
+  std::map<std::pair<std::uint16_t, Direction>, std::uint64_t> sequence_;
+  std::vector<CaptureFrame> frames_;
+
+  std::map<std::uint32_t, Region> regions_;
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint64_t> hashes_;
+  std::map<std::uint16_t, std::uint32_t> rounds_;   // By lane.
+  std::map<std::uint16_t, Barrier> open_barriers_;  // What each lane carried in its open round.
+  std::vector<Regions> pending_;
+  std::uint64_t digest_ = 0;
+  std::uint64_t acknowledged_digest_ = 0;
+  std::uint16_t next_connection_;
+};
+
+}  // namespace migrate::wire::testing

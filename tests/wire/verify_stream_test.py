@@ -1,0 +1,102 @@
+"""Tests of the verifier: the hash against the C library's vectors, and every golden stream."""
+
+import pathlib
+import subprocess
+import sys
+import unittest
+
+sys.dont_write_bytecode = True
+import verify_stream  # noqa: E402
+from stream_format import Violation, read_capture  # noqa: E402
+from xxh3 import xxh3_64  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+GOLDEN = HERE / "golden"
+
+
+class Xxh3(unittest.TestCase):
+    def test_equals_the_c_library_in_every_length_class(self):
+        data = bytes(((i * i * 7 + i * 3 + 1) >> 3) & 255 for i in range(8192))
+        secret = bytes(((i * 37 + 11) ^ (i >> 2)) & 255 for i in range(192))
+        lengths = set()
+        for line in (GOLDEN / "xxh3_vectors.txt").read_text().splitlines():
+            length, plain, keyed = line.split()
+            length = int(length)
+            lengths.add(length)
+            self.assertEqual(xxh3_64(data[:length]), int(plain, 16), length)
+            self.assertEqual(xxh3_64(data[:length], secret), int(keyed, 16), length)
+        for needed in (0, 1, 3, 4, 8, 9, 16, 17, 128, 129, 240, 241):
+            self.assertIn(needed, lengths)
+        self.assertGreater(max(lengths), 4096)
+
+
+class GoldenStreams(unittest.TestCase):
+    def test_valid_ones_are_valid(self):
+        files = sorted((GOLDEN / "valid").iterdir())
+        self.assertGreaterEqual(len(files), 4)
+        for file in files:
+            with self.subTest(file.name):
+                verify_stream.verify(file.read_bytes())
+
+    def test_each_invalid_one_is_refused_for_its_own_reason(self):
+        files = sorted((GOLDEN / "invalid").iterdir())
+        self.assertGreaterEqual(len(files), 15)
+        for file in files:
+            with self.subTest(file.name):
+                with self.assertRaises(Violation) as caught:
+                    verify_stream.verify(file.read_bytes())
+                self.assertEqual(caught.exception.rule, file.name.split(".")[0])
+
+    def test_cut_streams_pass_only_where_a_cut_is_expected(self):
+        whole = (GOLDEN / "valid" / "stop_copy.capture").read_bytes()
+        frames = list(read_capture(whole))
+        total = sum(len(data) for _, _, data in frames)
+        for keep in range(0, total, 61):
+            capture, left = b"MIGCAP1\n", keep
+            for connection, direction, data in frames:
+                data = data[:left]
+                left -= len(data)
+                capture += (connection.to_bytes(2, "little") + bytes([direction]) +
+                            len(data).to_bytes(4, "little") + data)
+            verify_stream.verify(capture, cut=True)
+            with self.assertRaises(Violation):
+                verify_stream.verify(capture)
+
+    def test_bytes_may_come_in_any_pieces(self):
+        whole = (GOLDEN / "valid" / "precopy.capture").read_bytes()
+        verifier = verify_stream.Verifier()
+        for connection, direction, data in read_capture(whole):
+            for at in range(0, len(data), 1000):
+                verifier.feed(connection, direction, data[at:at + 1000])
+        verifier.finish(cut=False)
+        self.assertIn("released", verifier.summary())
+
+    def test_any_flipped_byte_is_noticed(self):
+        whole = bytearray((GOLDEN / "valid" / "discarded.capture").read_bytes())
+        for at in range(8, len(whole), 13):
+            whole[at] ^= 0x20
+            with self.assertRaises(Violation, msg="byte %d" % at):
+                verify_stream.verify(bytes(whole))
+            whole[at] ^= 0x20
+
+
+class CommandLine(unittest.TestCase):
+    def run_it(self, *arguments):
+        return subprocess.run([sys.executable, "-B", str(HERE / "verify_stream.py"), *arguments],
+                              capture_output=True, text=True, check=False)
+
+    def test_says_what_failed_at_which_byte(self):
+        good = str(GOLDEN / "valid" / "stop_copy.capture")
+        bad = str(GOLDEN / "invalid" / "page-hash.flipped_page_byte.capture")
+        result = self.run_it(good)
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("valid: ", result.stdout)
+        result = self.run_it(good, bad)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("[page-hash] connection 1, source to target, byte 123", result.stdout)
+        self.assertEqual(self.run_it("/nonexistent").returncode, 1)
+        self.assertEqual(self.run_it().returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main()
