@@ -42,6 +42,24 @@ class ScriptedChannel final : public Channel {
   std::string sent_;
 };
 
+/// Both ends of a link, each end of it a ScriptedChannel.
+class ScriptedEnds final : public Connector, public Acceptor {
+ public:
+  Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds) override {
+    return std::unique_ptr<Channel>(std::make_unique<ScriptedChannel>("x"));
+  }
+  Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds) override {
+    return std::unique_ptr<Channel>(std::make_unique<ScriptedChannel>("y"));
+  }
+  void interrupt() noexcept override { ++interrupts_; }
+  std::string peer() const override { return "peer"; }
+  std::string address() const override { return "address"; }
+  int interrupts() const { return interrupts_; }
+
+ private:
+  int interrupts_ = 0;
+};
+
 std::string text_of(const CaptureFrame& frame) {
   return {reinterpret_cast<const char*>(frame.bytes.data()), frame.bytes.size()};
 }
@@ -72,6 +90,33 @@ TEST(RecordingChannelTest, RecordsBothDirectionsInOrderAndOnlyWhatWasReceived) {
   EXPECT_EQ((*frames)[2].connection, 0);
   EXPECT_EQ((*frames)[3].connection, 1);
   EXPECT_EQ((*frames)[3].direction, Direction::kToSource);
+}
+
+TEST(RecordingChannelTest, ConnectorAndAcceptorNumberTheirConnections) {
+  Capture capture;
+  ScriptedEnds ends;
+  RecordingConnector connector(ends, capture);
+  RecordingAcceptor acceptor(ends, capture);
+  EXPECT_EQ(connector.peer(), "peer");
+  EXPECT_EQ(acceptor.address(), "address");
+  connector.interrupt();
+  acceptor.interrupt();
+  EXPECT_EQ(ends.interrupts(), 2);
+
+  auto first = connector.connect(1s);
+  auto second = acceptor.accept(1s);
+  ASSERT_TRUE(first && second);
+  std::string word = "w";
+  const iovec part{word.data(), 1};
+  ASSERT_TRUE((*second)->send({&part, 1}, 1s));
+  ASSERT_TRUE((*first)->send({&part, 1}, 1s));
+  const auto frames = parse_capture(capture.bytes());
+  ASSERT_TRUE(frames);
+  ASSERT_EQ(frames->size(), 2u);
+  EXPECT_EQ((*frames)[0].connection, 1);
+  EXPECT_EQ((*frames)[0].direction, Direction::kToSource);
+  EXPECT_EQ((*frames)[1].connection, 0);
+  EXPECT_EQ((*frames)[1].direction, Direction::kToTarget);
 }
 
 TEST(CaptureTest, CutFileIsRefused) {
