@@ -487,7 +487,7 @@ class BasicTargetHandover {
   bool has_arbiter_ = false;
   TargetState state_ = TargetState::kReceiving;
   std::uint32_t attempt_ = 0;
-  nanoseconds lease_end_{};
+  nanoseconds lease_end_{};  ///< Of kReady to kStarting, else 0.
 };
 
 using SourceHandover = BasicSourceHandover<AllRules>;

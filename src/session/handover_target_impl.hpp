@@ -117,6 +117,7 @@ TargetActions BasicTargetHandover<Rules>::start_check(nanoseconds now) {
     return discard(TargetState::kWithdrawn);
   }
   state_ = TargetState::kLaunched;
+  lease_end_ = nanoseconds::zero();
   return {act(TargetAction::Kind::kStartGuest)};
 }
 
@@ -125,7 +126,8 @@ TargetActions BasicTargetHandover<Rules>::start_result(TargetEvent::Kind result)
   if (result == TargetEvent::Kind::kStartFailed) return discard(TargetState::kWithdrawn);
   if (result == TargetEvent::Kind::kStartUnsure) {
     state_ = TargetState::kLost;
-    return tell_end();
+    return {act(TargetAction::Kind::kYield), act(TargetAction::Kind::kSendAnswer),
+            act(TargetAction::Kind::kDiscardGuest)};
   }
   state_ = TargetState::kStarted;
   return {record(), act(TargetAction::Kind::kSendStarted)};
@@ -158,6 +160,7 @@ template <typename Rules>
 TargetActions BasicTargetHandover<Rules>::leave_ready() {
   if (state_ != TargetState::kReady) return {};
   state_ = TargetState::kReceiving;
+  lease_end_ = nanoseconds::zero();
   if (!enforces(Rule::kAbandonedIsRecorded)) return {act(TargetAction::Kind::kYield)};
   return {act(TargetAction::Kind::kYield), record()};
 }
@@ -180,6 +183,7 @@ template <typename Rules>
 TargetActions BasicTargetHandover<Rules>::discard(TargetState end) {
   const bool holds_locks = state_ != TargetState::kReceiving && state_ != TargetState::kLoading;
   state_ = end;
+  lease_end_ = nanoseconds::zero();
   TargetActions actions;
   if (holds_locks) actions.push(act(TargetAction::Kind::kYield));
   actions.push(record());
