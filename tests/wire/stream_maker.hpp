@@ -96,7 +96,6 @@ class StreamMaker {
   std::map<std::uint16_t, Barrier> open_barriers_;  // What each lane carried in its open round.
   std::vector<Regions> pending_;
   std::uint64_t digest_ = 0;
-  std::uint64_t acknowledged_digest_ = 0;
   std::uint16_t next_connection_;
 };
 
