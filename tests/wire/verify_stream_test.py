@@ -1,17 +1,19 @@
 """Tests of the verifier: the hash against the C library's vectors, and every golden stream."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import unittest
 
 sys.dont_write_bytecode = True
 import verify_stream  # noqa: E402
-from stream_format import Violation, read_capture  # noqa: E402
+from stream_format import TYPES, Violation, read_capture  # noqa: E402
 from xxh3 import xxh3_64  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
+SPECIFICATION = HERE.parent.parent / "docs" / "wire-format.md"
 
 
 class Xxh3(unittest.TestCase):
@@ -78,6 +80,29 @@ class GoldenStreams(unittest.TestCase):
             with self.assertRaises(Violation, msg="byte %d" % at):
                 verify_stream.verify(bytes(whole))
             whole[at] ^= 0x20
+
+
+class Specification(unittest.TestCase):
+    def test_has_the_same_types(self):
+        rows = re.findall(r"^\| (0x[0-9a-f]{4}) \| ([A-Z_]+) \| .* \| (yes|no|either) \|$",
+                          SPECIFICATION.read_text(), re.MULTILINE)
+        words = {"no": "unkeyed", "yes": "keyed", "either": "either"}
+        self.assertEqual({int(number, 16): (name, words[keyed]) for number, name, keyed in rows},
+                         {number: (name, keyed) for number, (name, _, keyed) in TYPES.items()})
+
+    def test_shows_bytes_that_are_in_the_golden_stream(self):
+        capture = (GOLDEN / "valid" / "stop_copy.capture").read_bytes()
+        records = [data for _, _, data in read_capture(capture)]
+        appendix = SPECIFICATION.read_text().split("## Appendix A")[1].split("## Appendix B")[0]
+        blocks = re.findall(r"```\n(.*?)```", appendix, re.DOTALL)
+        self.assertEqual(len(blocks), 3)
+        for block in blocks:
+            lines = re.findall(r"^([0-9a-f]{4})  +((?:[0-9a-f]{2} )*[0-9a-f]{2})\b", block,
+                               re.MULTILINE)
+            self.assertGreater(len(lines), 1)
+            shown = [(int(at, 16), bytes.fromhex(octets)) for at, octets in lines]
+            self.assertTrue(any(all(record[at:at + len(octets)] == octets for at, octets in shown)
+                                for record in records), block)
 
 
 class CommandLine(unittest.TestCase):
