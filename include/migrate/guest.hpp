@@ -97,7 +97,8 @@ class SourceGuest {
   virtual DirtyTracker& tracker() = 0;
 
   /// Stops the guest. After it returned, nobody but save_state() writes guest memory: vCPUs stand,
-  /// device I/O has drained. Pausing a paused guest is fine and says so.
+  /// device I/O has drained. Pausing a paused guest is fine and says so. An error leaves it
+  /// running.
   virtual Result<PauseResult> pause() = 0;
   /// Lets a paused guest run on, as if nothing had happened.
   virtual Status resume() = 0;
@@ -135,7 +136,8 @@ class TargetGuest {
   virtual Status acquire() = 0;
   /// Lets go of it again: the attempt failed, the source may go on.
   virtual Status yield() = 0;
-  /// Starts the guest, or leaves it paused when it arrived so. Called once, after COMMIT.
+  /// Starts the guest, or leaves it paused when it arrived so. Called once, after COMMIT. An error
+  /// promises that nothing ran, so the source may go on; kGuestLost says that something may have.
   virtual Status start(RunState state) = 0;
   /// Drops everything; the source keeps the guest. Not called after start().
   virtual void discard() = 0;

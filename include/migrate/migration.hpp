@@ -52,8 +52,8 @@ struct OutgoingResult {
 /// The sending side of one migration. Use once.
 class Outgoing {
  public:
-  Outgoing(std::unique_ptr<SourceGuest> guest, OutgoingOptions options, Observer* observer = nullptr,
-           Arbiter* arbiter = nullptr, Clock& clock = system_clock());
+  Outgoing(std::unique_ptr<SourceGuest> guest, OutgoingOptions options,
+           Observer* observer = nullptr, Arbiter* arbiter = nullptr, Clock& clock = system_clock());
   ~Outgoing();
   Outgoing(const Outgoing&) = delete;
   Outgoing& operator=(const Outgoing&) = delete;
@@ -83,9 +83,10 @@ class Incoming {
     virtual ~Host() = default;
     /// The guest is known and fits; last chance to refuse (its name is taken, say).
     virtual Status on_described(const GuestDescription& description) = 0;
-    /// State is loaded, READY goes out next: open the control socket here.
+    /// The guest is about to arrive: open the control socket here. Called once, before READY, and
+    /// outside the downtime where the strategy has rounds.
     virtual Status on_ready() = 0;
-    /// The guest has started; STARTED goes out next.
+    /// The guest has started, and STARTED is on its way.
     virtual void on_started() = 0;
   };
 
@@ -97,6 +98,7 @@ class Incoming {
 
   /// Takes one session from `acceptor`: its control channel, its lanes, its reconnects. Returns
   /// once the source has confirmed, or the ask window after the start (or the failure) has passed.
+  /// The acceptor is interrupted by then: another session needs another one.
   IncomingResult run(Acceptor& acceptor);
 
   /// Gives up before COMMIT; false afterwards. Any thread.

@@ -5,7 +5,9 @@
 namespace migrate {
 namespace {
 
-bool overlap(const PageRange& a, const PageRange& b) { return a.first < b.end() && b.first < a.end(); }
+bool overlap(const PageRange& a, const PageRange& b) {
+  return a.first < b.end() && b.first < a.end();
+}
 
 }  // namespace
 
@@ -18,12 +20,12 @@ Status PageLedger::add(std::uint32_t handle, const Region& region) {
     return make_error(ErrorCode::kProtocol, "region " + to_text(region.id) + " has no pages");
   }
   for (const auto& entry : entries_) {
-    const bool same_place = entry->region.id.space == region.id.space &&
-                            overlap(entry->region.range, region.range);
+    const bool same_place =
+        entry->region.id.space == region.id.space && overlap(entry->region.range, region.range);
     if (entry->region.id == region.id || same_place) {
-      return make_error(ErrorCode::kProtocol, "region " + to_text(region.id) +
-                                                  " collides with region " +
-                                                  to_text(entry->region.id));
+      return make_error(
+          ErrorCode::kProtocol,
+          "region " + to_text(region.id) + " collides with region " + to_text(entry->region.id));
     }
   }
   auto entry = std::make_unique<Entry>();

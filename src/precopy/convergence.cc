@@ -47,14 +47,13 @@ Decision decide(const ConvergenceInput& input) {
   decision.predicted_downtime_ms =
       predict_downtime_ms(input.fixed, input.ms_per_page, last.dirty_after_pages);
   const bool fits = decision.predicted_downtime_ms <= input.max_downtime_ms;
-  const bool rounds_left = input.rounds.size() < input.max_rounds;
+  const bool rounds_left = input.rounds_done < input.max_rounds;
   if (fits) {
     // One more round is nearly free while each still halves what is left; without it a generous
     // limit would be used up although a tenth of it is in reach.
-    const bool worth_it = rounds_left && input.rounds.size() >= 1 &&
-                          last.dirty_after_pages * 2 < last.pages_sent &&
-                          input.ms_per_page * static_cast<double>(last.dirty_after_pages) >
-                              input.fixed.sum();
+    const bool worth_it =
+        rounds_left && last.dirty_after_pages * 2 < last.pages_sent &&
+        input.ms_per_page * static_cast<double>(last.dirty_after_pages) > input.fixed.sum();
     decision.action = worth_it ? Action::kNextRound : Action::kSwitchover;
     decision.reason = worth_it ? "the set still shrinks fast" : "the forecast keeps the limit";
     return decision;
@@ -63,7 +62,8 @@ Decision decide(const ConvergenceInput& input) {
     decision.reason = "the set shrinks";
     return decision;
   }
-  decision.reason = rounds_left ? "the dirty set has stopped shrinking" : "the round limit is reached";
+  decision.reason =
+      rounds_left ? "the dirty set has stopped shrinking" : "the round limit is reached";
   if (input.can_throttle && input.throttle < kThrottleMax) {
     decision.action = Action::kThrottle;
     decision.throttle = next_throttle(input);

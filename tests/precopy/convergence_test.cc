@@ -13,8 +13,10 @@ constexpr double kMsPerPage = 0.004;
 ConvergenceInput input_with(std::span<const RoundSample> rounds) {
   ConvergenceInput input;
   input.rounds = rounds;
+  input.rounds_done = static_cast<std::uint32_t>(rounds.size());
   input.ms_per_page = kMsPerPage;
-  input.fixed = {.pause = 0.3, .final_sync = 0.1, .state_save = 0.1, .state_load = 0.1, .round_trip = 0.1};
+  input.fixed = {
+      .pause = 0.3, .final_sync = 0.1, .state_save = 0.1, .state_load = 0.1, .round_trip = 0.1};
   input.max_downtime_ms = 50;
   input.max_rounds = 30;
   input.can_throttle = true;
@@ -40,27 +42,51 @@ TEST(Convergence, DecidesByTable) {
   const std::vector<Case> cases = {
       {"an idle guest stops after the first round", {round_of(262144, 10)}, Action::kSwitchover},
       {"what fits the limit but still shrinks fast gets another round",
-       {round_of(262144, 10000)}, Action::kNextRound},
-      {"what fits and no longer halves stops", {round_of(262144, 10000), round_of(10000, 9000)},
+       {round_of(262144, 10000)},
+       Action::kNextRound},
+      {"what fits and no longer halves stops",
+       {round_of(262144, 10000), round_of(10000, 9000)},
        Action::kSwitchover},
       {"too much left goes on", {round_of(262144, 100000)}, Action::kNextRound},
       {"one round without progress is no stall yet",
-       {round_of(262144, 50000), round_of(50000, 50000)}, Action::kNextRound},
+       {round_of(262144, 50000), round_of(50000, 50000)},
+       Action::kNextRound},
       {"two are one, and throttle",
-       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)}, Action::kThrottle},
+       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)},
+       Action::kThrottle},
       {"a stall without throttle goes on while steps are left",
        {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)},
-       Action::kNextRound, 50, 30, false},
+       Action::kNextRound,
+       50,
+       30,
+       false},
       {"a stall with the ladder spent aborts",
-       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)}, Action::kAbort, 50,
-       30, false, true},
+       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)},
+       Action::kAbort,
+       50,
+       30,
+       false,
+       true},
       {"a throttle at its limit cannot be raised",
-       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)}, Action::kAbort, 50,
-       30, true, true, kThrottleMax},
-      {"the round limit without throttle aborts", {round_of(262144, 100000), round_of(100000, 50000)},
-       Action::kAbort, 50, 2, false},
+       {round_of(262144, 50000), round_of(50000, 50000), round_of(50000, 49000)},
+       Action::kAbort,
+       50,
+       30,
+       true,
+       true,
+       kThrottleMax},
+      {"the round limit without throttle aborts",
+       {round_of(262144, 100000), round_of(100000, 50000)},
+       Action::kAbort,
+       50,
+       2,
+       false},
       {"the round limit never stops what fits", {round_of(262144, 10)}, Action::kSwitchover, 50, 1},
-      {"a limit below the fixed costs is never met", {round_of(262144, 0)}, Action::kAbort, 0.1, 1,
+      {"a limit below the fixed costs is never met",
+       {round_of(262144, 0)},
+       Action::kAbort,
+       0.1,
+       1,
        false},
   };
   for (const Case& c : cases) {
@@ -94,7 +120,8 @@ TEST(Convergence, ThrottleGrowsUntilItSuffices) {
 }
 
 TEST(Convergence, PredictionIsFixedCostsPlusPages) {
-  const FixedCosts fixed{.pause = 1, .final_sync = 2, .state_save = 3, .state_load = 4, .round_trip = 2};
+  const FixedCosts fixed{
+      .pause = 1, .final_sync = 2, .state_save = 3, .state_load = 4, .round_trip = 2};
   EXPECT_DOUBLE_EQ(predict_downtime_ms(fixed, 0.5, 10), 13 + 5);
 }
 

@@ -23,7 +23,10 @@ std::span<std::byte> slice(std::span<std::byte> bytes, const Region& region, Pag
 }  // namespace
 
 void World::run() { raise_to(running_max, ++running); }
-void World::lock() { raise_to(locks_max, ++locks); }
+bool World::try_lock() {
+  int free = 0;
+  return locks.compare_exchange_strong(free, 1);
+}
 
 FakeMemory::FakeMemory(std::vector<Region> regions) {
   for (const Region& region : regions) add(region);
@@ -52,7 +55,7 @@ FakeSource::FakeSource(World& world, std::vector<Region> regions, Script script)
   running_ = script_.run_state == RunState::kRunning;
   if (running_) world_.run();
   holds_lock_ = true;
-  world_.lock();
+  MIGRATE_CHECK(world_.try_lock());
 }
 
 FakeSource::~FakeSource() {
@@ -144,7 +147,9 @@ Status FakeSource::relinquish() {
 
 Status FakeSource::reclaim() {
   MIGRATE_TRY(scripted(script_.fail_reclaim, "reclaim"));
-  if (!holds_lock_) world_.lock();
+  if (!holds_lock_ && !world_.try_lock()) {
+    return make_error(ErrorCode::kBusy, "the target holds the lock");
+  }
   holds_lock_ = true;
   return {};
 }
@@ -214,7 +219,8 @@ Status FakeSource::rearm(const PageBitmap& set, const RegionId& region, PageRang
   const auto* wanted = set.find(region);
   MIGRATE_CHECK(log != nullptr && taken != nullptr && wanted != nullptr);
   const std::uint64_t first = range.first - log->region.range.first;
-  MIGRATE_CHECK(first % 64 == 0 && (range.count % 64 == 0 || range.end() == log->region.range.end()));
+  MIGRATE_CHECK(first % 64 == 0 &&
+                (range.count % 64 == 0 || range.end() == log->region.range.end()));
   for (std::uint64_t word = first / 64; word < (first + range.count + 63) / 64; ++word) {
     // The contract: only bits that the latest collect gave, each at most once.
     MIGRATE_CHECK((wanted->words[word] & ~taken->words[word]) == 0);
@@ -280,7 +286,9 @@ Status FakeTarget::load_state(StateReader& reader) {
 Status FakeTarget::acquire() {
   hook("acquire");
   MIGRATE_TRY(scripted(script_.fail_acquire, "acquire"));
-  if (!holds_lock_) world_.lock();
+  if (!holds_lock_ && !world_.try_lock()) {
+    return make_error(ErrorCode::kBusy, "the target holds the lock");
+  }
   holds_lock_ = true;
   return {};
 }
@@ -318,7 +326,8 @@ Status FakeTarget::update_regions(const RegionDelta& delta) {
   return {};
 }
 
-Status FakeTarget::write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) {
+Status FakeTarget::write(const RegionId& region, PageRange range,
+                         std::span<const std::byte> bytes) {
   for (const Region& r : memory_.regions()) {
     if (r.id == region) {
       std::memcpy(slice(memory_.bytes(region), r, range).data(), bytes.data(), bytes.size());

@@ -1,5 +1,5 @@
-// Small guests in plain memory for tests of the engine: real bytes, real dirty tracking, a world that
-// counts who runs. No KVM needed.
+// Small guests in plain memory for tests of the engine: real bytes, real dirty tracking, a world
+// that counts who runs. No KVM needed.
 #pragma once
 
 #include <atomic>
@@ -20,11 +20,10 @@ struct World {
   std::atomic<int> running{0};      ///< Hosts on which the guest runs now.
   std::atomic<int> running_max{0};  ///< The most there ever were: more than one is a disaster.
   std::atomic<int> released{0};
-  std::atomic<int> locks{0};        ///< Holders of the guest's disk lock.
-  std::atomic<int> locks_max{0};
+  std::atomic<int> locks{0};  ///< Holders of the guest's disk lock.
   void run();
   void halt() { --running; }
-  void lock();
+  [[nodiscard]] bool try_lock();  ///< Fails while the other host holds it.
   void unlock() { --locks; }
 };
 
@@ -55,7 +54,7 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
  public:
   struct Script {
     TrackerStyle style = TrackerStyle::kManual;
-    bool mapped = true;                  ///< Whether mapped() gives memory out, or read() copies.
+    bool mapped = true;  ///< Whether mapped() gives memory out, or read() copies.
     RunState run_state = RunState::kRunning;
     std::size_t state_bytes = 300;
     /// Called before each collect, peek and save_state with the guest: writes for it.
@@ -116,9 +115,9 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   World& world_;
   FakeMemory memory_;
   Script script_;
-  PageBitmap log_;  // Guarded by memory_.mutex(), as touched_ is.
+  PageBitmap log_;                                    // Guarded by memory_.mutex(), as touched_ is.
   std::set<std::pair<RegionId, GuestPage>> touched_;  // Ever written: all else is a hole.
-  PageBitmap taken_;       // Manual style: what the latest collect gave and was not re-armed.
+  PageBitmap taken_;  // Manual style: what the latest collect gave and was not re-armed.
   bool tracking_ = false;
   bool running_ = false;
   bool paused_by_engine_ = false;

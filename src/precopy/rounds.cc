@@ -1,0 +1,318 @@
+#include "precopy/rounds.hpp"
+
+#include <algorithm>
+
+namespace migrate::precopy {
+namespace {
+
+using std::chrono::milliseconds;
+
+// 8 MiB: large enough that re-arming costs few system calls (128 for 1 GiB), small enough that at
+// 10 Gbit/s a page is read 7 ms after its re-arm at the latest.
+constexpr std::uint64_t kWindowPages = 2048;
+// How long before it is read a page is re-armed. Pages written again in that time are seen by the
+// next peek and left to a later round.
+constexpr milliseconds kLookAhead{20};
+constexpr std::size_t kWindowsAheadMax = 16;
+
+std::vector<Region> regions_of(const PageBitmap& set) {
+  std::vector<Region> regions;
+  for (const auto& segment : set.segments()) regions.push_back(segment.region);
+  return regions;
+}
+
+}  // namespace
+
+Rounds::Rounds(Context context) : context_(std::move(context)) {
+  std::vector<Region> regions;
+  for (const auto& entry : context_.ledger.entries()) regions.push_back(entry->region);
+  follow_regions(regions);
+}
+
+void Rounds::follow_regions(const std::vector<Region>& regions) {
+  heat_.reshape(regions);
+  set_.reshape(regions, true);  // All of a new region is dirty.
+  collected_.reshape(regions, false);
+  again_.reshape(regions, false);
+  holes_.reshape(regions, false);
+}
+
+Status Rounds::start() {
+  MIGRATE_TRY(context_.tracker.start());
+  tracking_ = true;
+  MIGRATE_TRY(collect());
+  set_.set_all();
+  return find_holes();
+}
+
+Status Rounds::start_paused() {
+  set_.set_all();
+  for (const auto& segment : holes_.segments()) {
+    MIGRATE_TRY(context_.pages.holes(segment.region.id, holes_));
+  }
+  set_.subtract(holes_);
+  return {};
+}
+
+// A page is a hole for good only if it still is one after its log bit was re-armed: a write in
+// between would be in neither the log nor the set.
+Status Rounds::find_holes() {
+  PageBitmap before(regions_of(set_));
+  for (const auto& segment : before.segments()) {
+    MIGRATE_TRY(context_.pages.holes(segment.region.id, before));
+  }
+  if (!context_.tracker.rearms_in_collect()) {
+    PageBitmap armed = before;
+    armed.intersect(collected_);
+    for (const auto& segment : armed.segments()) {
+      MIGRATE_TRY(context_.tracker.rearm(armed, segment.region.id, segment.region.range));
+    }
+    collected_.subtract(armed);
+  }
+  for (const auto& segment : holes_.segments()) {
+    MIGRATE_TRY(context_.pages.holes(segment.region.id, holes_));
+  }
+  holes_.intersect(before);
+  set_.subtract(holes_);
+  return {};
+}
+
+Status Rounds::collect() {
+  const auto begin = context_.clock.now();
+  collected_.clear_all();
+  MIGRATE_TRY(context_.tracker.collect(collected_));
+  last_collect_ = context_.clock.now() - begin;
+  set_.merge(collected_);
+  holes_.subtract(collected_);
+  return {};
+}
+
+Result<RoundOutcome> Rounds::run() {
+  RoundOutcome outcome;
+  outcome.round = round_;
+  outcome.set_pages = set_.count();
+  const auto begin = context_.clock.now();
+  dispatched_ = redirtied_ = 0;
+  peeked_at_ = begin;
+  again_.clear_all();
+  const bool rearm = tracking_ && !context_.tracker.rearms_in_collect();
+  PageBitmap hot = heat_.hot_part(set_);
+  PageBitmap cold = set_;
+  cold.subtract(hot);
+  set_.clear_all();
+  MIGRATE_TRY(send_part(cold, rearm));
+  MIGRATE_TRY(send_part(hot, rearm));
+  MIGRATE_TRY(flush_batch());
+  bool regions_changed = false;
+  MIGRATE_TRY(sync_regions(regions_changed));
+  MIGRATE_ASSIGN(outcome.bulk, context_.senders.finish_round(round_, false));
+  MIGRATE_TRY(send_barrier(outcome.bulk, false));
+  MIGRATE_TRY(await_ack());
+  outcome.took = context_.clock.now() - begin;
+  outcome.looked_at = dispatched_;
+  outcome.redirtied = redirtied_;
+  const double seconds = std::chrono::duration<double>(outcome.took).count();
+  if (dispatched_ >= kWindowPages) {
+    bytes_per_s_ = static_cast<double>(dispatched_ * kPageSize) / seconds;
+  }
+  if (regions_changed) MIGRATE_TRY(apply_regions(pending_regions_));
+  ++round_;
+  if (tracking_) {
+    MIGRATE_TRY(collect());
+    heat_.note(set_);
+  }
+  outcome.collect = last_collect_;
+  outcome.dirty_after = set_.count();
+  return outcome;
+}
+
+std::size_t Rounds::windows_ahead() const {
+  const double window_s =
+      bytes_per_s_ > 0 ? static_cast<double>(kWindowPages * kPageSize) / bytes_per_s_ : 0.007;
+  const double windows = std::chrono::duration<double>(kLookAhead).count() / window_s;
+  return static_cast<std::size_t>(std::clamp(windows, 1.0, double{kWindowsAheadMax}));
+}
+
+Status Rounds::send_part(const PageBitmap& part, bool rearm) {
+  PageBitmap to_rearm = part;
+  to_rearm.intersect(collected_);
+  std::deque<Window> ahead;
+  const std::size_t ahead_max = rearm ? windows_ahead() : 0;
+  for (std::size_t i = 0; i < part.segments().size(); ++i) {
+    const auto& segment = part.segments()[i];
+    const GuestPage end = segment.region.range.end();
+    for (GuestPage first = segment.region.range.first; first < end;) {
+      const PageRange range{first, std::min(kWindowPages, end - first)};
+      first = range.end();
+      if (next_run(segment, range.first, range.end()).empty()) continue;
+      if (rearm) MIGRATE_TRY(context_.tracker.rearm(to_rearm, segment.region.id, range));
+      ahead.push_back({i, range});
+      if (ahead.size() <= ahead_max) continue;
+      MIGRATE_TRY(look_again());
+      MIGRATE_TRY(dispatch(part, ahead.front(), tracking_));
+      ahead.pop_front();
+    }
+  }
+  for (const Window& window : ahead) {
+    MIGRATE_TRY(look_again());
+    MIGRATE_TRY(dispatch(part, window, tracking_));
+  }
+  return {};
+}
+
+Status Rounds::look_again() {
+  MIGRATE_TRY(context_.on_progress(dispatched_));
+  if (!tracking_ || stable_) return {};
+  const auto now = context_.clock.now();
+  if (now - peeked_at_ < kLookAhead) return {};
+  MIGRATE_TRY(context_.tracker.peek(again_));
+  peeked_at_ = context_.clock.now();
+  return {};
+}
+
+Status Rounds::dispatch(const PageBitmap& part, const Window& window, bool skip_again) {
+  const auto& segment = part.segments()[window.segment];
+  const auto* again = skip_again ? again_.find(segment.region.id) : nullptr;
+  PageLedger::Entry* entry = context_.ledger.find(segment.region.id);
+  MIGRATE_CHECK(entry != nullptr);
+  const GuestPage first = segment.region.range.first;
+  for (PageRange run = next_run(segment, window.range.first, window.range.end()); !run.empty();
+       run = next_run(segment, run.end(), window.range.end())) {
+    for (std::uint64_t page = run.first - first; page < run.end() - first; ++page) {
+      if (again != nullptr && ((again->words[page / 64] >> (page % 64)) & 1) != 0) {
+        ++redirtied_;
+        continue;
+      }
+      MIGRATE_TRY(add_to_batch(entry, page));
+    }
+  }
+  return {};
+}
+
+Status Rounds::add_to_batch(PageLedger::Entry* entry, std::uint64_t page) {
+  if (batch_.count > 0 && (batch_.entry != entry || batch_.count == PageBatch::kPagesMax ||
+                           page < batch_.pages[batch_.count - 1])) {
+    MIGRATE_TRY(flush_batch());
+  }
+  batch_.entry = entry;
+  batch_.pages[batch_.count++] = page;
+  return {};
+}
+
+Status Rounds::flush_batch() {
+  if (batch_.count == 0) return {};
+  batch_.round = round_;
+  batch_.stable = stable_;
+  dispatched_ += batch_.count;
+  Status sent = context_.senders.submit(batch_);
+  batch_.count = 0;
+  return sent;
+}
+
+Status Rounds::sync_regions(bool& changed) {
+  MIGRATE_ASSIGN(const auto now, context_.pages.regions());
+  pending_regions_ = {};
+  pending_regions_.first_handle = wire::RegionHandle{context_.ledger.next_handle()};
+  for (const auto& entry : context_.ledger.entries()) {
+    if (std::find(now.begin(), now.end(), entry->region) == now.end()) {
+      pending_regions_.removed.push_back(wire::RegionHandle{entry->handle});
+    }
+  }
+  for (const Region& region : now) {
+    const PageLedger::Entry* known = context_.ledger.find(region.id);
+    if (known == nullptr || !(known->region == region)) pending_regions_.added.push_back(region);
+  }
+  changed = !pending_regions_.added.empty() || !pending_regions_.removed.empty();
+  return changed ? context_.control.send(pending_regions_, context_.idle_max) : Status{};
+}
+
+Status Rounds::apply_regions(const wire::Regions& change) {
+  for (const wire::RegionHandle handle : change.removed) {
+    const PageLedger::Entry* entry = context_.ledger.find(handle.number);
+    for (std::uint64_t page = 0; page < entry->hashes.size(); ++page) {
+      digest_ -= context_.digest.mix(handle, page, entry->hashes[page]);
+    }
+    MIGRATE_TRY(context_.ledger.remove(handle.number));
+  }
+  std::uint32_t handle = change.first_handle.number;
+  for (const Region& region : change.added) MIGRATE_TRY(context_.ledger.add(handle++, region));
+  std::vector<Region> regions;
+  for (const auto& entry : context_.ledger.entries()) regions.push_back(entry->region);
+  follow_regions(regions);
+  return {};
+}
+
+Status Rounds::send_barrier(const BulkTotals& totals, bool final) {
+  digest_ += totals.digest_change;
+  return context_.control.send(wire::Barrier{round_, final, totals.carried, totals.digest_change},
+                               context_.idle_max);
+}
+
+Status Rounds::await_ack() {
+  MIGRATE_ASSIGN(const auto ack, context_.control.expect<wire::BarrierAck>(context_.idle_max));
+  if (ack.round != round_) {
+    return make_error(ErrorCode::kProtocol, "the target acknowledged round " +
+                                                std::to_string(ack.round) + " in round " +
+                                                std::to_string(round_));
+  }
+  // REGIONS take effect at the barrier: the target's digest is without the removed ones.
+  std::uint64_t expected = digest_;
+  for (const wire::RegionHandle handle : pending_regions_.removed) {
+    const PageLedger::Entry* entry = context_.ledger.find(handle.number);
+    for (std::uint64_t page = 0; page < entry->hashes.size(); ++page) {
+      expected -= context_.digest.mix(handle, page, entry->hashes[page]);
+    }
+  }
+  if (ack.digest != expected) {
+    return make_error(ErrorCode::kIntegrity,
+                      "after round " + std::to_string(round_) +
+                          " the target's memory has another digest than what was sent")
+        .advise("send again; if it happens twice, please report it");
+  }
+  return {};
+}
+
+Status Rounds::begin_final() {
+  stable_ = true;
+  final_ = {};
+  if (tracking_) MIGRATE_TRY(collect());
+  final_.collect = tracking_ ? last_collect_ : nanoseconds{0};
+  bool changed = false;
+  MIGRATE_TRY(sync_regions(changed));
+  if (changed) {
+    // New regions begin in the round after a barrier: one without pages makes room for them.
+    MIGRATE_ASSIGN(final_.bulk, context_.senders.finish_round(round_, false));
+    MIGRATE_TRY(send_barrier(final_.bulk, false));
+    MIGRATE_TRY(await_ack());
+    MIGRATE_TRY(apply_regions(pending_regions_));
+    ++round_;
+    pending_regions_ = {};
+  }
+  final_.round = round_;
+  final_.set_pages = set_.count();
+  dispatched_ = redirtied_ = 0;
+  again_.clear_all();
+  return send_part(set_, false);
+}
+
+Result<RoundOutcome> Rounds::finish_final() {
+  // What fills less than a batch leaves from this thread: waking a lane would take longer.
+  if (dispatched_ == 0 && batch_.count > 0) {
+    batch_.round = round_;
+    batch_.stable = true;
+    dispatched_ = batch_.count;
+    Status sent = context_.senders.send_here(batch_);
+    batch_.count = 0;
+    MIGRATE_TRY(std::move(sent));
+  }
+  MIGRATE_TRY(flush_batch());
+  MIGRATE_ASSIGN(const BulkTotals totals, context_.senders.finish_round(round_, true));
+  MIGRATE_TRY(send_barrier(totals, true));
+  final_.bulk += totals;
+  final_.looked_at = dispatched_;
+  set_.clear_all();
+  ++round_;
+  return final_;
+}
+
+}  // namespace migrate::precopy

@@ -1,0 +1,235 @@
+#include "session/host_identity.hpp"
+#include "session/incoming_impl.hpp"
+#include "wire/negotiation.hpp"
+
+namespace migrate {
+namespace {
+
+using session::Introductions;
+using session::TargetState;
+using std::chrono::duration;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kReplyPatience{1'000};
+
+double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
+
+bool says_no_to_the_guest(ErrorCode code) {
+  return code != ErrorCode::kCancelled && code != ErrorCode::kLinkLost &&
+         code != ErrorCode::kTimeout && code != ErrorCode::kProtocol;
+}
+
+}  // namespace
+
+Incoming::Impl::Impl(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
+                     Observer* observer, Arbiter* arbiter, Clock& clock)
+    : guest_(std::move(guest)),
+      options_(std::move(options)),
+      host_(host),
+      observer_(observer),
+      arbiter_(arbiter),
+      clock_(clock),
+      state_(options_.state_bytes_max) {
+  MIGRATE_CHECK(guest_ != nullptr);
+}
+
+IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
+  begin_ = clock_.now();
+  IncomingResult result;
+  {
+    Introductions introductions(
+        {acceptor, options_.hello_timeout,
+         [this](const wire::SessionId& other) {
+           const auto found =
+               session::consult_journal(options_.runtime_dir, other, session::this_boot());
+           return wire::Answer{static_cast<wire::JournalState>(found.answer.state),
+                               found.answer.attempt, found.answer.boot, found.answer.process_lives};
+         },
+         [this] { wake(); }});
+    {
+      MutexLock lock(watch_mutex_);
+      introductions_ = &introductions;
+    }
+    Status ready = gate_.load() == Gate::kCancelled
+                       ? make_error(ErrorCode::kCancelled, "receiving was cancelled")
+                       : setup(introductions);
+    if (!ready) {
+      refuse(std::move(ready).error());
+    } else {
+      report_.phases_ms.setup = elapsed_ms();
+      serve(introductions);
+      linger(introductions);
+    }
+    MutexLock lock(watch_mutex_);
+    introductions_ = nullptr;
+    watched_ = nullptr;
+    receiving_ = nullptr;
+  }
+  finish(result);
+  return result;
+}
+
+Status Incoming::Impl::setup(Introductions& introductions) {
+  MIGRATE_ASSIGN(auto arrival, introductions.wait_for_hello());
+  begin_ = clock_.now();  // Waiting for a source is not part of a migration.
+  control_ = std::move(arrival.control);
+  watch(&control_->channel());
+  const wire::Hello& hello = arrival.hello;
+  MIGRATE_ASSIGN(const auto welcome, accept_hello(hello));
+  MIGRATE_ASSIGN(auto journal, session::Journal::create(options_.runtime_dir, hello.session,
+                                                        session::this_boot()));
+  return begin_session(introductions, hello, welcome, std::move(journal));
+}
+
+Result<wire::Welcome> Incoming::Impl::accept_hello(const wire::Hello& hello) {
+  session_id_ = hello.session;
+  description_ = hello.guest;
+  strategy_ = hello.strategy;
+  wire::TargetTerms terms;
+  terms.limits.state_bytes = options_.state_bytes_max;
+  MIGRATE_ASSIGN(auto welcome, wire::negotiate(hello, terms));
+  Status fits = host_.on_described(description_);
+  if (fits) fits = guest_->prepare(description_);
+  if (!fits) {
+    refused_ = says_no_to_the_guest(fits.error().code);
+    return std::move(fits).error().at(Phase::kPreflight);
+  }
+  session::fill_random(welcome.random.bytes);
+  session::fill_random(welcome.secret.bytes);
+  welcome.boot = session::this_boot();
+  welcome.host = session::host_name();
+  return welcome;
+}
+
+Status Incoming::Impl::begin_session(Introductions& introductions, const wire::Hello& hello,
+                                     const wire::Welcome& welcome, session::Journal journal) {
+  const wire::Hasher hasher(hello.random, welcome.random);
+  digest_.emplace(hasher);
+  ledger_ = std::make_unique<PageLedger>(digest_->zero_hash());
+  for (std::uint32_t i = 0; i < description_.regions.size(); ++i) {
+    MIGRATE_TRY(ledger_->add(i, description_.regions[i]));
+  }
+  introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
+  MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
+  control_->set_hasher(hasher);
+  MIGRATE_ASSIGN(auto lanes, introductions.wait_for_lanes(options_.hello_timeout));
+  session::TargetDriver::Context context{
+      .guest = *guest_,
+      .arbiter = arbiter_,
+      .clock = clock_,
+      .lease = options_.lease,
+      .idle_max = options_.peer_timeout,
+      .session = to_text(session_id_),
+      .boot = welcome.boot,
+      .load = [this](std::uint32_t attempt) { return load(attempt); },
+      .run_state = [this] { return offer_->run_state; },
+      .on_started = [this] { host_.on_started(); }};
+  driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
+                                                    control_.get());
+  receivers_ = std::make_unique<BulkReceivers>(
+      std::move(lanes), BulkReceivers::Context{guest_->pages(), *ledger_, *digest_,
+                                               options_.peer_timeout, [this] { wake(); }});
+  round_begin_ = clock_.now();
+  MutexLock lock(watch_mutex_);
+  receiving_ = receivers_.get();
+  return {};
+}
+
+void Incoming::Impl::refuse(Error error) {
+  if (gate_.load() == Gate::kCancelled) {
+    error = make_error(ErrorCode::kCancelled, "receiving was cancelled");
+  }
+  if (error.phase == Phase::kNone) error.phase = Phase::kSetup;
+  if (error.side == Side::kNone) error.side = Side::kTarget;
+  if (control_ != nullptr) {
+    control_->channel().resume_after_interrupt();
+    Status sent = control_->send(wire::ErrorRecord{error}, kReplyPatience);
+    static_cast<void>(sent);
+  }
+  guest_->discard();
+  early_error_ = std::move(error);
+}
+
+void Incoming::Impl::watch(Channel* channel) {
+  MutexLock lock(watch_mutex_);
+  watched_ = channel;
+  if (channel != nullptr && gate_.load() == Gate::kCancelled) channel->interrupt();
+}
+
+void Incoming::Impl::wake() noexcept {
+  MutexLock lock(watch_mutex_);
+  if (watched_ != nullptr) watched_->interrupt();
+}
+
+bool Incoming::Impl::cancel() noexcept {
+  Gate open = Gate::kOpen;
+  if (!gate_.compare_exchange_strong(open, Gate::kCancelled)) return open == Gate::kCancelled;
+  MutexLock lock(watch_mutex_);
+  if (watched_ != nullptr) watched_->interrupt();
+  if (introductions_ != nullptr) introductions_->interrupt();
+  if (receiving_ != nullptr) receiving_->cancel();
+  return true;
+}
+
+void Incoming::Impl::finish(IncomingResult& result) {
+  receivers_.reset();
+  if (driver_ == nullptr) {
+    report_.error = early_error_;
+    const bool cancelled = early_error_ && early_error_->code == ErrorCode::kCancelled;
+    result.outcome = cancelled  ? Outcome::kCancelled
+                     : refused_ ? Outcome::kRefused
+                                : Outcome::kFailed;
+  } else if (driver_->machine().state() == TargetState::kStarted) {
+    result.outcome = Outcome::kDone;
+  } else if (driver_->machine().state() == TargetState::kLost) {
+    result.outcome = Outcome::kLost;
+    report_.error = driver_->error();
+  } else {
+    report_.error = driver_->error();
+    const bool cancelled = report_.error && report_.error->code == ErrorCode::kCancelled;
+    result.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
+  }
+  fill_report(result);
+  result.guest = std::move(guest_);
+}
+
+void Incoming::Impl::fill_report(IncomingResult& result) {
+  report_.outcome = result.outcome;
+  report_.side = Side::kTarget;
+  report_.strategy = to_string(strategy_ == Strategy::kAuto ? Strategy::kPrecopy : strategy_);
+  report_.session = to_text(session_id_);
+  report_.guest.name = description_.name;
+  report_.guest.kind = to_string(description_.kind);
+  report_.guest.vcpus = description_.vcpus;
+  for (const Region& region : description_.regions) {
+    report_.guest.memory_bytes += region.range.bytes();
+    report_.pages.total += region.range.count;
+  }
+  if (offer_) report_.guest.state = to_string(offer_->run_state);
+  if (driver_ != nullptr) {
+    report_.attempts = driver_->machine().attempt();
+    report_.phases_ms.start = static_cast<double>(driver_->start_us()) / 1000;
+  }
+  if (report_.total_ms > 0) {
+    report_.bandwidth_mib_s =
+        static_cast<double>(report_.bytes.wire) / 1048576 / (report_.total_ms / 1000);
+  }
+  result.report = report_;
+}
+
+void Incoming::Impl::say(std::string name, std::string detail, Phase phase) {
+  if (observer_ != nullptr)
+    observer_->on_event({std::move(name), phase, round_, std::move(detail)});
+}
+
+double Incoming::Impl::elapsed_ms() const { return to_ms(clock_.now() - begin_); }
+
+Incoming::Incoming(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
+                   Observer* observer, Arbiter* arbiter, Clock& clock)
+    : impl_(std::make_unique<Impl>(std::move(guest), std::move(options), host, observer, arbiter,
+                                   clock)) {}
+Incoming::~Incoming() = default;
+IncomingResult Incoming::run(Acceptor& acceptor) { return impl_->run(acceptor); }
+bool Incoming::cancel() noexcept { return impl_->cancel(); }
+
+}  // namespace migrate

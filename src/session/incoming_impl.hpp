@@ -1,0 +1,104 @@
+// Incoming::Impl: the coordinator of the target. Its parts: incoming.cc (set-up, result),
+// incoming_session.cc (records of the control lane, loading, lingering).
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+
+#include "base/mutex.hpp"
+#include "memory/page_ledger.hpp"
+#include "migrate/migration.hpp"
+#include "session/introductions.hpp"
+#include "session/state_stream.hpp"
+#include "session/target_driver.hpp"
+#include "transport/bulk_receivers.hpp"
+#include "wire/digest.hpp"
+
+namespace migrate {
+
+class Incoming::Impl {
+ public:
+  Impl(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host, Observer* observer,
+       Arbiter* arbiter, Clock& clock);
+
+  IncomingResult run(Acceptor& acceptor);
+  bool cancel() noexcept;
+
+ private:
+  enum class Gate { kOpen, kCancelled, kClosed };
+
+  // Set-up and result.
+  Status setup(session::Introductions& introductions);
+  Result<wire::Welcome> accept_hello(const wire::Hello& hello);
+  Status begin_session(session::Introductions& introductions, const wire::Hello& hello,
+                       const wire::Welcome& welcome, session::Journal journal);
+  void refuse(Error error);
+  void finish(IncomingResult& result);
+  void fill_report(IncomingResult& result);
+  void watch(Channel* channel);
+  void wake() noexcept;
+  void say(std::string name, std::string detail, Phase phase = Phase::kNone);
+  [[nodiscard]] double elapsed_ms() const;
+
+  // The session.
+  void serve(session::Introductions& introductions);
+  void serve_record(session::Introductions& introductions);
+  void serve_failure(session::Introductions& introductions, Error error);
+  Status take(const RecordChannel::Record& record);
+  Status take_state(const RecordChannel::Record& record);
+  Status take_abort(wire::Abort abort);
+  Status take_barrier(const wire::Barrier& barrier);
+  Status take_offer(const wire::Offer& offer);
+  Status check_regions(const wire::Regions& change) const;
+  Status apply_regions();
+  Status open_host();
+  Result<wire::Ready> load(std::uint32_t attempt);
+  Status verify_full(std::uint64_t& verify_us);
+  bool replace_control(session::Introductions& introductions, SteadyTime until);
+  void linger(session::Introductions& introductions);
+  [[nodiscard]] nanoseconds patience() const;
+  [[nodiscard]] SteadyTime lease_over() const;
+
+  std::unique_ptr<TargetGuest> guest_;
+  const IncomingOptions options_;
+  Host& host_;
+  Observer* const observer_;
+  Arbiter* const arbiter_;
+  Clock& clock_;
+
+  std::atomic<Gate> gate_{Gate::kOpen};
+  Mutex watch_mutex_;
+  Channel* watched_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
+  session::Introductions* introductions_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
+  BulkReceivers* receiving_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
+
+  // The coordinator's from here on.
+  SteadyTime begin_{};
+  wire::SessionId session_id_;
+  GuestDescription description_;
+  Strategy strategy_ = Strategy::kAuto;
+  std::unique_ptr<RecordChannel> control_;
+  std::optional<wire::PageDigest> digest_;
+  std::unique_ptr<PageLedger> ledger_;
+  std::unique_ptr<BulkReceivers> receivers_;
+  std::unique_ptr<session::TargetDriver> driver_;
+  session::StateBuffer state_;
+  std::optional<wire::Regions> pending_regions_;
+  std::optional<wire::Offer> offer_;
+  std::uint64_t memory_digest_ = 0;
+  std::uint32_t round_ = 0;
+  SteadyTime round_begin_{};
+  bool final_applied_ = false;
+  bool host_open_ = false;
+  bool refused_ = false;
+  bool released_ = false;  // The source has confirmed, or has said itself that it keeps the guest.
+  bool link_lost_ = false;
+  std::uint64_t activity_seen_ = 0;
+  SteadyTime linger_until_{};  // While lingering.
+  std::uint64_t final_apply_us_ = 0;
+  std::optional<Error> early_error_;  // Before there was a driver.
+  Report report_;
+};
+
+}  // namespace migrate

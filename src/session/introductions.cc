@@ -1,0 +1,248 @@
+#include "session/introductions.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace migrate::session {
+namespace {
+
+using std::chrono::milliseconds;
+using SteadyClock = std::chrono::steady_clock;
+
+// Connections that have not introduced themselves yet. A session has at most 65 lanes; strangers
+// beyond that wait in the listen queue until somebody's deadline passes.
+constexpr std::size_t kPendingMax = 80;
+// A refusal is a courtesy to a peer that may be gone.
+constexpr milliseconds kReplyPatience{1'000};
+constexpr milliseconds kAcceptPause{100};
+
+void refuse(RecordChannel& channel, Error error) {
+  Status sent = channel.send(wire::ErrorRecord{std::move(error).on(Side::kTarget)}, kReplyPatience);
+  static_cast<void>(sent);
+}
+
+}  // namespace
+
+struct Introductions::Pending {
+  std::unique_ptr<RecordChannel> channel;
+  Channel* raw = nullptr;  // Stays valid until `done` for interrupting, unless handed on.
+  bool handed_on = false;  // Guarded by Introductions::mutex_.
+  std::atomic<bool> done{false};
+  std::thread thread;
+};
+
+Introductions::Introductions(Context context) : context_(std::move(context)) {
+  thread_ = std::thread([this] { run(); });
+  pthread_setname_np(thread_.native_handle(), "mig-accept");
+}
+
+Introductions::~Introductions() {
+  interrupt();
+  thread_.join();
+  reap(true);
+}
+
+void Introductions::interrupt() noexcept {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    for (auto& pending : pending_) {
+      if (!pending->handed_on) pending->raw->interrupt();
+    }
+    changed_.notify_all();
+  }
+  context_.acceptor.interrupt();
+}
+
+void Introductions::run() {
+  for (;;) {
+    auto channel = context_.acceptor.accept(std::chrono::hours(1));
+    reap(false);
+    MutexLock lock(mutex_);
+    if (stopping_) return;
+    if (!channel) {
+      if (channel.error().code == ErrorCode::kTimeout) continue;
+      accept_error_ = std::move(channel).error();
+      changed_.notify_all();
+      // Out of descriptors, say: it may pass.
+      changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
+      continue;
+    }
+    accept_error_.reset();
+    while (pending_.size() >= kPendingMax && !stopping_) {
+      // A slot is free by the hello deadline at the latest; connections wait in the kernel.
+      changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
+      std::erase_if(pending_, [](auto& pending) {
+        if (!pending->done.load()) return false;
+        pending->thread.join();
+        return true;
+      });
+    }
+    auto pending = std::make_unique<Pending>();
+    pending->channel = std::make_unique<RecordChannel>(*std::move(channel));
+    pending->raw = &pending->channel->channel();
+    pending->thread = std::thread([this, raw = pending.get()] {
+      introduce(*raw);
+      raw->done.store(true);
+    });
+    pending_.push_back(std::move(pending));
+  }
+}
+
+void Introductions::reap(bool all) {
+  std::list<std::unique_ptr<Pending>> gone;
+  {
+    MutexLock lock(mutex_);
+    for (auto it = pending_.begin(); it != pending_.end();) {
+      auto next = std::next(it);
+      if (all || (*it)->done.load()) gone.splice(gone.end(), pending_, it);
+      it = next;
+    }
+  }
+  for (auto& pending : gone) pending->thread.join();
+}
+
+void Introductions::introduce(Pending& pending) {
+  auto record = pending.channel->receive(context_.hello_timeout);
+  std::unique_ptr<RecordChannel> channel;
+  {
+    MutexLock lock(mutex_);
+    pending.handed_on = true;
+    channel = std::move(pending.channel);
+  }
+  if (!record) {
+    Error error = std::move(record).error();
+    if (error.code == ErrorCode::kTimeout)
+      error.message = "the connection did not introduce itself";
+    return refuse(*channel, std::move(error));
+  }
+  switch (record->header.type) {
+    case wire::RecordType::kHello: {
+      auto hello = wire::decode<wire::Hello>(record->body);
+      return hello ? take_hello(std::move(channel), *hello)
+                   : refuse(*channel, std::move(hello).error());
+    }
+    case wire::RecordType::kJoin: {
+      auto join = wire::decode<wire::Join>(record->body);
+      return join ? take_join(std::move(channel), *join)
+                  : refuse(*channel, std::move(join).error());
+    }
+    case wire::RecordType::kAsk: {
+      auto ask = wire::decode<wire::Ask>(record->body);
+      return ask ? take_ask(std::move(channel), *ask) : refuse(*channel, std::move(ask).error());
+    }
+    default:
+      return refuse(*channel, RecordChannel::unexpected(*record, wire::RecordType::kHello));
+  }
+}
+
+void Introductions::take_hello(std::unique_ptr<RecordChannel> channel, const wire::Hello& hello) {
+  {
+    MutexLock lock(mutex_);
+    if (!hello_taken_) {
+      hello_taken_ = true;
+      arrival_ = Arrival{std::move(channel), hello};
+      changed_.notify_all();
+      return;
+    }
+  }
+  refuse(*channel, make_error(ErrorCode::kBusy, "this target is receiving another guest")
+                       .advise("wait for it, or start another `migrate recv` there"));
+}
+
+Status Introductions::check_join(const wire::Join& join) {
+  if (!expecting_ || join.session != session_) {
+    return make_error(ErrorCode::kNotFound, "a lane wants to join a session that is not here");
+  }
+  if (!equal(join.proof, secret_)) {
+    return make_error(ErrorCode::kUnauthorized, "a lane does not prove that it is the session's");
+  }
+  const std::size_t number = join.lane.number;
+  if (join.role != wire::LaneRole::kBulk || number < 1 || number > lanes_.size() ||
+      lanes_[number - 1] != nullptr) {
+    return make_error(ErrorCode::kProtocol,
+                      "lane " + std::to_string(number) + " is not wanted, or has joined already");
+  }
+  return {};
+}
+
+void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join) {
+  {
+    MutexLock lock(mutex_);
+    Status fits = check_join(join);
+    if (!fits) return refuse(*channel, std::move(fits).error());
+    channel->set_hasher(hasher_);
+  }
+  if (!channel->send(wire::Joined{join.lane}, kReplyPatience)) return;
+  MutexLock lock(mutex_);
+  if (!check_join(join)) return;
+  lanes_[join.lane.number - 1] = std::move(channel);
+  ++joined_;
+  changed_.notify_all();
+}
+
+void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask) {
+  {
+    MutexLock lock(mutex_);
+    if (expecting_ && ask.session == session_) {
+      if (!equal(ask.proof, secret_)) {
+        return refuse(*channel, make_error(ErrorCode::kUnauthorized,
+                                           "the question does not prove that it is the session's"));
+      }
+      channel->set_hasher(hasher_);
+      asking_ = std::move(channel);
+      changed_.notify_all();
+    }
+  }
+  if (channel == nullptr) return context_.on_ask();
+  Status sent = channel->send(context_.consult(ask.session), kReplyPatience);
+  static_cast<void>(sent);
+}
+
+Result<Introductions::Arrival> Introductions::wait_for_hello() {
+  MutexLock lock(mutex_);
+  while (!arrival_ && !stopping_ && !accept_error_) changed_.wait(mutex_);
+  if (arrival_) {
+    Arrival arrival = std::move(*arrival_);
+    arrival_.reset();
+    return arrival;
+  }
+  if (stopping_) return make_error(ErrorCode::kCancelled, "receiving was cancelled");
+  return *accept_error_;
+}
+
+void Introductions::expect(const wire::SessionId& session, const wire::JoinSecret& secret,
+                           const wire::Hasher& hasher, std::uint16_t lanes) {
+  MutexLock lock(mutex_);
+  expecting_ = true;
+  session_ = session;
+  secret_ = secret;
+  hasher_ = hasher;
+  lanes_.resize(lanes);
+}
+
+Result<std::vector<std::unique_ptr<RecordChannel>>> Introductions::wait_for_lanes(
+    nanoseconds timeout) {
+  const auto until = SteadyClock::now() + timeout;
+  MutexLock lock(mutex_);
+  while (joined_ < lanes_.size() && !stopping_) {
+    if (!changed_.wait_until(mutex_, until)) break;
+  }
+  if (joined_ == lanes_.size()) return std::move(lanes_);
+  if (stopping_) return make_error(ErrorCode::kCancelled, "receiving was cancelled");
+  return make_error(ErrorCode::kTimeout, std::to_string(joined_) + " of " +
+                                             std::to_string(lanes_.size()) +
+                                             " lanes joined the session in time");
+}
+
+std::unique_ptr<RecordChannel> Introductions::take_asking(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (asking_ == nullptr && !stopping_) {
+    if (!changed_.wait_until(mutex_, until)) break;
+  }
+  return std::move(asking_);
+}
+
+}  // namespace migrate::session

@@ -1,0 +1,82 @@
+// Introductions: who are the connections that come to a target? Each says HELLO, JOIN or ASK first.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "migrate/channel.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::session {
+
+/// Takes connections on threads of its own, so that one that stays silent holds up nobody. Wrong
+/// ones are told why and dropped. Methods are the coordinator's, but interrupt().
+class Introductions {
+ public:
+  struct Context {
+    Acceptor& acceptor;
+    nanoseconds hello_timeout;  ///< How long a connection may take to introduce itself.
+    /// Answers ASK for sessions that are not this one.
+    std::function<wire::Answer(const wire::SessionId&)> consult;
+    /// Called from another thread when an ASK of this session has come: see take_asking().
+    std::function<void()> on_ask;
+  };
+  struct Arrival {
+    std::unique_ptr<RecordChannel> control;
+    wire::Hello hello;
+  };
+
+  explicit Introductions(Context context);
+  ~Introductions();  ///< Interrupts the acceptor and joins.
+
+  /// Waits for the first HELLO, for as long as it takes; later ones are refused as busy.
+  Result<Arrival> wait_for_hello();
+
+  /// From now on JOIN and ASK of this session are let in.
+  void expect(const wire::SessionId& session, const wire::JoinSecret& secret,
+              const wire::Hasher& hasher, std::uint16_t lanes);
+  /// Waits until all lanes have joined; in order of their numbers.
+  Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes(nanoseconds timeout);
+
+  /// The newest connection that asked, its ASK taken; nullptr when none did by `until`.
+  std::unique_ptr<RecordChannel> take_asking(std::chrono::steady_clock::time_point until);
+
+  /// Ends all waiting; any thread.
+  void interrupt() noexcept;
+
+ private:
+  struct Pending;
+  void run();
+  void introduce(Pending& pending);
+  void take_hello(std::unique_ptr<RecordChannel> channel, const wire::Hello& hello);
+  void take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join);
+  void take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask);
+  Status check_join(const wire::Join& join) MIGRATE_REQUIRES(mutex_);
+  void reap(bool all);
+
+  Context context_;
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::optional<Error> accept_error_ MIGRATE_GUARDED_BY(mutex_);
+  bool hello_taken_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::optional<Arrival> arrival_ MIGRATE_GUARDED_BY(mutex_);
+  bool expecting_ MIGRATE_GUARDED_BY(mutex_) = false;
+  wire::SessionId session_ MIGRATE_GUARDED_BY(mutex_);
+  wire::JoinSecret secret_ MIGRATE_GUARDED_BY(mutex_);
+  wire::Hasher hasher_ MIGRATE_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<RecordChannel>> lanes_ MIGRATE_GUARDED_BY(mutex_);
+  std::size_t joined_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<RecordChannel> asking_ MIGRATE_GUARDED_BY(mutex_);
+
+  std::list<std::unique_ptr<Pending>> pending_ MIGRATE_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace migrate::session

@@ -1,0 +1,314 @@
+#include <ctime>
+#include <thread>
+
+#include "session/host_identity.hpp"
+#include "session/outgoing_impl.hpp"
+#include "session/uncertain.hpp"
+
+namespace migrate {
+namespace {
+
+using session::SourceDriver;
+using session::SourceState;
+using std::chrono::duration;
+using std::chrono::milliseconds;
+
+// How long the target's own words are waited for when a lane has failed: they are on their way when
+// it noticed first, and never come when it is gone.
+constexpr milliseconds kExplainPatience{300};
+// A burst of 1/100 s keeps the token bucket exact over a tenth of a second and sleeps long enough
+// to be worth it; at least two batches.
+constexpr std::uint64_t kBurstBytesMin = 2ull << 20;
+
+nanoseconds thread_cpu() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
+}
+
+double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
+
+}  // namespace
+
+Outgoing::Impl::Impl(std::unique_ptr<SourceGuest> guest, OutgoingOptions options,
+                     Observer* observer, Arbiter* arbiter, Clock& clock)
+    : guest_(std::move(guest)),
+      options_(std::move(options)),
+      observer_(observer),
+      arbiter_(arbiter),
+      clock_(clock) {
+  MIGRATE_CHECK(guest_ != nullptr);
+}
+
+OutgoingResult Outgoing::Impl::run(Connector& connector) {
+  begin_ = clock_.now();
+  cpu_begin_ = thread_cpu();
+  OutgoingResult result;
+  Status ready = setup(connector);
+  if (driver_ == nullptr) {
+    fail_before_session(std::move(ready).error(), result);
+    return result;
+  }
+  if (ready) {
+    report_.phases_ms.setup = elapsed_ms();
+    phase_ = Phase::kRounds;
+    ready = options_.strategy == Strategy::kStopCopy ? Status{} : precopy();
+    report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
+  }
+  if (ready) {
+    switchover();
+  } else {
+    driver_->fail(explain(std::move(ready).error().at(phase_)));
+  }
+  conclude(result);
+  return result;
+}
+
+Status Outgoing::Impl::setup(Connector& connector) {
+  session::fill_random(session_id_.bytes);
+  MIGRATE_ASSIGN(description_, guest_->describe());
+  {
+    MutexLock lock(watch_mutex_);
+    connecting_ = &connector;
+  }
+  if (gate_.load() == Gate::kCancelled) {
+    return make_error(ErrorCode::kCancelled, "the migration was cancelled");
+  }
+  MIGRATE_TRY(make_session(connector));
+  for (std::uint32_t i = 0; i < description_.regions.size(); ++i) {
+    MIGRATE_TRY(ledger_->add(i, description_.regions[i]));
+  }
+  rounds_ = std::make_unique<precopy::Rounds>(precopy::Rounds::Context{
+      guest_->pages(), guest_->tracker(), *ledger_, *digest_, *senders_, driver_->control(), clock_,
+      options_.peer_timeout, [this](std::uint64_t pages) { return on_progress(pages); }});
+  return {};
+}
+
+Status Outgoing::Impl::make_session(Connector& connector) {
+  auto opened = session::open_session(
+      session_id_, connector, description_, options_, [this](Channel* channel) { watch(channel); },
+      refused_);
+  watch(nullptr);
+  {
+    MutexLock lock(watch_mutex_);
+    connecting_ = nullptr;
+  }
+  if (!opened) return std::move(opened).error().at(Phase::kSetup);
+  round_trip_ms_ = opened->round_trip_ms;
+  declared_load_ms_ = static_cast<double>(opened->welcome.load_us) / 1000;
+  digest_.emplace(opened->hasher);
+  ledger_ = std::make_unique<PageLedger>(digest_->zero_hash());
+  if (options_.bandwidth_bytes_per_s != 0) {
+    limiter_ = std::make_unique<RateLimiter>(
+        options_.bandwidth_bytes_per_s,
+        std::max(kBurstBytesMin, options_.bandwidth_bytes_per_s / 100));
+  }
+  SourceDriver::Context context{
+      .guest = *guest_,
+      .connector = &connector,
+      .arbiter = arbiter_,
+      .clock = clock_,
+      .options = options_,
+      .keys = {session_id_, to_text(session_id_), opened->welcome.secret, opened->hasher,
+               opened->welcome.boot},
+      .watch = [this](Channel* channel) { watch(channel); },
+      .say = [this](
+                 std::string name,
+                 std::string detail) { say(std::move(name), std::move(detail), Phase::kHandover); },
+      .check_ready = [this](const wire::Ready& ready) { return check_ready(ready); },
+      .close_gate =
+          [this] {
+            Gate open = Gate::kOpen;
+            return gate_.compare_exchange_strong(open, Gate::kClosed);
+          },
+      .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); }};
+  driver_ = std::make_unique<SourceDriver>(std::move(context), std::move(opened->control));
+  watch(&driver_->control().channel());
+  senders_ = std::make_unique<BulkSenders>(
+      std::move(opened->lanes),
+      BulkSenders::Context{guest_->pages(), *digest_, limiter_.get(), options_.peer_timeout});
+  MutexLock lock(watch_mutex_);
+  sending_ = senders_.get();
+  return {};
+}
+
+void Outgoing::Impl::watch(Channel* channel) {
+  MutexLock lock(watch_mutex_);
+  watched_ = channel;
+  // A cancel that came while no channel was watched.
+  if (channel != nullptr && gate_.load() == Gate::kCancelled) channel->interrupt();
+}
+
+bool Outgoing::Impl::cancel() noexcept {
+  Gate open = Gate::kOpen;
+  if (!gate_.compare_exchange_strong(open, Gate::kCancelled)) return open == Gate::kCancelled;
+  MutexLock lock(watch_mutex_);
+  if (watched_ != nullptr) watched_->interrupt();
+  if (connecting_ != nullptr) connecting_->interrupt();
+  if (sending_ != nullptr) sending_->cancel();
+  return true;
+}
+
+// A lane that breaks is often the target's way of saying that it failed; its reason comes on the
+// control lane.
+Error Outgoing::Impl::explain(Error error) {
+  if (error.side == Side::kTarget) return error;
+  if (gate_.load() == Gate::kCancelled) {
+    return make_error(ErrorCode::kCancelled, "the migration was cancelled").at(phase_);
+  }
+  error.side = Side::kSource;
+  if (error.code != ErrorCode::kLinkLost && error.code != ErrorCode::kCancelled) return error;
+  const auto until = clock_.now() + kExplainPatience;
+  while (clock_.now() < until) {
+    auto record = driver_->control().receive(until - clock_.now());
+    if (record && record->header.type != wire::RecordType::kDiscarded) continue;
+    if (record) {
+      auto discarded = wire::decode<wire::Discarded>(record->body);
+      if (discarded) return std::move(discarded->error).on(Side::kTarget);
+      break;
+    }
+    if (record.error().side == Side::kTarget) return std::move(record).error();
+    break;
+  }
+  return error;
+}
+
+void Outgoing::Impl::fail_before_session(Error error, OutgoingResult& result) {
+  const bool cancelled = gate_.load() == Gate::kCancelled;
+  if (cancelled) error = make_error(ErrorCode::kCancelled, "the migration was cancelled");
+  if (error.phase == Phase::kNone) error.phase = Phase::kSetup;
+  if (refused_) error.phase = Phase::kPreflight;
+  if (error.side == Side::kNone) error.side = Side::kSource;
+  result.outcome = cancelled  ? Outcome::kCancelled
+                   : refused_ ? Outcome::kRefused
+                              : Outcome::kFailed;
+  report_.error = std::move(error);
+  fill_report(result);
+  result.guest = std::move(guest_);
+}
+
+void Outgoing::Impl::conclude(OutgoingResult& result) {
+  watch(nullptr);
+  {
+    MutexLock lock(watch_mutex_);
+    sending_ = nullptr;
+  }
+  senders_.reset();
+  const SourceState state = driver_->machine().state();
+  report_.error = driver_->error();
+  if (tracking_ && state != SourceState::kReleased) {
+    Status stopped = guest_->tracker().stop();
+    if (!stopped) say("tracker-stop-failed", stopped.error().to_text());
+  }
+  switch (state) {
+    case SourceState::kReleased:
+      result.outcome = driver_->machine().lost() ? Outcome::kLost : Outcome::kDone;
+      if (result.outcome == Outcome::kDone) report_.error.reset();
+      break;
+    case SourceState::kKept: {
+      const bool cancelled = report_.error && report_.error->code == ErrorCode::kCancelled;
+      result.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
+      break;
+    }
+    default:
+      result.outcome = Outcome::kUncertain;
+      break;
+  }
+  if (result.outcome != Outcome::kDone) undo_throttle();
+  if (result.outcome == Outcome::kUncertain) {
+    const std::string_view doubt = session::to_text(driver_->machine().doubt());
+    Error error = make_error(ErrorCode::kUncertain,
+                             "it is not known whether the guest runs at the target; it is kept "
+                             "paused here: " +
+                                 std::string(doubt));
+    if (report_.error) error.message += " (" + report_.error->message + ")";
+    report_.error = std::move(error)
+                        .advise(
+                            "see whether it runs there, then `migrate resolve NAME --resume` or "
+                            "`--release`")
+                        .at(Phase::kHandover)
+                        .on(Side::kSource);
+  }
+  fill_report(result);
+  if (result.outcome == Outcome::kUncertain) {
+    result.uncertain = session::make_uncertain(std::move(driver_));
+  }
+  result.guest = std::move(guest_);
+}
+
+void Outgoing::Impl::fill_report(OutgoingResult& result) {
+  report_.outcome = result.outcome;
+  report_.side = Side::kSource;
+  report_.strategy =
+      to_string(options_.strategy == Strategy::kAuto ? Strategy::kPrecopy : options_.strategy);
+  report_.session = to_text(session_id_);
+  for (const OptionSpec& option : outgoing_option_registry()) {
+    report_.options.emplace_back(option.name, option.get(options_));
+  }
+  report_.guest.name = description_.name;
+  report_.guest.kind = to_string(description_.kind);
+  report_.guest.vcpus = description_.vcpus;
+  for (const Region& region : description_.regions) {
+    report_.guest.memory_bytes += region.range.bytes();
+    report_.pages.total += region.range.count;
+  }
+  report_.guest.tracker = guest_->tracker().name();
+  if (driver_ != nullptr) {
+    report_.attempts = driver_->machine().attempt();
+    if (report_.attempts > 0) {
+      report_.guest.state = to_string(driver_->times().run_before);
+      fill_downtime(driver_->times());
+    }
+  }
+  report_.total_ms = elapsed_ms();
+  report_.pages.raw = bulk_.raw;
+  report_.pages.zero = bulk_.zero;
+  report_.pages.unchanged = bulk_.unchanged;
+  report_.bytes.wire = bulk_.wire_bytes;
+  report_.bytes.guest = (bulk_.raw + bulk_.zero + bulk_.unchanged) * kPageSize;
+  if (report_.total_ms > 0) {
+    report_.bandwidth_mib_s =
+        static_cast<double>(bulk_.wire_bytes) / 1048576 / (report_.total_ms / 1000);
+  }
+  report_.cpu_s = duration<double>(thread_cpu() - cpu_begin_ + bulk_.cpu).count();
+  result.report = report_;
+}
+
+// Phases from the last vCPU's exit to STARTED. The hosts' clocks differ, so the target tells its
+// own durations, and what is left of the whole is the handover: messages, waking, the network.
+void Outgoing::Impl::fill_downtime(const SourceDriver::Times& times) {
+  if (times.run_before == RunState::kPaused || !times.started || !times.ready) return;
+  const double verify_ms = verify_ms_ + static_cast<double>(times.ready->verify_us) / 1000;
+  const double whole = to_ms(times.started_at - times.stopped_at) - round_trip_ms_ / 2 - verify_ms;
+  auto& phases = report_.phases_ms;
+  phases.quiesce = to_ms(times.paused_at - times.stopped_at);
+  phases.final_sync = to_ms(rounds_->final_collect());
+  phases.state_save = to_ms(save_took_);
+  phases.final_pages = to_ms(times.offered_at - final_begin_) - verify_ms_ +
+                       static_cast<double>(times.ready->final_apply_us) / 1000;
+  phases.state_load =
+      static_cast<double>(times.ready->state_load_us + times.ready->acquire_us) / 1000;
+  phases.start = static_cast<double>(times.started->start_us) / 1000;
+  phases.verify = verify_ms;
+  phases.handover = whole - phases.quiesce - phases.final_sync - phases.state_save -
+                    phases.final_pages - phases.state_load - phases.start;
+  report_.downtime_ms = whole;
+}
+
+void Outgoing::Impl::say(std::string name, std::string detail, Phase phase) {
+  if (observer_ == nullptr) return;
+  const std::uint32_t round = rounds_ != nullptr ? rounds_->round() : 0;
+  observer_->on_event({std::move(name), phase, round, std::move(detail)});
+}
+
+double Outgoing::Impl::elapsed_ms() const { return to_ms(clock_.now() - begin_); }
+
+Outgoing::Outgoing(std::unique_ptr<SourceGuest> guest, OutgoingOptions options, Observer* observer,
+                   Arbiter* arbiter, Clock& clock)
+    : impl_(
+          std::make_unique<Impl>(std::move(guest), std::move(options), observer, arbiter, clock)) {}
+Outgoing::~Outgoing() = default;
+OutgoingResult Outgoing::run(Connector& connector) { return impl_->run(connector); }
+bool Outgoing::cancel() noexcept { return impl_->cancel(); }
+
+}  // namespace migrate

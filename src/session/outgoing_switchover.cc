@@ -1,0 +1,136 @@
+#include "session/outgoing_impl.hpp"
+#include "session/state_stream.hpp"
+#include "session/verification.hpp"
+
+namespace migrate {
+namespace {
+
+using session::SourceEvent;
+using session::SourceState;
+using std::chrono::duration;
+
+// While READY is awaited the source has nothing else to do. At least some pages are looked at even
+// when READY is fast (32 pages take about 30 us with cold caches), and at most so many that a slow
+// target does not turn the sample into a second full pass.
+constexpr std::uint64_t kSamplePagesMin = 32;
+constexpr std::uint64_t kSamplePagesMax = 65536;
+constexpr std::uint64_t kSampleStep = 32;
+
+double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
+
+}  // namespace
+
+void Outgoing::Impl::switchover() {
+  phase_ = Phase::kQuiesce;
+  say("switchover", "pausing the guest", Phase::kQuiesce);
+  driver_->drive(SourceEvent::Kind::kBegin);
+  if (driver_->machine().state() != SourceState::kPaused) return;
+  if (Status sent = send_everything(); !sent) {
+    return driver_->fail(explain(std::move(sent).error().at(phase_)));
+  }
+  phase_ = Phase::kHandover;
+  driver_->drive(SourceEvent::Kind::kOfferable);
+  if (driver_->machine().state() == SourceState::kOffered) {
+    if (Status clean = sample_clean_pages(); !clean) {
+      return driver_->fail(std::move(clean).error().at(Phase::kVerify).on(Side::kSource));
+    }
+  }
+  driver_->settle();
+  if (driver_->machine().state() == SourceState::kReleased) {
+    report_.integrity.digest = "equal";
+    if (full_digest_) report_.integrity.full = "equal";
+  }
+}
+
+// Device state first: saving it may dirty memory, so the last collect comes when it says that
+// memory is final. The final pages then leave beside the rest of the state.
+Status Outgoing::Impl::send_everything() {
+  const bool paused_all_along = options_.strategy == Strategy::kStopCopy;
+  const auto save_begin = clock_.now();
+  phase_ = Phase::kStateSave;
+  SteadyTime inner_begin{};
+  nanoseconds inner{0};
+  session::StateSender state(driver_->control(), options_.peer_timeout, [&]() -> Status {
+    inner_begin = clock_.now();
+    phase_ = Phase::kFinalSync;
+    if (paused_all_along) MIGRATE_TRY(rounds_->start_paused());
+    MIGRATE_TRY(rounds_->begin_final());
+    phase_ = Phase::kStateSave;
+    inner = clock_.now() - inner_begin;
+    return {};
+  });
+  Status saved = guest_->save_state(state);
+  if (!saved) return std::move(saved).error().on(Side::kSource);
+  MIGRATE_TRY(state.finish());
+  save_took_ = clock_.now() - save_begin - inner;
+  // Pages began to leave inside the save; what of that was the collect is told apart.
+  final_begin_ = clock_.now() - (inner - rounds_->final_collect());
+  phase_ = Phase::kFinalPages;
+  MIGRATE_ASSIGN(const auto outcome, rounds_->finish_final());
+  bulk_ += outcome.bulk;
+  return verify_full();
+}
+
+Result<bool> Outgoing::Impl::read_pages(const RegionId& region, PageRange range,
+                                        std::span<std::byte> into) {
+  MIGRATE_ASSIGN(const ReadOutcome outcome, guest_->pages().read(region, range, into));
+  return outcome == ReadOutcome::kRead;
+}
+
+Status Outgoing::Impl::verify_full() {
+  if (options_.verify != VerifyMode::kFull) return {};
+  phase_ = Phase::kVerify;
+  const auto begin = clock_.now();
+  const auto read = [this](const RegionId& region, PageRange range, std::span<std::byte> into) {
+    return read_pages(region, range, into);
+  };
+  MIGRATE_ASSIGN(full_digest_, session::full_digest(*ledger_, *digest_, read, &rounds_->holes()));
+  verify_ms_ = to_ms(clock_.now() - begin);
+  if (*full_digest_ != rounds_->digest()) {
+    report_.integrity.full = "unequal";
+    return make_error(ErrorCode::kIntegrity,
+                      "the guest's memory is not what was sent: the dirty tracker (" +
+                          std::string(guest_->tracker().name()) + ") missed a write")
+        .on(Side::kSource)
+        .advise("the guest goes on here; report the tracker and kernel, or use another tracker");
+  }
+  return {};
+}
+
+Status Outgoing::Impl::sample_clean_pages() {
+  const auto read = [this](const RegionId& region, PageRange range, std::span<std::byte> into) {
+    return read_pages(region, range, into);
+  };
+  std::uint64_t looked_at = 0;
+  const auto stop = [&] {
+    ++looked_at;
+    return looked_at > kSamplePagesMin && looked_at % kSampleStep == 0 &&
+           driver_->control().has_news();
+  };
+  auto sampled =
+      session::sample_pages(*ledger_, *digest_, read, &rounds_->holes(), kSamplePagesMax, stop);
+  report_.integrity.sampled = sampled ? "equal" : "unequal";
+  return sampled ? Status{} : Status(std::move(sampled).error());
+}
+
+wire::Offer Outgoing::Impl::make_offer(std::uint32_t attempt) const {
+  wire::Offer offer;
+  offer.attempt = attempt;
+  offer.run_state = driver_->times().run_before;
+  offer.digest = rounds_->digest();
+  offer.has_full_digest = full_digest_.has_value();
+  offer.full_digest = full_digest_.value_or(0);
+  offer.total_pages = ledger_->pages();
+  return offer;
+}
+
+Status Outgoing::Impl::check_ready(const wire::Ready& ready) {
+  if (ready.digest == rounds_->digest()) return {};
+  report_.integrity.digest = "unequal";
+  return make_error(ErrorCode::kIntegrity,
+                    "the target's memory has another digest than what was sent")
+      .on(Side::kSource)
+      .advise("the guest goes on here; send again, and report it if it happens twice");
+}
+
+}  // namespace migrate

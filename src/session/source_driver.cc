@@ -1,0 +1,310 @@
+#include "session/source_driver.hpp"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+namespace migrate::session {
+namespace {
+
+using std::chrono::milliseconds;
+using Kind = SourceEvent::Kind;
+using ActionKind = SourceAction::Kind;
+
+// ABORT is a courtesy: the target's own deadlines end the session too. It must not hold up the
+// guest.
+constexpr milliseconds kAbortPatience{200};
+// A target lets go of its locks within a round trip of ABORT, or when its lease has run out; a
+// longer wait than this is better spent with a message to the operator.
+constexpr milliseconds kReclaimPatience{2'000};
+constexpr milliseconds kReclaimPause{20};
+// An operator who resolves by hand waits at the terminal, and has seen the long window pass.
+constexpr milliseconds kOperatorPatience{10'000};
+constexpr milliseconds kBackoffFirst{50};
+constexpr milliseconds kBackoffMax{1'000};
+
+}  // namespace
+
+SourceDriver::SourceDriver(Context context, std::unique_ptr<RecordChannel> control)
+    : context_(std::move(context)),
+      control_(std::move(control)),
+      machine_(context_.keys.target_boot, context_.arbiter != nullptr) {}
+
+void SourceDriver::use(Connector& connector) {
+  context_.connector = &connector;
+  context_.watch = [](Channel*) {};
+  context_.say = [](const std::string&, const std::string&) {};
+  context_.options.ask_window =
+      std::min<milliseconds>(context_.options.ask_window, kOperatorPatience);
+  ask_until_.reset();
+  backoff_ = nanoseconds{0};
+  error_.reset();
+  refusal_ = Refusal::kNone;
+}
+
+SourceEvent SourceDriver::event(Kind kind) const {
+  SourceEvent event;
+  event.kind = kind;
+  event.now = context_.clock.boottime();
+  return event;
+}
+
+void SourceDriver::drive(Kind kind) { drive(event(kind)); }
+
+void SourceDriver::drive(SourceEvent first) {
+  std::optional<SourceEvent> next = first;
+  while (next) {
+    const SourceActions actions = machine_.on(*next);
+    next.reset();
+    for (const SourceAction& action : actions) {
+      bool skip_rest = false;
+      if (auto result = perform(action, skip_rest)) next = std::move(result);
+      if (skip_rest) break;
+    }
+  }
+}
+
+void SourceDriver::remember(Error error) {
+  if (!error_) error_ = std::move(error);
+}
+
+void SourceDriver::fail(Error error) {
+  const bool link = error.code == ErrorCode::kLinkLost || error.code == ErrorCode::kTimeout;
+  const bool cancelled = error.code == ErrorCode::kCancelled;
+  remember(std::move(error));
+  drive(cancelled ? Kind::kCancel : link ? Kind::kLinkLost : Kind::kFailure);
+}
+
+std::optional<SourceEvent> SourceDriver::perform(const SourceAction& action, bool& skip_rest) {
+  switch (action.kind) {
+    case ActionKind::kPauseGuest:
+      return pause_guest(skip_rest);
+    case ActionKind::kRelinquish:
+      if (Status status = context_.guest.relinquish(); !status) {
+        remember(std::move(status).error().at(Phase::kHandover).on(Side::kSource));
+        skip_rest = true;
+        return event(Kind::kFailure);
+      }
+      return std::nullopt;
+    case ActionKind::kSendOffer: {
+      auto result =
+          send(control_->send(context_.make_offer(action.attempt), context_.options.peer_timeout));
+      times_.offered_at = context_.clock.now();
+      return result;
+    }
+    case ActionKind::kSendCommit:
+      return send(control_->send(wire::Commit{action.attempt}, context_.options.peer_timeout));
+    case ActionKind::kSendAbort:
+      send_abort(action);
+      return std::nullopt;
+    case ActionKind::kConnect:
+      return connect();
+    case ActionKind::kSendAsk:
+      return send(control_->send(wire::Ask{context_.keys.id, context_.keys.secret},
+                                 context_.options.hello_timeout));
+    case ActionKind::kAskArbiter:
+      return ask_arbiter();
+    case ActionKind::kReclaim:
+      return reclaim();
+    case ActionKind::kResumeGuest:
+      return resume_guest();
+    case ActionKind::kReleaseGuest:
+      release_guest();
+      return std::nullopt;
+    case ActionKind::kSendReleased:
+      send_released(action.attempt);
+      return std::nullopt;
+    case ActionKind::kRefuse:
+      refusal_ = action.refusal;
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<SourceEvent> SourceDriver::send(Status sent) {
+  if (sent) return std::nullopt;
+  remember(std::move(sent).error().on(Side::kSource));
+  return event(Kind::kLinkLost);
+}
+
+std::optional<SourceEvent> SourceDriver::pause_guest(bool& skip_rest) {
+  auto paused = context_.guest.pause();
+  times_.paused_at = context_.clock.now();
+  if (!paused) {
+    remember(std::move(paused).error().at(Phase::kQuiesce).on(Side::kSource));
+    skip_rest = true;
+    return event(Kind::kFailure);
+  }
+  guest_paused_ = true;
+  times_.run_before = paused->before;
+  times_.stopped_at = paused->stopped_at;
+  return std::nullopt;
+}
+
+void SourceDriver::send_abort(const SourceAction& action) {
+  if (control_ == nullptr || link_failed_) return;
+  Error reason = error_.value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
+  control_->channel().resume_after_interrupt();
+  const auto scope = action.scope == AbortScope::kAttempt ? wire::AbortScope::kAttempt
+                                                          : wire::AbortScope::kSession;
+  // The first ABORT may fail on a link that is gone; nothing depends on it.
+  Status sent =
+      control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, kAbortPatience);
+  static_cast<void>(sent);
+}
+
+std::optional<SourceEvent> SourceDriver::connect() {
+  context_.watch(nullptr);
+  control_.reset();
+  if (!ask_until_) {
+    ask_until_ = context_.clock.now() + context_.options.ask_window;
+    context_.say("reconnecting",
+                 "the link was lost after COMMIT: asking the target what became of "
+                 "the guest");
+  }
+  for (;;) {
+    const auto now = context_.clock.now();
+    if (now >= *ask_until_) return event(Kind::kAskWindowOver);
+    const nanoseconds left = *ask_until_ - now;
+    if (backoff_.count() > 0) std::this_thread::sleep_for(std::min(backoff_, left));
+    backoff_ = std::clamp<nanoseconds>(backoff_ * 2, kBackoffFirst, kBackoffMax);
+    auto channel =
+        context_.connector->connect(std::min<nanoseconds>(left, context_.options.connect_timeout));
+    if (!channel) {
+      remember(std::move(channel).error().at(Phase::kHandover).on(Side::kSource));
+      continue;
+    }
+    control_ = std::make_unique<RecordChannel>(*std::move(channel), context_.keys.hasher);
+    link_failed_ = false;
+    context_.watch(&control_->channel());
+    return event(Kind::kConnected);
+  }
+}
+
+std::optional<SourceEvent> SourceDriver::ask_arbiter() {
+  auto granted = context_.arbiter->acquire(context_.keys.id_text, Side::kSource);
+  if (!granted) {
+    remember(std::move(granted).error().at(Phase::kHandover).on(Side::kSource));
+    return event(Kind::kArbiterUnknown);
+  }
+  return event(*granted ? Kind::kArbiterGranted : Kind::kArbiterDenied);
+}
+
+std::optional<SourceEvent> SourceDriver::reclaim() {
+  const auto until = context_.clock.now() + kReclaimPatience;
+  for (;;) {
+    Status reclaimed = context_.guest.reclaim();
+    if (reclaimed) return event(Kind::kReclaimed);
+    if (context_.clock.now() >= until) {
+      remember(std::move(reclaimed).error().at(Phase::kHandover).on(Side::kSource));
+      return event(Kind::kReclaimFailed);
+    }
+    std::this_thread::sleep_for(kReclaimPause);
+  }
+}
+
+std::optional<SourceEvent> SourceDriver::resume_guest() {
+  // A pause that failed has left the guest as it was.
+  if (!std::exchange(guest_paused_, false)) return std::nullopt;
+  if (times_.run_before == RunState::kPaused) return std::nullopt;
+  Status resumed = context_.guest.resume();
+  if (resumed) return std::nullopt;
+  remember(std::move(resumed).error().on(Side::kSource));
+  return event(Kind::kResumeFailed);
+}
+
+void SourceDriver::release_guest() {
+  if (Status released = context_.guest.release(); !released) {
+    context_.say("release-failed", released.error().to_text());
+  }
+}
+
+void SourceDriver::send_released(std::uint32_t attempt) {
+  if (control_ == nullptr) return;
+  // Lets the target stop waiting for questions; it times out by itself otherwise.
+  Status told = control_->send(wire::Released{attempt}, kAbortPatience);
+  static_cast<void>(told);
+}
+
+void SourceDriver::step(nanoseconds idle_max) {
+  if (control_ == nullptr) return drive(Kind::kLinkLost);
+  auto record = control_->receive(idle_max);
+  // The final round's acknowledgement says nothing that READY does not say again.
+  while (record && record->header.type == wire::RecordType::kBarrierAck) {
+    record = control_->receive(idle_max);
+  }
+  auto next = record ? to_event(*record) : Result<SourceEvent>(std::move(record).error());
+  if (next) return drive(*std::move(next));
+  if (machine_.committed()) {
+    // Whatever it was, the target may run the guest: only its answer counts now.
+    remember(std::move(next).error().at(Phase::kHandover));
+    return drive(Kind::kLinkLost);
+  }
+  link_failed_ = next.error().code == ErrorCode::kLinkLost;
+  fail(std::move(next).error().at(Phase::kHandover));
+}
+
+Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) {
+  SourceEvent result = event(Kind::kFailure);
+  switch (record.header.type) {
+    case wire::RecordType::kReady: {
+      MIGRATE_ASSIGN(const auto ready, wire::decode<wire::Ready>(record.body));
+      return on_ready(ready);
+    }
+    case wire::RecordType::kStarted: {
+      MIGRATE_ASSIGN(const auto started, wire::decode<wire::Started>(record.body));
+      times_.started_at = context_.clock.now();
+      times_.started = started;
+      result.kind = Kind::kStarted;
+      result.attempt = started.attempt;
+      return result;
+    }
+    case wire::RecordType::kDiscarded: {
+      MIGRATE_ASSIGN(auto discarded, wire::decode<wire::Discarded>(record.body));
+      remember(std::move(discarded.error).on(Side::kTarget));
+      result.kind = Kind::kDiscarded;
+      result.attempt = discarded.attempt;
+      return result;
+    }
+    case wire::RecordType::kAnswer: {
+      MIGRATE_ASSIGN(const auto answer, wire::decode<wire::Answer>(record.body));
+      result.kind = Kind::kAnswer;
+      result.answer.state = static_cast<RecordState>(answer.state);
+      result.answer.attempt = answer.attempt;
+      result.answer.boot = answer.boot;
+      result.answer.process_lives = answer.process_lives;
+      return result;
+    }
+    default:
+      return RecordChannel::unexpected(record, wire::RecordType::kReady);
+  }
+}
+
+Result<SourceEvent> SourceDriver::on_ready(const wire::Ready& ready) {
+  SourceEvent result = event(Kind::kReady);
+  result.attempt = ready.attempt;
+  result.lease = nanoseconds(static_cast<std::int64_t>(ready.lease_ns));
+  if (ready.attempt != machine_.attempt() || machine_.state() != SourceState::kOffered)
+    return result;
+  times_.ready_at = context_.clock.now();
+  times_.ready = ready;
+  MIGRATE_TRY(context_.check_ready(ready));
+  if (!context_.close_gate()) {
+    return make_error(ErrorCode::kCancelled, "the migration was cancelled");
+  }
+  return result;
+}
+
+void SourceDriver::settle() {
+  while (machine_.state() == SourceState::kOffered || machine_.state() == SourceState::kCommitted ||
+         machine_.state() == SourceState::kAsking) {
+    nanoseconds patience = context_.options.peer_timeout;
+    if (ask_until_) {
+      patience =
+          std::clamp<nanoseconds>(*ask_until_ - context_.clock.now(), milliseconds(1), patience);
+    }
+    step(patience);
+  }
+}
+
+}  // namespace migrate::session

@@ -1,0 +1,101 @@
+// SourceDriver: performs what the source's handover machine decides.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "migrate/clock.hpp"
+#include "migrate/migration.hpp"
+#include "session/handover.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::session {
+
+/// What a source needs to find its session again.
+struct SourceKeys {
+  wire::SessionId id;
+  std::string id_text;
+  wire::JoinSecret secret;
+  wire::Hasher hasher;
+  BootId target_boot{};
+};
+
+/// Used by one thread, the coordinator's; watch() callbacks reach it.
+class SourceDriver {
+ public:
+  struct Context {
+    SourceGuest& guest;
+    Connector* connector;
+    Arbiter* arbiter;  ///< May be nullptr.
+    Clock& clock;
+    OutgoingOptions options;
+    SourceKeys keys;
+    std::function<void(Channel*)> watch;  ///< As in open_session().
+    std::function<void(std::string name, std::string detail)> say;
+    /// Last checks before COMMIT: the digest of READY and own samples. An error aborts.
+    std::function<Status(const wire::Ready&)> check_ready;
+    /// False when a cancel came first; true makes later ones come too late.
+    std::function<bool()> close_gate;
+    std::function<wire::Offer(std::uint32_t attempt)> make_offer;
+  };
+  SourceDriver(Context context, std::unique_ptr<RecordChannel> control);
+
+  /// Feeds one event and performs all that follows from it.
+  void drive(SourceEvent::Kind kind);
+  void drive(SourceEvent event);
+  /// A failure here: remembered as the reason, and fed as what it is.
+  void fail(Error error);
+  /// Waits for the target's next message and feeds it.
+  void step(nanoseconds idle_max);
+  /// Steps until the guest's owner is settled, or as settled as it gets (kUncertain, kStuck).
+  void settle();
+
+  [[nodiscard]] const SourceHandover& machine() const { return machine_; }
+  [[nodiscard]] RecordChannel& control() { return *control_; }
+  [[nodiscard]] const std::optional<Error>& error() const { return error_; }
+  [[nodiscard]] Refusal refusal() const { return refusal_; }
+  [[nodiscard]] const SourceKeys& keys() const { return context_.keys; }
+
+  /// For an operator's resolve, after run() has returned: no callback is called any more.
+  void use(Connector& connector);
+
+  struct Times {
+    SteadyTime stopped_at, paused_at, offered_at, ready_at, started_at;
+    std::optional<wire::Ready> ready;
+    std::optional<wire::Started> started;
+    RunState run_before = RunState::kRunning;
+  };
+  [[nodiscard]] const Times& times() const { return times_; }
+
+ private:
+  std::optional<SourceEvent> perform(const SourceAction& action, bool& skip_rest);
+  std::optional<SourceEvent> send(Status sent);
+  std::optional<SourceEvent> pause_guest(bool& skip_rest);
+  std::optional<SourceEvent> connect();
+  std::optional<SourceEvent> ask_arbiter();
+  std::optional<SourceEvent> reclaim();
+  std::optional<SourceEvent> resume_guest();
+  void release_guest();
+  void send_released(std::uint32_t attempt);
+  void send_abort(const SourceAction& action);
+  Result<SourceEvent> to_event(const RecordChannel::Record& record);
+  Result<SourceEvent> on_ready(const wire::Ready& ready);
+  [[nodiscard]] SourceEvent event(SourceEvent::Kind kind) const;
+  void remember(Error error);
+
+  Context context_;
+  std::unique_ptr<RecordChannel> control_;
+  SourceHandover machine_;
+  Times times_;
+  std::optional<Error> error_;
+  Refusal refusal_ = Refusal::kNone;
+  std::optional<SteadyTime> ask_until_;
+  nanoseconds backoff_{0};
+  bool link_failed_ = false;
+  bool guest_paused_ = false;
+};
+
+}  // namespace migrate::session

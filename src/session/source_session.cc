@@ -1,0 +1,127 @@
+#include "session/source_session.hpp"
+
+#include <algorithm>
+#include <thread>
+
+#include "session/host_identity.hpp"
+#include "wire/negotiation.hpp"
+
+namespace migrate::session {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using std::chrono::duration;
+using std::chrono::milliseconds;
+
+// Two threads saturate memory bandwidth against one socket each on small hosts; beyond four, 10 GbE
+// gains nothing (QEMU's default is 2).
+std::uint16_t lanes_wanted(const OutgoingOptions& options) {
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  const unsigned wanted = options.lanes != 0 ? options.lanes : std::min(4u, cores);
+  return static_cast<std::uint16_t>(std::min<unsigned>(wanted, wire::kBulkLanesMax));
+}
+
+wire::Hello make_hello(const wire::SessionId& id, const GuestDescription& guest,
+                       const OutgoingOptions& options) {
+  wire::Hello hello;
+  hello.session = id;
+  hello.bulk_lanes = lanes_wanted(options);
+  fill_random(hello.random.bytes);
+  hello.boot = this_boot();
+  hello.strategy = options.strategy;
+  hello.verify = options.verify;
+  hello.max_downtime_us = static_cast<std::uint64_t>(options.max_downtime.count());
+  hello.host = host_name();
+  hello.guest = guest;
+  return hello;
+}
+
+bool is_refusal(const Error& error) {
+  switch (error.code) {
+    case ErrorCode::kIncompatible:
+    case ErrorCode::kNoMemory:
+    case ErrorCode::kNameTaken:
+    case ErrorCode::kUnsupported:
+    case ErrorCode::kVersionMismatch:
+    case ErrorCode::kPermission:
+    case ErrorCode::kBusy:
+      return error.side == Side::kTarget;
+    default:
+      return false;
+  }
+}
+
+Result<std::unique_ptr<RecordChannel>> join_lane(Connector& connector, std::uint16_t number,
+                                                 const SourceSession& session,
+                                                 const OutgoingOptions& options,
+                                                 const std::function<void(Channel*)>& watch) {
+  MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
+  auto lane = std::make_unique<RecordChannel>(std::move(channel), session.hasher);
+  watch(&lane->channel());
+  const wire::Join join{session.id, wire::LaneId{number}, wire::LaneRole::kBulk,
+                        session.welcome.secret};
+  Status joined = lane->send(join, options.hello_timeout);
+  if (joined) {
+    auto answer = lane->expect<wire::Joined>(options.hello_timeout);
+    if (!answer) joined = std::move(answer).error();
+  }
+  watch(&session.control->channel());
+  MIGRATE_TRY(std::move(joined));
+  return lane;
+}
+
+Result<double> measure_round_trip(RecordChannel& control, nanoseconds idle_max) {
+  // The least of a few: delays add to a round trip, nothing takes away.
+  constexpr std::uint64_t kPings = 4;
+  double best_ms = 0;
+  for (std::uint64_t nonce = 1; nonce <= kPings; ++nonce) {
+    const auto begin = SteadyClock::now();
+    MIGRATE_TRY(control.send(
+        wire::Ping{nonce, static_cast<std::uint64_t>(begin.time_since_epoch().count())}, idle_max));
+    MIGRATE_ASSIGN(const auto pong, control.expect<wire::Pong>(idle_max));
+    if (pong.nonce != nonce) {
+      return make_error(ErrorCode::kProtocol, "PONG answers another PING than was sent");
+    }
+    const double ms = duration<double, std::milli>(SteadyClock::now() - begin).count();
+    best_ms = nonce == 1 ? ms : std::min(best_ms, ms);
+  }
+  return best_ms;
+}
+
+}  // namespace
+
+Result<SourceSession> open_session(const wire::SessionId& id, Connector& connector,
+                                   const GuestDescription& guest, const OutgoingOptions& options,
+                                   const std::function<void(Channel*)>& watch, bool& refused) {
+  SourceSession session;
+  session.id = id;
+  const wire::Hello hello = make_hello(id, guest, options);
+  MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
+  session.control = std::make_unique<RecordChannel>(std::move(channel));
+  watch(&session.control->channel());
+  MIGRATE_TRY(session.control->send(hello, options.hello_timeout));
+  auto welcome = session.control->expect<wire::Welcome>(options.hello_timeout);
+  if (!welcome) {
+    Error error = std::move(welcome).error();
+    refused = is_refusal(error);
+    if (error.code == ErrorCode::kTimeout) {
+      error.message = "the target at " + connector.peer() + " did not answer HELLO";
+      error.advise("check that it is a `migrate recv` and not busy, or raise --hello-timeout");
+    }
+    watch(nullptr);
+    return error;
+  }
+  session.welcome = *std::move(welcome);
+  MIGRATE_TRY(wire::check_welcome(hello, session.welcome));
+  session.hasher = wire::Hasher(hello.random, session.welcome.random);
+  session.control->set_hasher(session.hasher);
+  for (std::uint16_t number = 1; number <= session.welcome.bulk_lanes; ++number) {
+    MIGRATE_ASSIGN(auto lane, join_lane(connector, number, session, options, watch));
+    session.lanes.push_back(std::move(lane));
+  }
+  MIGRATE_ASSIGN(session.round_trip_ms,
+                 measure_round_trip(*session.control, options.hello_timeout));
+  return session;
+}
+
+}  // namespace migrate::session

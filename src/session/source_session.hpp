@@ -1,0 +1,34 @@
+// Opening a session from the source: HELLO, WELCOME, the lanes, the round trip.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "migrate/channel.hpp"
+#include "migrate/guest.hpp"
+#include "migrate/options.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::session {
+
+/// What both sides agreed on, and the source's channels.
+struct SourceSession {
+  wire::SessionId id;
+  wire::Welcome welcome;
+  wire::Hasher hasher;
+  std::unique_ptr<RecordChannel> control;
+  std::vector<std::unique_ptr<RecordChannel>> lanes;
+  double round_trip_ms = 0;
+};
+
+/// `watch` is told of each channel before it is used (nullptr when it is no longer), so that
+/// another thread can interrupt it. `id` is the session's. `refused` is set when the target said
+/// no to the guest before anything moved.
+Result<SourceSession> open_session(const wire::SessionId& id, Connector& connector,
+                                   const GuestDescription& guest, const OutgoingOptions& options,
+                                   const std::function<void(Channel*)>& watch, bool& refused);
+
+}  // namespace migrate::session

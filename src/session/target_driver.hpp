@@ -1,0 +1,69 @@
+// TargetDriver: performs what the target's handover machine decides.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "migrate/clock.hpp"
+#include "migrate/migration.hpp"
+#include "session/handover.hpp"
+#include "session/journal.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::session {
+
+/// Used by one thread, the coordinator's.
+class TargetDriver {
+ public:
+  struct Context {
+    TargetGuest& guest;
+    Arbiter* arbiter;  ///< May be nullptr.
+    Clock& clock;
+    nanoseconds lease;
+    nanoseconds idle_max;
+    std::string session;
+    BootId boot{};
+    /// Verifies and loads what was offered, takes the locks; the durations go into READY.
+    std::function<Result<wire::Ready>(std::uint32_t attempt)> load;
+    std::function<RunState()> run_state;  ///< Of the latest OFFER.
+    std::function<void()> on_started;
+  };
+  TargetDriver(Context context, Journal journal, RecordChannel* control);
+
+  void drive(TargetEvent::Kind kind, std::uint32_t attempt = 0,
+             AbortScope scope = AbortScope::kSession);
+  /// A failure here or told by the peer: remembered as the reason, and fed as what it is.
+  void fail(Error error);
+  /// Another connection took the control lane over; nullptr when the link is lost.
+  void use(RecordChannel* control) { control_ = control; }
+
+  [[nodiscard]] const TargetHandover& machine() const { return machine_; }
+  [[nodiscard]] const std::optional<Error>& error() const { return error_; }
+  [[nodiscard]] bool ready_was_sent() const { return ready_was_sent_; }
+  [[nodiscard]] std::uint64_t start_us() const { return start_us_; }
+  Journal& journal() { return journal_; }
+  void remember(Error error);
+
+ private:
+  std::optional<TargetEvent> perform(const TargetAction& action, bool& skip_rest);
+  template <typename Message>
+  std::optional<TargetEvent> send(const Message& message);
+  std::optional<TargetEvent> load(std::uint32_t attempt);
+  std::optional<TargetEvent> ask_arbiter();
+  std::optional<TargetEvent> start_guest();
+  [[nodiscard]] TargetEvent event(TargetEvent::Kind kind, std::uint32_t attempt = 0) const;
+
+  Context context_;
+  Journal journal_;
+  RecordChannel* control_;
+  TargetHandover machine_;
+  std::optional<Error> error_;
+  wire::Ready ready_;
+  bool ready_was_sent_ = false;
+  std::uint64_t start_us_ = 0;
+};
+
+}  // namespace migrate::session

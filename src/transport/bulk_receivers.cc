@@ -1,0 +1,293 @@
+#include "transport/bulk_receivers.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <ctime>
+
+namespace migrate {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+
+std::string page_text(const PageLedger::Entry& entry, std::uint64_t page) {
+  return "page " + std::to_string(entry.region.range.first.number + page) + " of region " +
+         to_text(entry.region.id);
+}
+
+nanoseconds thread_cpu() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
+}
+
+}  // namespace
+
+struct BulkReceivers::Lane {
+  std::unique_ptr<RecordChannel> channel;
+  std::vector<iovec> parts;
+  std::vector<std::byte> staging;  // For memory that is not mapped here.
+  BulkArrivals arrivals;           // Read by the coordinator while the lane stands at a barrier.
+  std::uint64_t bytes_before = 0;
+  wire::Barrier barrier;
+  std::thread thread;
+};
+
+BulkReceivers::BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context)
+    : context_(std::move(context)) {
+  reset_seen();
+  for (auto& channel : lanes) {
+    lanes_.push_back(std::make_unique<Lane>());
+    lanes_.back()->channel = std::move(channel);
+  }
+  for (auto& lane : lanes_) {
+    lane->thread = std::thread([this, raw = lane.get()] { run(*raw); });
+    pthread_setname_np(lane->thread.native_handle(), "mig-bulk-recv");
+  }
+}
+
+BulkReceivers::~BulkReceivers() {
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  for (auto& lane : lanes_) lane->channel->channel().shutdown();
+  for (auto& lane : lanes_) lane->thread.join();
+}
+
+void BulkReceivers::cancel() noexcept {
+  MutexLock lock(mutex_);
+  if (!error_) error_ = make_error(ErrorCode::kCancelled, "receiving was cancelled");
+  changed_.notify_all();
+}
+
+std::optional<Error> BulkReceivers::failure() {
+  MutexLock lock(mutex_);
+  return error_;
+}
+
+void BulkReceivers::fail(Error error) {
+  {
+    MutexLock lock(mutex_);
+    if (stopping_ || error_) return;
+    error_ = std::move(error);
+    changed_.notify_all();
+  }
+  context_.on_failure();
+}
+
+void BulkReceivers::run(Lane& lane) {
+  Status served = serve(lane);
+  if (!served) fail(std::move(served).error());
+}
+
+Status BulkReceivers::serve(Lane& lane) {
+  for (;;) {
+    auto record = lane.channel->receive(context_.idle_max);
+    if (!record) {
+      // A quiet lane is no failure: the coordinator knows whether the others are quiet too.
+      if (record.error().code == ErrorCode::kTimeout) continue;
+      return std::move(record).error();
+    }
+    activity_.fetch_add(1, std::memory_order_relaxed);
+    switch (record->header.type) {
+      case wire::RecordType::kPages:
+        MIGRATE_TRY(apply(lane, record->header));
+        break;
+      case wire::RecordType::kBarrier: {
+        MIGRATE_ASSIGN(const auto barrier, wire::decode<wire::Barrier>(record->body));
+        MIGRATE_TRY(stand_at_barrier(lane, barrier));
+        break;
+      }
+      default:
+        return RecordChannel::unexpected(*record, wire::RecordType::kPages);
+    }
+  }
+}
+
+Status BulkReceivers::apply(Lane& lane, const wire::RecordHeader& header) {
+  const nanoseconds cpu = thread_cpu();
+  MIGRATE_ASSIGN(const auto head, lane.channel->receive_batch_head(header, context_.idle_max));
+  PageLedger::Entry* entry = context_.ledger.find(head.batch.region.number);
+  if (entry == nullptr) {
+    return make_error(ErrorCode::kProtocol, "pages of region handle " +
+                                                std::to_string(head.batch.region.number) +
+                                                ", which is not known");
+  }
+  if (head.batch.round != round_) {
+    return make_error(ErrorCode::kProtocol, "pages of round " + std::to_string(head.batch.round) +
+                                                " in round " + std::to_string(round_));
+  }
+  MIGRATE_ASSIGN(const auto table,
+                 wire::decode_page_table(head.batch, head.table, entry->region.range.count));
+  for (std::size_t i = 0; i < table.size(); ++i) MIGRATE_TRY(mark_seen(*entry, table[i]));
+  MIGRATE_TRY(read_raw(lane, *entry, table));
+  MIGRATE_TRY(settle(lane, *entry, table));
+  lane.arrivals.pages += head.batch.pages;
+  lane.arrivals.cpu += thread_cpu() - cpu;
+  return {};
+}
+
+Status BulkReceivers::mark_seen(const PageLedger::Entry& entry, const wire::PageEntry& pages) {
+  SeenBits& seen = *seen_.at(entry.handle);
+  for (std::uint64_t page = pages.first; page < pages.first + pages.count; ++page) {
+    const std::uint64_t bit = std::uint64_t{1} << (page % 64);
+    if ((seen[page / 64].fetch_or(bit, std::memory_order_relaxed) & bit) != 0) {
+      return make_error(ErrorCode::kProtocol,
+                        page_text(entry, page) + " came twice in round " + std::to_string(round_));
+    }
+  }
+  return {};
+}
+
+Status BulkReceivers::read_raw(Lane& lane, const PageLedger::Entry& entry,
+                               const wire::PageTableView& table) {
+  const auto mapped = context_.pages.mapped(entry.region.id);
+  if (mapped.empty()) lane.staging.resize(wire::kBatchContentBytesMax);
+  lane.parts.clear();
+  std::size_t raw = 0;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const wire::PageEntry page = table[i];
+    if (page.encoding != wire::PageEncoding::kRaw) continue;
+    std::byte* to = mapped.empty() ? lane.staging.data() + raw * kPageSize
+                                   : mapped.data() + page.first * kPageSize;
+    ++raw;
+    if (!lane.parts.empty()) {
+      iovec& last = lane.parts.back();
+      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == to) {
+        last.iov_len += kPageSize;
+        continue;
+      }
+    }
+    lane.parts.push_back({to, kPageSize});
+  }
+  return lane.channel->receive_content(lane.parts, context_.idle_max);
+}
+
+Status BulkReceivers::settle(Lane& lane, PageLedger::Entry& entry,
+                             const wire::PageTableView& table) {
+  const auto mapped = context_.pages.mapped(entry.region.id);
+  std::size_t raw = 0;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    const wire::PageEntry page = table[i];
+    if (page.encoding == wire::PageEncoding::kZeros) {
+      MIGRATE_TRY(settle_zeros(lane, entry, page));
+      continue;
+    }
+    const std::byte* content = mapped.empty() ? lane.staging.data() + raw * kPageSize
+                                              : mapped.data() + page.first * kPageSize;
+    ++raw;
+    const std::uint64_t hash = context_.digest.hash({content, kPageSize});
+    if (hash != page.hash) {
+      return make_error(ErrorCode::kIntegrity, page_text(entry, page.first) +
+                                                   " arrived with another content than was sent")
+          .advise("check the network path and this host's memory, then send again");
+    }
+    if (mapped.empty()) {
+      const PageRange range{entry.region.range.first + page.first, 1};
+      MIGRATE_TRY(context_.pages.write(entry.region.id, range, {content, kPageSize}));
+    }
+    std::uint64_t& known = entry.hashes[page.first];
+    lane.arrivals.digest_change +=
+        context_.digest.change(wire::RegionHandle{entry.handle}, page.first, known, hash);
+    known = hash;
+    ++lane.arrivals.raw;
+  }
+  return {};
+}
+
+Status BulkReceivers::settle_zeros(Lane& lane, PageLedger::Entry& entry,
+                                   const wire::PageEntry& run) {
+  const std::uint64_t zero_hash = context_.digest.zero_hash();
+  const std::uint64_t end = run.first + run.count;
+  for (std::uint64_t page = run.first; page < end;) {
+    // Pages that the ledger has as zero are zero already and stay untouched.
+    while (page < end && entry.hashes[page] == zero_hash) ++page;
+    const std::uint64_t first = page;
+    for (; page < end && entry.hashes[page] != zero_hash; ++page) {
+      lane.arrivals.digest_change += context_.digest.change(wire::RegionHandle{entry.handle}, page,
+                                                            entry.hashes[page], zero_hash);
+      entry.hashes[page] = zero_hash;
+    }
+    if (first == page) break;
+    MIGRATE_TRY(
+        context_.pages.zero(entry.region.id, {entry.region.range.first + first, page - first}));
+  }
+  lane.arrivals.zero += run.count;
+  return {};
+}
+
+Status BulkReceivers::stand_at_barrier(Lane& lane, const wire::Barrier& barrier) {
+  if (barrier.round != round_ || barrier.pages != lane.arrivals.pages ||
+      barrier.digest_change != lane.arrivals.digest_change) {
+    return make_error(barrier.round != round_ ? ErrorCode::kProtocol : ErrorCode::kIntegrity,
+                      "a lane's barrier of round " + std::to_string(barrier.round) +
+                          " does not fit what the lane carried in round " + std::to_string(round_))
+        .advise("send again; if it happens twice, please report it");
+  }
+  lane.barrier = barrier;
+  lane.arrivals.wire_bytes = lane.channel->received_bytes() - lane.bytes_before;
+  lane.bytes_before = lane.channel->received_bytes();
+  MutexLock lock(mutex_);
+  ++standing_;
+  changed_.notify_all();
+  const std::uint64_t passes = passes_;
+  while (passes_ == passes && !stopping_) changed_.wait(mutex_);
+  return {};
+}
+
+Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool final) {
+  MIGRATE_CHECK(round == round_);
+  std::uint64_t seen_activity = activity();
+  MutexLock lock(mutex_);
+  while (standing_ < lanes_.size() && !error_) {
+    if (changed_.wait_until(mutex_, SteadyClock::now() + context_.idle_max)) continue;
+    if (activity() == seen_activity) {
+      return make_error(ErrorCode::kTimeout, "the bulk lanes fell silent before the end of round " +
+                                                 std::to_string(round));
+    }
+    seen_activity = activity();
+  }
+  if (error_) return *error_;
+  BulkArrivals arrivals;
+  for (auto& lane : lanes_) {
+    if (lane->barrier.final != final) {
+      return make_error(ErrorCode::kProtocol, "the lanes disagree on which round is the last");
+    }
+    arrivals.pages += lane->arrivals.pages;
+    arrivals.raw += lane->arrivals.raw;
+    arrivals.zero += lane->arrivals.zero;
+    arrivals.digest_change += lane->arrivals.digest_change;
+    arrivals.wire_bytes += lane->arrivals.wire_bytes;
+    arrivals.cpu += lane->arrivals.cpu;
+    lane->arrivals = {};
+  }
+  return arrivals;
+}
+
+void BulkReceivers::pass_barrier() {
+  ++round_;
+  reset_seen();
+  MutexLock lock(mutex_);
+  standing_ = 0;
+  ++passes_;
+  changed_.notify_all();
+}
+
+void BulkReceivers::reset_seen() {
+  std::unordered_map<std::uint32_t, std::unique_ptr<SeenBits>> fresh;
+  for (const auto& entry : context_.ledger.entries()) {
+    const std::size_t words = (entry->region.range.count + 63) / 64;
+    auto kept = seen_.find(entry->handle);
+    if (kept != seen_.end()) {
+      for (auto& word : *kept->second) word.store(0, std::memory_order_relaxed);
+      fresh.emplace(entry->handle, std::move(kept->second));
+    } else {
+      fresh.emplace(entry->handle, std::make_unique<SeenBits>(words));
+    }
+  }
+  seen_ = std::move(fresh);
+}
+
+}  // namespace migrate

@@ -1,0 +1,89 @@
+// BulkReceivers: the target's bulk lanes. PAGES records come in, are checked and put in place.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/mutex.hpp"
+#include "memory/page_ledger.hpp"
+#include "migrate/memory.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/digest.hpp"
+
+namespace migrate {
+
+/// What arrived between two barriers, on all lanes.
+struct BulkArrivals {
+  std::uint64_t pages = 0;  ///< Represented by records.
+  std::uint64_t raw = 0;
+  std::uint64_t zero = 0;
+  std::uint64_t digest_change = 0;
+  std::uint64_t wire_bytes = 0;
+  nanoseconds cpu{0};
+};
+
+/// Lanes stop at each barrier until the coordinator lets them pass, so nothing beyond a barrier is
+/// applied before all lanes have reached it. Methods are the coordinator's unless said otherwise.
+class BulkReceivers {
+ public:
+  struct Context {
+    PageSink& pages;
+    PageLedger& ledger;
+    const wire::PageDigest& digest;
+    nanoseconds idle_max;              ///< How long waiting for a barrier lasts without a byte.
+    std::function<void()> on_failure;  ///< Called once, from a lane, when one has failed.
+  };
+
+  BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
+  ~BulkReceivers();  ///< Shuts the lanes down and joins.
+
+  /// Waits until every lane stands at the barrier of `round` and checks that they agree on it.
+  Result<BulkArrivals> wait_for_barrier(std::uint32_t round, bool final);
+  /// Lets the lanes go on into the next round. The ledger's regions may change before this.
+  void pass_barrier();
+
+  /// Grows whenever anything arrives; any thread.
+  [[nodiscard]] std::uint64_t activity() const { return activity_.load(std::memory_order_relaxed); }
+  /// Makes waiting for a barrier fail with kCancelled; any thread.
+  void cancel() noexcept;
+  /// The first failure of a lane, if there is one; any thread.
+  [[nodiscard]] std::optional<Error> failure();
+
+ private:
+  struct Lane;
+  using SeenBits = std::vector<std::atomic<std::uint64_t>>;
+
+  void run(Lane& lane);
+  Status serve(Lane& lane);
+  Status apply(Lane& lane, const wire::RecordHeader& header);
+  Status read_raw(Lane& lane, const PageLedger::Entry& entry, const wire::PageTableView& table);
+  Status settle(Lane& lane, PageLedger::Entry& entry, const wire::PageTableView& table);
+  Status settle_zeros(Lane& lane, PageLedger::Entry& entry, const wire::PageEntry& run);
+  Status mark_seen(const PageLedger::Entry& entry, const wire::PageEntry& pages);
+  Status stand_at_barrier(Lane& lane, const wire::Barrier& barrier);
+  void reset_seen();
+  void fail(Error error);
+
+  Context context_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::atomic<std::uint64_t> activity_{0};
+  // Pages that came in this round, by handle: a page is sent at most once between two barriers.
+  // The map changes only while all lanes stand at a barrier.
+  std::unordered_map<std::uint32_t, std::unique_ptr<SeenBits>> seen_;
+  std::uint32_t round_ = 0;  // Changed only while all lanes stand at a barrier.
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::size_t standing_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  std::uint64_t passes_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  bool stopping_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::optional<Error> error_ MIGRATE_GUARDED_BY(mutex_);
+};
+
+}  // namespace migrate

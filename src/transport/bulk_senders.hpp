@@ -1,0 +1,110 @@
+// BulkSenders: the source's bulk lanes. Batches of pages go in, checked and hashed PAGES records
+// leave on whichever lane is free.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/bounded_queue.hpp"
+#include "base/mutex.hpp"
+#include "base/rate_limiter.hpp"
+#include "memory/page_ledger.hpp"
+#include "migrate/memory.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/digest.hpp"
+
+namespace migrate {
+
+/// Pages of one region to be looked at, in ascending order.
+struct PageBatch {
+  /// 1 MiB of content fits a core's L2 cache beside the table, and 256 iovecs are one system call.
+  static constexpr std::size_t kPagesMax = 256;
+
+  PageLedger::Entry* entry = nullptr;
+  std::uint32_t round = 0;
+  bool stable = false;  ///< The guest stands: content may leave straight from its memory.
+  std::uint32_t count = 0;
+  std::array<std::uint64_t, kPagesMax> pages;  ///< Numbered from the region's first.
+};
+
+/// What lanes did since they were asked last.
+struct BulkTotals {
+  std::uint64_t raw = 0;        ///< Pages sent whole.
+  std::uint64_t zero = 0;       ///< Pages sent as zero, or zero at the target already.
+  std::uint64_t unchanged = 0;  ///< Dirty by the log, but equal to what the target has.
+  std::uint64_t gone = 0;       ///< Pages whose memory was no longer there.
+  std::uint64_t wire_bytes = 0;
+  std::uint64_t digest_change = 0;
+  std::uint64_t carried = 0;  ///< Pages represented by records, for the barrier.
+  nanoseconds busy{0};        ///< Of all lanes together, from batch taken to batch sent.
+  nanoseconds sending{0};     ///< Of that, in the socket.
+  nanoseconds cpu{0};         ///< Processor time of the lanes' threads.
+  BulkTotals& operator+=(const BulkTotals& other);
+};
+
+/// All methods but cancel() are the coordinator's.
+class BulkSenders {
+ public:
+  struct Context {
+    PageSource& pages;
+    const wire::PageDigest& digest;
+    RateLimiter* limiter = nullptr;  ///< Shared by all lanes; nullptr: no limit.
+    nanoseconds idle_max;            ///< A lane on which nothing moves for this long has failed.
+  };
+
+  BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
+  ~BulkSenders();  ///< Shuts the lanes down and joins.
+
+  /// Hands a batch to the next free lane; waits while all have work enough. An error is the first
+  /// one that a lane met.
+  Status submit(const PageBatch& batch);
+
+  /// Sends a batch on the calling thread where no lane has work: for the few pages of a final
+  /// round, where waking another thread would cost more than the sending.
+  Status send_here(const PageBatch& batch);
+
+  /// Waits until every batch is sent and takes the totals; no barrier.
+  Result<BulkTotals> drain();
+
+  /// drain(), then a BARRIER on every lane. The totals are of the round.
+  Result<BulkTotals> finish_round(std::uint32_t round, bool final);
+
+  /// Bytes sent since the last barrier, as far as known now; for progress.
+  [[nodiscard]] std::uint64_t wire_bytes_now() const {
+    return wire_bytes_now_.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::size_t lanes() const { return lanes_.size(); }
+
+  /// Ends it all: submit() and finish_round() fail. Any thread.
+  void cancel() noexcept;
+
+ private:
+  struct Lane;
+  void run(Lane& lane);
+  Status send_batch(Lane& lane, const PageBatch& batch);
+  Status gather(Lane& lane, const PageBatch& batch);
+  Status encode_and_send(Lane& lane, const PageBatch& batch);
+  Status flush(Lane& lane);
+  Status wait_for(nanoseconds wait);
+  void fail(Error error);
+  [[nodiscard]] Error failure();
+
+  Context context_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  BoundedQueue<PageBatch> queue_;
+  std::atomic<std::uint64_t> wire_bytes_now_{0};
+
+  Mutex mutex_;
+  CondVar idle_;
+  CondVar stopped_;  // Wakes lanes that wait for the rate limiter.
+  std::uint64_t outstanding_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  bool failed_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::optional<Error> error_ MIGRATE_GUARDED_BY(mutex_);
+};
+
+}  // namespace migrate

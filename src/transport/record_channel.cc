@@ -1,0 +1,171 @@
+#include "transport/record_channel.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace migrate {
+namespace {
+
+iovec part_of(std::span<const std::byte> bytes) {
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
+
+Error closed_by(const Channel& channel) {
+  return make_error(ErrorCode::kLinkLost, "the connection to " + channel.peer() + " was closed")
+      .advise("see the other side's output for the reason");
+}
+
+/// Drops the first `count` bytes of the scattered buffer `parts`.
+void consume(std::span<iovec>& parts, std::size_t count) {
+  while (count > 0) {
+    const std::size_t step = std::min(count, parts.front().iov_len);
+    parts.front().iov_base = static_cast<std::byte*>(parts.front().iov_base) + step;
+    parts.front().iov_len -= step;
+    count -= step;
+    if (parts.front().iov_len == 0) parts = parts.subspan(1);
+  }
+  while (!parts.empty() && parts.front().iov_len == 0) parts = parts.subspan(1);
+}
+
+std::size_t bytes_in(std::span<const iovec> parts) {
+  std::size_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return bytes;
+}
+
+}  // namespace
+
+RecordChannel::RecordChannel(std::unique_ptr<Channel> channel, wire::Hasher hasher)
+    : channel_(std::move(channel)), hasher_(hasher) {}
+
+Status RecordChannel::send_encoded(nanoseconds idle_max) {
+  const iovec part = part_of(out_);
+  MIGRATE_TRY(channel_->send({&part, 1}, idle_max));
+  ++sent_records_;
+  sent_bytes_ += out_.size();
+  return {};
+}
+
+Status RecordChannel::send_section_data(std::span<const std::byte> bytes, nanoseconds idle_max) {
+  const auto header =
+      wire::encode_header(wire::RecordType::kSectionData, static_cast<std::uint32_t>(bytes.size()),
+                          sent_records_, bytes, hasher_);
+  const std::array<iovec, 2> parts = {part_of(header), part_of(bytes)};
+  MIGRATE_TRY(channel_->send(parts, idle_max));
+  ++sent_records_;
+  sent_bytes_ += header.size() + bytes.size();
+  return {};
+}
+
+Status RecordChannel::send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
+                                 nanoseconds idle_max) {
+  const auto head = encoder.finish(sent_records_, hasher_);
+  parts_.clear();
+  parts_.push_back(part_of(head));
+  parts_.insert(parts_.end(), content.begin(), content.end());
+  MIGRATE_TRY(channel_->send(parts_, idle_max));
+  ++sent_records_;
+  sent_bytes_ += head.size() + encoder.content_bytes();
+  return {};
+}
+
+Status RecordChannel::fill(std::span<std::byte> into, nanoseconds idle_max) {
+  iovec part = {into.data(), into.size()};
+  return receive_content({&part, 1}, idle_max);
+}
+
+Status RecordChannel::receive_content(std::span<iovec> parts, nanoseconds idle_max) {
+  consume(parts, 0);
+  while (!parts.empty() && ahead_begin_ < ahead_end_) {
+    const std::size_t step = std::min(parts.front().iov_len, ahead_end_ - ahead_begin_);
+    std::memcpy(parts.front().iov_base, ahead_.data() + ahead_begin_, step);
+    ahead_begin_ += step;
+    consume(parts, step);
+  }
+  while (!parts.empty()) {
+    // Nothing is read ahead now: what comes beyond `parts` lands at the buffer's start.
+    const std::size_t wanted = bytes_in(parts);
+    into_.assign(parts.begin(), parts.end());
+    into_.push_back({ahead_.data(), ahead_.size()});
+    MIGRATE_ASSIGN(const std::size_t got, channel_->receive(into_, idle_max));
+    if (got == 0) return closed_by(*channel_);
+    received_bytes_ += got;
+    ahead_begin_ = 0;
+    ahead_end_ = got > wanted ? got - wanted : 0;
+    consume(parts, std::min(got, wanted));
+  }
+  return {};
+}
+
+Status RecordChannel::read_ahead(nanoseconds idle_max) {
+  const iovec part = {ahead_.data(), ahead_.size()};
+  MIGRATE_ASSIGN(const std::size_t got, channel_->receive({&part, 1}, idle_max));
+  if (got == 0) return closed_by(*channel_);
+  received_bytes_ += got;
+  ahead_begin_ = 0;
+  ahead_end_ = got;
+  return {};
+}
+
+bool RecordChannel::has_news() {
+  if (ahead_begin_ != ahead_end_) return true;
+  const Status read = read_ahead(nanoseconds(0));
+  return read || read.error().code != ErrorCode::kTimeout;
+}
+
+Result<RecordChannel::Record> RecordChannel::receive(nanoseconds idle_max) {
+  for (;;) {
+    if (ahead_begin_ == ahead_end_) MIGRATE_TRY(read_ahead(idle_max));
+    const nanoseconds mid_record = std::max(idle_max, kMidRecordIdle);
+    std::array<std::byte, wire::kRecordHeaderBytes> bytes;
+    MIGRATE_TRY(fill(bytes, mid_record));
+    MIGRATE_ASSIGN(const wire::RecordHeader header, wire::decode_header(bytes, received_records_));
+    ++received_records_;
+    if (header.type == wire::RecordType::kPages) return Record{header, {}};
+    MIGRATE_ASSIGN(const Record record, receive_body(header, mid_record));
+    if (!header.known()) continue;
+    if (header.type == wire::RecordType::kError) {
+      MIGRATE_ASSIGN(wire::ErrorRecord carried, wire::decode<wire::ErrorRecord>(record.body));
+      return std::move(carried.error);
+    }
+    return record;
+  }
+}
+
+Result<RecordChannel::Record> RecordChannel::receive_body(const wire::RecordHeader& header,
+                                                          nanoseconds idle_max) {
+  body_.resize(header.length);
+  MIGRATE_TRY(fill(body_, idle_max));
+  MIGRATE_TRY(wire::check_record(header, body_, hasher_));
+  return Record{header, body_};
+}
+
+Error RecordChannel::unexpected(const Record& got, wire::RecordType wanted) {
+  if (got.header.type == wire::RecordType::kDiscarded) {
+    auto discarded = wire::decode<wire::Discarded>(got.body);
+    return discarded ? std::move(discarded->error).on(Side::kTarget) : std::move(discarded).error();
+  }
+  if (got.header.type == wire::RecordType::kAbort) {
+    auto abort = wire::decode<wire::Abort>(got.body);
+    return abort ? std::move(abort->error).on(Side::kSource) : std::move(abort).error();
+  }
+  return make_error(ErrorCode::kProtocol, "got " + std::string(wire::to_string(got.header.type)) +
+                                              " where " + std::string(wire::to_string(wanted)) +
+                                              " was due");
+}
+
+Result<RecordChannel::BatchHead> RecordChannel::receive_batch_head(const wire::RecordHeader& header,
+                                                                   nanoseconds idle_max) {
+  body_.resize(wire::kBatchHeaderBytes);
+  MIGRATE_TRY(fill(body_, idle_max));
+  MIGRATE_ASSIGN(
+      const wire::BatchHeader batch,
+      wire::decode_batch_header(header, std::span<const std::byte, wire::kBatchHeaderBytes>(
+                                            body_.data(), wire::kBatchHeaderBytes)));
+  body_.resize(batch.head_bytes());
+  MIGRATE_TRY(fill(std::span(body_).subspan(wire::kBatchHeaderBytes), idle_max));
+  MIGRATE_TRY(wire::check_record(header, body_, hasher_));
+  return BatchHead{batch, std::span<const std::byte>(body_).subspan(wire::kBatchHeaderBytes)};
+}
+
+}  // namespace migrate

@@ -1,0 +1,110 @@
+// RecordChannel: records on a Channel, with their sequence numbers and checksums.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "migrate/channel.hpp"
+#include "migrate/result.hpp"
+#include "wire/hasher.hpp"
+#include "wire/messages.hpp"
+#include "wire/pages.hpp"
+#include "wire/record.hpp"
+
+namespace migrate {
+
+using std::chrono::nanoseconds;
+
+/// One lane. One thread sends and one receives; interrupt() and shutdown() come from any.
+///
+/// Receiving: receive() gives a record's header. For PAGES the caller then takes the rest with
+/// receive_batch_head() and receive_content(); every other body is in the record already.
+class RecordChannel {
+ public:
+  /// A peer that has begun a record has its bytes at hand: only a dead link takes this long.
+  static constexpr nanoseconds kMidRecordIdle = std::chrono::seconds(10);
+
+  explicit RecordChannel(std::unique_ptr<Channel> channel, wire::Hasher hasher = {});
+
+  /// From now on records are keyed, both ways.
+  void set_hasher(const wire::Hasher& hasher) { hasher_ = hasher; }
+  [[nodiscard]] const wire::Hasher& hasher() const { return hasher_; }
+
+  template <typename Message>
+  Status send(const Message& message, nanoseconds idle_max) {
+    MIGRATE_TRY(wire::encode_record(message, sent_records_, hasher_, out_));
+    return send_encoded(idle_max);
+  }
+  /// SECTION_DATA.
+  Status send_section_data(std::span<const std::byte> bytes, nanoseconds idle_max);
+  /// The batch in `encoder`, whose content is the pages in `content`, in order.
+  Status send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
+                    nanoseconds idle_max);
+
+  struct Record {
+    wire::RecordHeader header;
+    std::span<const std::byte> body;  ///< Empty for PAGES; valid until the next call.
+  };
+  /// The next record of a known type. A closed stream is kLinkLost; an ERROR record comes back as
+  /// the error it carries, with side and phase as the peer set them. kTimeout before the record's
+  /// first byte loses nothing: call again. Within a record the peer may be silent for
+  /// kMidRecordIdle at least.
+  Result<Record> receive(nanoseconds idle_max);
+  /// Whether receive() would return at once, with a record's beginning or with a failure.
+  [[nodiscard]] bool has_news();
+  /// receive() of exactly this type. DISCARDED and ABORT come back as the error they carry, any
+  /// other type is kProtocol.
+  template <typename Message>
+  Result<Message> expect(nanoseconds idle_max) {
+    MIGRATE_ASSIGN(Record record, receive(idle_max));
+    if (record.header.type != Message::kType) return unexpected(record, Message::kType);
+    return wire::decode<Message>(record.body);
+  }
+  [[nodiscard]] static Error unexpected(const Record& got, wire::RecordType wanted);
+
+  struct BatchHead {
+    wire::BatchHeader batch;
+    std::span<const std::byte>
+        table;  ///< Checksummed, not decoded; valid until the next receive().
+  };
+  Result<BatchHead> receive_batch_head(const wire::RecordHeader& header, nanoseconds idle_max);
+  /// Fills `parts` exactly.
+  Status receive_content(std::span<iovec> parts, nanoseconds idle_max);
+
+  Channel& channel() { return *channel_; }
+  [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
+  [[nodiscard]] std::uint64_t received_bytes() const { return received_bytes_; }
+
+ private:
+  Status send_encoded(nanoseconds idle_max);
+  Status read_ahead(nanoseconds idle_max);
+  Status fill(std::span<std::byte> into, nanoseconds idle_max);
+  Result<Record> receive_body(const wire::RecordHeader& header, nanoseconds idle_max);
+
+  std::unique_ptr<Channel> channel_;
+  wire::Hasher hasher_;
+
+  // Owned by the sending thread.
+  std::vector<std::byte> out_;
+  std::vector<iovec> parts_;
+  std::uint64_t sent_records_ = 0;
+  std::uint64_t sent_bytes_ = 0;
+
+  // Owned by the receiving thread. Bytes read ahead of what was asked for: 16 KiB hold the head of
+  // the next batch (a table of 256 pages is 4 KiB), so that a batch costs one system call or two,
+  // and at most 1 % of a 1 MiB batch is copied twice.
+  std::array<std::byte, 16384> ahead_{};
+  std::size_t ahead_begin_ = 0;
+  std::size_t ahead_end_ = 0;
+  std::vector<iovec> into_;
+  std::vector<std::byte> body_;
+  std::uint64_t received_records_ = 0;
+  std::uint64_t received_bytes_ = 0;
+};
+
+}  // namespace migrate

@@ -1,0 +1,64 @@
+// One migration in one process: the real engine on both sides, fake guests, a link that may fail.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "migrate/migration.hpp"
+#include "tests/session/engine/fake_guest.hpp"
+#include "tests/support/faulty_link.hpp"
+
+namespace migrate::testing {
+
+struct RunSpec {
+  std::vector<Region> regions;  ///< Empty: one region of 64 pages and one of 100, far apart.
+  FakeSource::Script source;
+  FakeTarget::Script target;
+  OutgoingOptions outgoing;
+  IncomingOptions incoming;
+  test::LinkPlan plan;
+  std::function<void(FakeSource&)> fill;  ///< Writes the guest's memory; empty: every third page.
+  std::function<Status(const GuestDescription&)> on_described;
+  Arbiter* source_arbiter = nullptr;
+  Arbiter* target_arbiter = nullptr;
+  /// Called with what can be cancelled, before anything runs.
+  std::function<void(Outgoing&, Incoming&)> ready;
+  std::function<void(const Event&)> on_source_event;
+
+  RunSpec();
+};
+
+/// Everything that is left after a run.
+struct Migration {
+  explicit Migration(RunSpec spec);
+  ~Migration();
+
+  World world;
+  RunSpec spec;
+  std::unique_ptr<test::InProcessNetwork> network;
+  OutgoingResult out;
+  IncomingResult in;
+  int host_ready = 0;
+  int host_started = 0;
+  std::vector<std::string> source_events;
+
+  FakeSource& source() { return static_cast<FakeSource&>(*out.guest); }
+  FakeTarget& target() { return static_cast<FakeTarget&>(*in.guest); }
+  [[nodiscard]] bool target_runs() { return target().started(); }
+  [[nodiscard]] std::string text() const;  ///< For failure messages.
+
+ private:
+  std::string runtime_dir_;
+};
+
+/// What must hold after every migration that nobody interfered with by force: one runner, equal
+/// memory where it ran over, a source as it was where it did not.
+void expect_one_owner(Migration& run);
+
+inline const RegionId kLow{0, 1, 0};
+inline const RegionId kHigh{0, 2, 0};
+
+}  // namespace migrate::testing

@@ -1,0 +1,271 @@
+// The engine end to end in one process, on a link that works.
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/session/engine/engine_run.hpp"
+
+namespace migrate::testing {
+namespace {
+
+constexpr GuestPage high(std::uint64_t page) { return {(1u << 20) + page}; }
+
+struct Mode {
+  Strategy strategy;
+  TrackerStyle style;
+  bool source_mapped;
+  bool target_mapped;
+  VerifyMode verify;
+  std::uint32_t lanes;
+};
+
+class EveryMode : public ::testing::TestWithParam<Mode> {
+ protected:
+  RunSpec spec() const {
+    const Mode mode = GetParam();
+    RunSpec spec;
+    spec.outgoing.strategy = mode.strategy;
+    spec.outgoing.verify = mode.verify;
+    spec.outgoing.lanes = mode.lanes;
+    spec.source.style = mode.style;
+    spec.source.mapped = mode.source_mapped;
+    spec.target.mapped = mode.target_mapped;
+    return spec;
+  }
+};
+
+std::vector<Mode> modes() {
+  std::vector<Mode> all;
+  for (const Strategy strategy : {Strategy::kStopCopy, Strategy::kPrecopy}) {
+    for (const TrackerStyle style : {TrackerStyle::kManual, TrackerStyle::kRearmInCollect}) {
+      for (const bool source_mapped : {true, false}) {
+        for (const bool target_mapped : {true, false}) {
+          for (const VerifyMode verify : {VerifyMode::kDigest, VerifyMode::kFull}) {
+            all.push_back(
+                {strategy, style, source_mapped, target_mapped, verify, source_mapped ? 2u : 1u});
+          }
+        }
+      }
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, EveryMode, ::testing::ValuesIn(modes()));
+
+TEST_P(EveryMode, AnIdleGuestArrivesEqualAndRuns) {
+  Migration run(spec());
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  EXPECT_EQ(run.host_ready, 1);
+  EXPECT_EQ(run.host_started, 1);
+  EXPECT_EQ(run.out.report.integrity.digest, "equal");
+  EXPECT_EQ(run.out.report.integrity.full,
+            GetParam().verify == VerifyMode::kFull ? "equal" : "off");
+  ASSERT_TRUE(run.out.report.downtime_ms.has_value());
+}
+
+TEST_P(EveryMode, APausedGuestArrivesPaused) {
+  RunSpec paused = spec();
+  paused.source.run_state = RunState::kPaused;
+  Migration run(std::move(paused));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  EXPECT_FALSE(run.out.report.downtime_ms.has_value());
+}
+
+// Writes at every point where the engine lets the guest go on, pages that turn to zero and back
+// among them.
+TEST_P(EveryMode, AWriterAtEveryStepArrivesEqual) {
+  for (unsigned seed = 0; seed < 5; ++seed) {
+    SCOPED_TRACE(seed);
+    RunSpec writing = spec();
+    auto random = std::make_shared<std::mt19937>(seed);
+    auto left = std::make_shared<int>(400);
+    writing.source.writes = [random, left](FakeSource& guest, const char* where) {
+      if (std::string_view(where) == "save") {
+        guest.write_as_device(kLow, {5}, static_cast<std::uint8_t>((*random)()));
+        return;
+      }
+      for (int i = 0; i < 20 && *left > 0; ++i, --*left) {
+        const auto value = static_cast<std::uint8_t>((*random)() % 3 == 0 ? 0 : (*random)());
+        (*random)() % 2 == 0 ? guest.write(kLow, {(*random)() % 64}, value)
+                             : guest.write(kHigh, high((*random)() % 100), value);
+      }
+    };
+    Migration run(std::move(writing));
+    expect_one_owner(run);
+    EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  }
+}
+
+TEST(Engine, DataThatTurnsToZeroArrivesAsZero) {
+  RunSpec spec;
+  auto step = std::make_shared<int>(0);
+  spec.outgoing.max_downtime = std::chrono::microseconds(1);  // Rounds until the limit.
+  spec.outgoing.max_rounds = 6;
+  spec.outgoing.on_stall = {};
+  spec.outgoing.max_downtime = std::chrono::seconds(1);
+  spec.source.writes = [step](FakeSource& guest, const char* where) {
+    if (std::string_view(where) != "collect") return;
+    switch ((*step)++) {
+      case 1:
+        guest.write_zeros(kLow, {0});
+        guest.write(kLow, {1}, 3);
+        break;  // DATA -> ZERO
+      case 2:
+        guest.write(kLow, {0}, 4);
+        guest.write_zeros(kLow, {1});
+        break;  // ZERO -> DATA
+      default:
+        break;
+    }
+  };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+}
+
+TEST(Engine, RegionsThatComeAndGoArrive) {
+  RunSpec spec;
+  const Region extra{{0, 3, 0}, {{5000}, 70}, Backing::kAnonymous};
+  auto step = std::make_shared<int>(0);
+  spec.source.writes = [=](FakeSource& guest, const char* where) {
+    if (std::string_view(where) != "collect") return;
+    const int now = (*step)++;
+    if (now == 1) {
+      guest.memory().add(extra);
+      guest.write(extra.id, {5003}, 8);
+      guest.memory().remove(kLow);
+    }
+  };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  EXPECT_EQ(run.target().memory().regions().size(), 2u);
+}
+
+TEST(Engine, AWriteThatTheTrackerMissedAbortsBeforeCommit) {
+  RunSpec spec;
+  spec.outgoing.verify = VerifyMode::kFull;
+  spec.source.writes = [](FakeSource& guest, const char* where) {
+    if (std::string_view(where) == "save") guest.corrupt(kLow, {3});
+  };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kFailed);
+  EXPECT_EQ(run.out.report.error->code, ErrorCode::kIntegrity) << run.text();
+}
+
+TEST(Engine, TheSampleFindsAMissedWriteWithoutFullVerification) {
+  int found = 0;
+  for (int i = 0; i < 5; ++i) {
+    RunSpec spec;
+    spec.source.writes = [](FakeSource& guest, const char* where) {
+      if (std::string_view(where) != "save") return;
+      for (std::uint64_t page = 0; page < 64; ++page) guest.corrupt(kLow, {page});
+    };
+    Migration run(std::move(spec));
+    expect_one_owner(run);
+    if (run.out.outcome == Outcome::kFailed) {
+      ++found;
+      EXPECT_EQ(run.out.report.integrity.sampled, "unequal");
+    } else {
+      // Unequal memory: the sample is a chance, not a promise.
+      break;
+    }
+  }
+  EXPECT_GT(found, 0);
+}
+
+TEST(Engine, AGuestThatDirtiesTooFastIsThrottledThenGivenUp) {
+  RunSpec spec;
+  spec.outgoing.max_downtime = std::chrono::microseconds(1);
+  spec.outgoing.max_rounds = 20;
+  spec.source.writes = [](FakeSource& guest, const char* where) {
+    if (std::string_view(where) == "save") return;
+    static std::atomic<std::uint8_t> value{1};
+    for (std::uint64_t page = 0; page < 64; ++page) guest.write(kLow, {page}, ++value);
+  };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kFailed);
+  EXPECT_EQ(run.out.report.error->code, ErrorCode::kNotConverging) << run.text();
+  EXPECT_FALSE(run.out.report.error->remedy.empty());
+  EXPECT_GT(run.source().throttle_max(), 0.5);
+}
+
+TEST(Engine, ATargetThatCannotTakeTheGuestRefusesBeforeItIsTouched) {
+  for (const ErrorCode code : {ErrorCode::kIncompatible, ErrorCode::kNoMemory}) {
+    RunSpec spec;
+    spec.target.fail_prepare = code;
+    Migration run(std::move(spec));
+    expect_one_owner(run);
+    EXPECT_EQ(run.out.outcome, Outcome::kRefused);
+    EXPECT_EQ(run.in.outcome, Outcome::kRefused);
+    EXPECT_EQ(run.out.report.error->code, code);
+    EXPECT_EQ(run.out.report.error->side, Side::kTarget);
+    EXPECT_EQ(run.source().pauses(), 0);
+  }
+}
+
+TEST(Engine, ATakenNameIsRefused) {
+  RunSpec spec;
+  spec.on_described = [](const GuestDescription&) -> Status {
+    return make_error(ErrorCode::kNameTaken, "a guest named fake runs here");
+  };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kRefused);
+  EXPECT_EQ(run.out.report.error->code, ErrorCode::kNameTaken);
+}
+
+TEST(Engine, EveryFailureOfTheTargetGivesTheGuestBack) {
+  for (int which = 0; which < 3; ++which) {
+    RunSpec spec;
+    (which == 0   ? spec.target.fail_load
+     : which == 1 ? spec.target.fail_acquire
+                  : spec.target.fail_start) = ErrorCode::kGuest;
+    Migration run(std::move(spec));
+    SCOPED_TRACE(which);
+    expect_one_owner(run);
+    EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
+    EXPECT_EQ(run.out.report.error->side, Side::kTarget) << run.text();
+  }
+}
+
+TEST(Engine, EveryFailureOfTheSourceLeavesItRunning) {
+  for (int which = 0; which < 3; ++which) {
+    RunSpec spec;
+    (which == 0   ? spec.source.fail_pause
+     : which == 1 ? spec.source.fail_save
+                  : spec.source.fail_collect) = ErrorCode::kGuest;
+    Migration run(std::move(spec));
+    SCOPED_TRACE(which);
+    expect_one_owner(run);
+    EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
+  }
+}
+
+TEST(Engine, AStartThatMayHaveHappenedIsNeverUndone) {
+  RunSpec spec;
+  spec.target.fail_start = ErrorCode::kGuestLost;
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.in.outcome, Outcome::kLost) << run.text();
+  EXPECT_FALSE(run.source().running());
+  EXPECT_TRUE(run.out.outcome == Outcome::kLost || run.out.outcome == Outcome::kUncertain)
+      << run.text();
+}
+
+TEST(Engine, AReclaimThatFailsKeepsTheGuestPausedAndSaysSo) {
+  RunSpec spec;
+  spec.source.fail_reclaim = ErrorCode::kBusy;
+  spec.target.fail_load = ErrorCode::kGuest;
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kUncertain) << run.text();
+  EXPECT_FALSE(run.source().running());
+  ASSERT_NE(run.out.uncertain, nullptr);
+}
+
+}  // namespace
+}  // namespace migrate::testing
