@@ -1,13 +1,13 @@
 #include "adapters/kvm/cpuid.hpp"
 
-#include <sys/ioctl.h>
-
+#include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cstdio>
+#include <cstddef>
 #include <cstring>
+#include <memory>
 
+#include "adapters/kvm/kvm_abi.hpp"
 #include "adapters/kvm/kvm_call.hpp"
 
 namespace migrate::kvm {
@@ -35,21 +35,17 @@ constexpr FeatureWord kFeatureWords[] = {
     {0x80000021, 0, Register::kEax},
 };
 
-/// A kvm_cpuid2 with room for kCpuidEntriesMax entries.
-class Table {
- public:
-  Table() : words_((sizeof(kvm_cpuid2) + kCpuidEntriesMax * sizeof(kvm_cpuid_entry2)) / 4) {
-    header()->nent = static_cast<std::uint32_t>(kCpuidEntriesMax);
-  }
-  kvm_cpuid2* header() { return reinterpret_cast<kvm_cpuid2*>(words_.data()); }
-  [[nodiscard]] Cpuid entries() {
-    return {header()->entries,
-            header()->entries + std::min<std::size_t>(header()->nent, kCpuidEntriesMax)};
-  }
+/// A kvm_cpuid2 with room for kCpuidEntriesMax entries: 40 KiB, so not on the stack.
+struct Table {
+  abi::Cpuid head{static_cast<std::uint32_t>(kCpuidEntriesMax), 0};
+  std::array<kvm_cpuid_entry2, kCpuidEntriesMax> entries{};
 
- private:
-  std::vector<std::uint32_t> words_;
+  [[nodiscard]] Cpuid list() const {
+    const std::size_t count = std::min<std::size_t>(head.count, kCpuidEntriesMax);
+    return {entries.begin(), entries.begin() + static_cast<std::ptrdiff_t>(count)};
+  }
 };
+static_assert(offsetof(Table, entries) == sizeof(abi::Cpuid));
 
 const kvm_cpuid_entry2* find(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
   for (const kvm_cpuid_entry2& entry : cpuid) {
@@ -131,23 +127,23 @@ std::string_view to_string(Register reg) {
 }
 
 Result<Cpuid> supported_cpuid(int kvm_fd) {
-  Table table;
-  MIGRATE_TRY(call(kvm_fd, KVM_GET_SUPPORTED_CPUID, table.header(), "KVM_GET_SUPPORTED_CPUID"));
-  return table.entries();
+  const auto table = std::make_unique<Table>();
+  MIGRATE_TRY(call(kvm_fd, abi::kGetSupportedCpuid, table.get(), "KVM_GET_SUPPORTED_CPUID"));
+  return table->list();
 }
 
 Result<Cpuid> vcpu_cpuid(int vcpu_fd) {
-  Table table;
-  MIGRATE_TRY(call(vcpu_fd, KVM_GET_CPUID2, table.header(), "KVM_GET_CPUID2"));
-  return table.entries();
+  const auto table = std::make_unique<Table>();
+  MIGRATE_TRY(call(vcpu_fd, abi::kGetCpuid2, table.get(), "KVM_GET_CPUID2"));
+  return table->list();
 }
 
 Status set_vcpu_cpuid(int vcpu_fd, const Cpuid& cpuid) {
   MIGRATE_CHECK(cpuid.size() <= kCpuidEntriesMax);
-  Table table;
-  table.header()->nent = static_cast<std::uint32_t>(cpuid.size());
-  std::copy(cpuid.begin(), cpuid.end(), table.header()->entries);
-  MIGRATE_TRY(call(vcpu_fd, KVM_SET_CPUID2, table.header(), "KVM_SET_CPUID2"));
+  const auto table = std::make_unique<Table>();
+  table->head.count = static_cast<std::uint32_t>(cpuid.size());
+  std::copy(cpuid.begin(), cpuid.end(), table->entries.begin());
+  MIGRATE_TRY(call(vcpu_fd, abi::kSetCpuid2, table.get(), "KVM_SET_CPUID2"));
   return {};
 }
 

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <cstddef>
+#include <cstdio>
 
+#include "adapters/kvm/kvm_abi.hpp"
 #include "adapters/kvm/kvm_call.hpp"
 
 namespace migrate::kvm {
@@ -19,35 +21,31 @@ constexpr std::uint32_t kIndicesMax = 4096;
 constexpr std::uint32_t kMsrPerfGlobalCtrl = 0x38f;
 
 /// A kvm_msrs with room for a batch.
-class Batch {
- public:
-  Batch() { header()->pad = 0; }
-  [[nodiscard]] kvm_msr_entry& entry(std::size_t i) { return header()->entries[i]; }
+struct Batch {
+  abi::Msrs head{};
+  std::array<kvm_msr_entry, kBatch> entries;
+
   /// KVM_GET_MSRS or KVM_SET_MSRS of the first `count`: how many were done.
   Result<std::size_t> run(int vcpu_fd, unsigned long request, std::size_t count, const char* name) {
-    header()->nmsrs = static_cast<std::uint32_t>(count);
-    MIGRATE_ASSIGN(const int done, call(vcpu_fd, request, bytes_.data(), name));
+    head.count = static_cast<std::uint32_t>(count);
+    MIGRATE_ASSIGN(const int done, call(vcpu_fd, request, this, name));
     return static_cast<std::size_t>(done);
   }
-
- private:
-  kvm_msrs* header() { return reinterpret_cast<kvm_msrs*>(bytes_.data()); }
-  alignas(kvm_msrs) std::array<std::byte, sizeof(kvm_msrs) + kBatch * sizeof(kvm_msr_entry)> bytes_;
 };
+static_assert(offsetof(Batch, entries) == sizeof(abi::Msrs));
 
 }  // namespace
 
 Result<std::vector<std::uint32_t>> msr_candidates(int kvm_fd) {
-  alignas(kvm_msr_list) std::array<std::byte, sizeof(kvm_msr_list)> probe{};
-  auto* count = reinterpret_cast<kvm_msr_list*>(probe.data());
+  abi::MsrList list{};
   // With no room the kernel says E2BIG and how much it needs.
-  if (::ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, count) != 0 && errno != E2BIG) {
+  if (::ioctl(kvm_fd, abi::kGetMsrIndexList, &list) != 0 && errno != E2BIG) {
     return make_errno_error(ErrorCode::kIo, errno, "KVM refuses KVM_GET_MSR_INDEX_LIST");
   }
-  const std::uint32_t listed = std::min(count->nmsrs, kIndicesMax);
+  const std::uint32_t listed = std::min(list.count, kIndicesMax);
   std::vector<std::uint32_t> buffer(1 + listed);
   buffer[0] = listed;
-  MIGRATE_TRY(call(kvm_fd, KVM_GET_MSR_INDEX_LIST, buffer.data(), "KVM_GET_MSR_INDEX_LIST"));
+  MIGRATE_TRY(call(kvm_fd, abi::kGetMsrIndexList, buffer.data(), "KVM_GET_MSR_INDEX_LIST"));
   std::vector<std::uint32_t> indices(buffer.begin() + 1, buffer.end());
   const auto add = [&](std::uint32_t first, std::uint32_t last) {
     for (std::uint32_t i = first; i <= last; ++i) {
@@ -67,9 +65,10 @@ Status read_msrs(int vcpu_fd, std::span<const std::uint32_t> indices,
   Batch batch;
   while (!indices.empty()) {
     const std::size_t count = std::min(indices.size(), kBatch);
-    for (std::size_t i = 0; i < count; ++i) batch.entry(i) = {indices[i], 0, 0};
-    MIGRATE_ASSIGN(const std::size_t done, batch.run(vcpu_fd, KVM_GET_MSRS, count, "KVM_GET_MSRS"));
-    for (std::size_t i = 0; i < done; ++i) values.push_back(batch.entry(i));
+    for (std::size_t i = 0; i < count; ++i) batch.entries[i] = {indices[i], 0, 0};
+    MIGRATE_ASSIGN(const std::size_t done,
+                   batch.run(vcpu_fd, abi::kGetMsrs, count, "KVM_GET_MSRS"));
+    for (std::size_t i = 0; i < done; ++i) values.push_back(batch.entries[i]);
     // KVM stops at the first it cannot read.
     if (done < count) unreadable.push_back(indices[done]);
     indices = indices.subspan(std::min(count, done + 1));
@@ -82,8 +81,9 @@ Status write_msrs(int vcpu_fd, std::span<const kvm_msr_entry> values,
   Batch batch;
   while (!values.empty()) {
     const std::size_t count = std::min(values.size(), kBatch);
-    for (std::size_t i = 0; i < count; ++i) batch.entry(i) = values[i];
-    MIGRATE_ASSIGN(const std::size_t done, batch.run(vcpu_fd, KVM_SET_MSRS, count, "KVM_SET_MSRS"));
+    for (std::size_t i = 0; i < count; ++i) batch.entries[i] = values[i];
+    MIGRATE_ASSIGN(const std::size_t done,
+                   batch.run(vcpu_fd, abi::kSetMsrs, count, "KVM_SET_MSRS"));
     if (done < count) refused.push_back(values[done]);
     values = values.subspan(std::min(count, done + 1));
   }

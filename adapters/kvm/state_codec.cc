@@ -128,7 +128,7 @@ Status take_msrs(const std::string& section, const Block& block, VcpuState& stat
 }
 
 Status take_xsave(const std::string& section, const Block& block, VcpuState& state) {
-  if (block.body.size() < sizeof(kvm_xsave)) {
+  if (block.body.size() < abi::kXsaveBytesMin) {
     return bad_block(section, block.kind, block.offset, "is shorter than an XSAVE area");
   }
   state.xsave.assign(block.body.begin(), block.body.end());

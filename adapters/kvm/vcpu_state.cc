@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "adapters/kvm/kvm_abi.hpp"
 #include "adapters/kvm/kvm_call.hpp"
 #include "adapters/kvm/msrs.hpp"
 
@@ -47,9 +48,9 @@ Status save_sregs(int fd, const VcpuCaps& caps, VcpuState& state) {
 Status save_xsave(int fd, const VcpuCaps& caps, VcpuState& state) {
   state.xsave.resize(caps.xsave_bytes);
   if (caps.xsave2) {
-    MIGRATE_TRY(call(fd, KVM_GET_XSAVE2, state.xsave.data(), "KVM_GET_XSAVE2"));
+    MIGRATE_TRY(call(fd, abi::kGetXsave2, state.xsave.data(), "KVM_GET_XSAVE2"));
   } else if (caps.xsave) {
-    MIGRATE_TRY(call(fd, KVM_GET_XSAVE, state.xsave.data(), "KVM_GET_XSAVE"));
+    MIGRATE_TRY(call(fd, abi::kGetXsave, state.xsave.data(), "KVM_GET_XSAVE"));
   } else {
     return make_error(ErrorCode::kUnsupported, "KVM offers no XSAVE (KVM_CAP_XSAVE)")
         .advise("use a kernel of version 2.6.36 or newer");
@@ -151,12 +152,12 @@ Status load_tsc_deadline(int fd, const VcpuState& state, LoadNotes& notes) {
 Status load_xsave(int fd, const VcpuCaps& caps, const VcpuState& state) {
   // Areas of features this host lacks were refused by the preflight; the kernel reads its own size.
   if (state.xsave.size() >= caps.xsave_bytes) {
-    MIGRATE_TRY(call(fd, KVM_SET_XSAVE, state.xsave.data(), "KVM_SET_XSAVE"));
+    MIGRATE_TRY(call(fd, abi::kSetXsave, state.xsave.data(), "KVM_SET_XSAVE"));
     return {};
   }
   std::vector<std::byte> padded = state.xsave;
   padded.resize(caps.xsave_bytes);
-  MIGRATE_TRY(call(fd, KVM_SET_XSAVE, padded.data(), "KVM_SET_XSAVE"));
+  MIGRATE_TRY(call(fd, abi::kSetXsave, padded.data(), "KVM_SET_XSAVE"));
   return {};
 }
 
@@ -194,7 +195,7 @@ VcpuCaps vcpu_caps(int vm_fd, bool irqchip) {
   VcpuCaps caps;
   if (const int bytes = extension(vm_fd, KVM_CAP_XSAVE2); bytes > 0) {
     caps.xsave2 = true;
-    caps.xsave_bytes = std::max(sizeof(kvm_xsave), static_cast<std::size_t>(bytes));
+    caps.xsave_bytes = std::max(abi::kXsaveBytesMin, static_cast<std::size_t>(bytes));
   }
   caps.xsave = extension(vm_fd, KVM_CAP_XSAVE) > 0;
   caps.xcrs = extension(vm_fd, KVM_CAP_XCRS) > 0;

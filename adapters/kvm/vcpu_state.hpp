@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adapters/kvm/clock.hpp"
+#include "adapters/kvm/kvm_abi.hpp"
 #include "adapters/kvm/state_order.hpp"
 #include "migrate/result.hpp"
 
@@ -17,7 +18,7 @@ namespace migrate::kvm {
 
 /// What the kernel offers a VM's vCPUs.
 struct VcpuCaps {
-  std::size_t xsave_bytes = sizeof(kvm_xsave);
+  std::size_t xsave_bytes = abi::kXsaveBytesMin;
   bool xsave2 = false;
   bool xsave = false;
   bool xcrs = false;
