@@ -60,8 +60,12 @@ Result<VmmConfig> decode_machine(const GuestDescription& description) {
   MIGRATE_ASSIGN(const std::string workload, cursor.text(kWorkloadTextMax));
   MIGRATE_TRY(cursor.end());
   // Both refuse what makes no sense, as they do for a user's words.
-  MIGRATE_ASSIGN(config.workload, parse_workload(workload));
-  MIGRATE_TRY(plan_demo_guest(config, 0));
+  auto parsed = parse_workload(workload);
+  if (!parsed) return cursor.bad("makes no sense: " + parsed.error().message);
+  config.workload = *std::move(parsed);
+  if (const auto plan = plan_demo_guest(config, 0); !plan) {
+    return cursor.bad("makes no sense: " + plan.error().message);
+  }
   return config;
 }
 

@@ -156,6 +156,8 @@ Status Vmm::Impl::boot(const demo::ControlBlock& plan) {
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
     MIGRATE_TRY(set_demo_registers(machine_.vcpus()[id].get(), id));
   }
+  // Now, because KVM tells nothing about vCPUs that run.
+  MIGRATE_ASSIGN(kvm_vm_.cpu_model, capture_cpu_model(kvm_vm_));
   return {};
 }
 

@@ -16,8 +16,9 @@ struct Stamp {
   friend constexpr bool operator==(const Stamp&, const Stamp&) = default;
 };
 
+/// Never right for a page of zeros: mix(0) is 0, so the page's number is not used bare.
 constexpr std::uint64_t checksum_of(const Stamp& stamp) {
-  std::uint64_t sum = mix(stamp.page) + stamp.generation;
+  std::uint64_t sum = mix(stamp.page + kGolden) + stamp.generation;
   for (const std::uint64_t word : stamp.noise) sum = mix(sum ^ word);
   return sum;
 }
