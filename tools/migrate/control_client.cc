@@ -1,10 +1,9 @@
 #include "control_client.hpp"
 
-#include <poll.h>
-
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket.hpp>
@@ -129,25 +128,10 @@ class EventStream::Impl {
     return {};
   }
 
-  Next next(int watched) {
-    bool ready = false;
-    std::optional<net::posix::stream_descriptor> descriptor;
-    if (watched >= 0) {
-      descriptor.emplace(io_, watched);
-      descriptor->async_wait(net::posix::stream_descriptor::wait_read,
-                             [&](beast::error_code code) { ready = !code; });
-    }
-    io_.restart();
-    while (messages_.empty() && !closed_ && !ready) io_.run_one();
-    if (descriptor) {
-      descriptor->cancel();
-      // The cancelled wait refers to this call's variables: let it end here.
-      io_.restart();
-      io_.poll();
-      descriptor->release();
-    }
+  Next next(int watched, std::optional<std::chrono::milliseconds> timeout) {
+    const bool ready = wait(watched, timeout);
     if (ready) return {Got::kWatched, {}, {}};
-    if (messages_.empty()) return {Got::kClosed, {}, {}};
+    if (messages_.empty()) return {closed_ ? Got::kClosed : Got::kTimeout, {}, {}};
     Next next{Got::kMessage, {}, std::move(messages_.front())};
     messages_.pop_front();
     next.message = Json::parse(next.text, nullptr, false);
@@ -156,6 +140,32 @@ class EventStream::Impl {
   }
 
  private:
+  /// Waits for a message, the end or the timeout; true when `watched` came first.
+  bool wait(int watched, std::optional<std::chrono::milliseconds> timeout) {
+    bool ready = false;
+    bool late = false;
+    net::posix::stream_descriptor descriptor(io_);
+    if (watched >= 0) {
+      descriptor.assign(watched);
+      descriptor.async_wait(net::posix::stream_descriptor::wait_read,
+                            [&](beast::error_code code) { ready = !code; });
+    }
+    net::steady_timer timer(io_);
+    if (timeout) {
+      timer.expires_after(*timeout);
+      timer.async_wait([&](beast::error_code code) { late = !code; });
+    }
+    io_.restart();
+    while (messages_.empty() && !closed_ && !ready && !late) io_.run_one();
+    // The cancelled waits refer to this call's variables: let them end here.
+    timer.cancel();
+    if (watched >= 0) descriptor.cancel();
+    io_.restart();
+    io_.poll();
+    if (watched >= 0) descriptor.release();
+    return ready;
+  }
+
   void read() {
     stream_.async_read(buffer_, [this](beast::error_code failure, std::size_t) {
       if (failure) {
@@ -184,6 +194,8 @@ Result<std::unique_ptr<EventStream>> EventStream::open(const std::filesystem::pa
   return std::unique_ptr<EventStream>(new EventStream(std::move(impl)));
 }
 
-EventStream::Next EventStream::next(int watched) { return impl_->next(watched); }
+EventStream::Next EventStream::next(int watched, std::optional<std::chrono::milliseconds> timeout) {
+  return impl_->next(watched, timeout);
+}
 
 }  // namespace migrate::tool

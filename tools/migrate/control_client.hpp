@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "migrate/result.hpp"
@@ -28,7 +29,8 @@ class EventStream {
   enum class Got {
     kMessage,  ///< `message` holds one.
     kWatched,  ///< The watched descriptor is readable.
-    kClosed,   ///< The guest's process ended the stream, or is gone.
+    kTimeout,
+    kClosed,  ///< The guest's process ended the stream, or is gone.
   };
   struct Next {
     Got got = Got::kClosed;
@@ -42,8 +44,9 @@ class EventStream {
   EventStream(const EventStream&) = delete;
   EventStream& operator=(const EventStream&) = delete;
 
-  /// Waits for a message, or until `watched` (a signalfd; -1: none) is readable.
-  [[nodiscard]] Next next(int watched);
+  /// Waits for a message, or until `watched` (a signalfd; -1: none) is readable, or for `timeout`.
+  [[nodiscard]] Next next(int watched,
+                          std::optional<std::chrono::milliseconds> timeout = std::nullopt);
 
  private:
   class Impl;

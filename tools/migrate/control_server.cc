@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
@@ -60,6 +61,13 @@ struct Shared {
     MutexLock lock(mutex);
     --pending;
     answered.notify_all();
+  }
+  bool wait_for_answers(std::chrono::steady_clock::time_point deadline) {
+    MutexLock lock(mutex);
+    while (pending > 0) {
+      if (!answered.wait_until(mutex, deadline)) return false;
+    }
+    return true;
   }
 };
 
@@ -302,10 +310,15 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 class ControlServer::Impl {
  public:
   Impl(std::filesystem::path path, RequestHandler& handler, EventHub& hub, ControlLimits limits)
-      : shared_(handler, hub, limits), path_(std::move(path)), acceptor_(shared_.io) {}
+      : shared_(handler, hub, limits),
+        path_(std::move(path)),
+        acceptor_(shared_.io),
+        work_(shared_.io.get_executor()),
+        thread_([this] { shared_.io.run(); }) {}
   ~Impl() { close(); }
 
-  Status listen() {
+  Status open() {
+    if (open_) return {};
     // Bound under another name and moved, so that the socket answers from its first moment on.
     const std::string fresh = path_.string() + "~";
     ::unlink(fresh.c_str());
@@ -325,24 +338,18 @@ class ControlServer::Impl {
           .advise("check the runtime folder's permissions and free space");
     }
     open_ = true;
-    accept();
-    thread_ = std::thread([this] { shared_.io.run(); });
+    net::post(shared_.io, [this] { accept(); });
     return {};
   }
 
   bool drain(std::chrono::milliseconds timeout) {
     const auto deadline = std::chrono::steady_clock::now() + timeout;
-    MutexLock lock(shared_.mutex);
-    while (shared_.pending > 0) {
-      if (!shared_.answered.wait_until(shared_.mutex, deadline)) return false;
-    }
-    return shared_.hub.drain(deadline);
+    return shared_.wait_for_answers(deadline) && shared_.hub.drain(deadline);
   }
 
   void close() {
-    if (!open_) return;
-    open_ = false;
-    ::unlink(path_.c_str());
+    if (!thread_.joinable()) return;
+    if (open_) ::unlink(path_.c_str());
     net::post(shared_.io, [this] {
       ErrorCondition ignored;
       acceptor_.close(ignored);
@@ -399,21 +406,17 @@ class ControlServer::Impl {
   const std::filesystem::path path_;
   Local::acceptor acceptor_;
   net::steady_timer retry_{shared_.io};
-  std::thread thread_;
+  net::executor_work_guard<net::io_context::executor_type> work_;
   bool open_ = false;
+  std::thread thread_;
 };
 
-ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ControlServer::ControlServer(std::filesystem::path path, RequestHandler& handler, EventHub& hub,
+                             ControlLimits limits)
+    : impl_(std::make_unique<Impl>(std::move(path), handler, hub, limits)) {}
 ControlServer::~ControlServer() = default;
 
-Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::filesystem::path& path,
-                                                           RequestHandler& handler, EventHub& hub,
-                                                           ControlLimits limits) {
-  auto impl = std::make_unique<Impl>(path, handler, hub, limits);
-  MIGRATE_TRY(impl->listen());
-  return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
-}
-
+Status ControlServer::open() { return impl_->open(); }
 bool ControlServer::drain(std::chrono::milliseconds timeout) { return impl_->drain(timeout); }
 void ControlServer::close() { impl_->close(); }
 

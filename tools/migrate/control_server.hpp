@@ -47,16 +47,17 @@ struct ControlLimits {
 
 class ControlServer {
  public:
-  /// Listens on `path` (0600, what was there is replaced: hold the guest's name first) and serves
-  /// from threads of its own. `handler` and `hub` must outlive the server.
-  static Result<std::unique_ptr<ControlServer>> open(const std::filesystem::path& path,
-                                                     RequestHandler& handler, EventHub& hub,
-                                                     ControlLimits limits = {});
+  /// Starts the threads, and does not listen yet. `handler` and `hub` must outlive the server.
+  ControlServer(std::filesystem::path path, RequestHandler& handler, EventHub& hub,
+                ControlLimits limits = {});
   /// As close().
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
 
+  /// Listens: a few system calls, for it may come within a guest's downtime. The socket has mode
+  /// 0600 and replaces what was at its path: hold the guest's name first. Harmless when open.
+  Status open();
   /// Waits until answers under way are written and followers have everything; false at `timeout`.
   bool drain(std::chrono::milliseconds timeout);
   /// Removes the socket, then ends all connections and threads.
@@ -64,7 +65,6 @@ class ControlServer {
 
  private:
   class Impl;
-  explicit ControlServer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -95,11 +95,17 @@ std::optional<MigrationView> GuestHost::migration() const {
   return view;
 }
 
-void GuestHost::arrived(const Json& report) {
+void GuestHost::arrived() {
+  MutexLock lock(mutex_);
+  MIGRATE_CHECK(activity_ == Activity::kArriving);
+  activity_ = Activity::kHere;
+}
+
+void GuestHost::set_arrival_report(const Json& report) {
   {
     MutexLock lock(mutex_);
-    MIGRATE_CHECK(activity_ == Activity::kArriving);
-    activity_ = Activity::kHere;
+    // It may be on its way to the next host already.
+    if (number_ != 0) return;
     report_ = report;
   }
   hub_.publish_report(report);

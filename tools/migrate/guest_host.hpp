@@ -59,8 +59,10 @@ class GuestHost final : private Observer {
   [[nodiscard]] Result<Json> stats() const { return guest_.stats(); }
   [[nodiscard]] std::uint64_t uptime_ms() const;
 
-  /// The migration that brought the guest here has ended well: it is this process's now.
-  void arrived(const Json& report) MIGRATE_EXCLUDES(mutex_);
+  /// The guest has started here: from now on it is this process's, and may be touched.
+  void arrived() MIGRATE_EXCLUDES(mutex_);
+  /// What its arrival looked like, for followers; comes when the source has confirmed.
+  void set_arrival_report(const Json& report) MIGRATE_EXCLUDES(mutex_);
 
   /// kBusy while it migrates, kUncertain while its owner is not known.
   Status pause() MIGRATE_EXCLUDES(mutex_);

@@ -54,7 +54,8 @@ std::string event_text(const Event& event) {
   return event.detail.empty() ? event.name : event.name + ": " + event.detail;
 }
 
-ProgressLine::ProgressLine(std::FILE* out) : out_(out), terminal_(isatty(fileno(out)) == 1) {}
+ProgressLine::ProgressLine(std::FILE* out, bool event_lines)
+    : out_(out), terminal_(isatty(fileno(out)) == 1), event_lines_(event_lines) {}
 
 void ProgressLine::show(const Progress& progress) {
   if (!terminal_) return;
@@ -66,6 +67,7 @@ void ProgressLine::show(const Progress& progress) {
 }
 
 void ProgressLine::show(const Event& event) {
+  if (!terminal_ && !event_lines_) return;
   const bool redraw = drawn_;
   clear();
   std::fputs((event_text(event) + "\n").c_str(), out_);

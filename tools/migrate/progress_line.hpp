@@ -17,11 +17,12 @@ namespace migrate::tool {
 [[nodiscard]] std::string progress_text(const Progress& progress, std::size_t width);
 [[nodiscard]] std::string event_text(const Event& event);
 
-/// Draws one line in place on a terminal; elsewhere writes events as lines and leaves progress out.
+/// Draws one line in place on a terminal, with events above it; elsewhere writes events as lines,
+/// where they are wanted, and leaves progress out.
 class ProgressLine {
  public:
   /// `out` stays the caller's.
-  explicit ProgressLine(std::FILE* out);
+  ProgressLine(std::FILE* out, bool event_lines);
   ~ProgressLine() { clear(); }
   ProgressLine(const ProgressLine&) = delete;
   ProgressLine& operator=(const ProgressLine&) = delete;
@@ -34,6 +35,7 @@ class ProgressLine {
  private:
   std::FILE* out_;
   bool terminal_;
+  bool event_lines_;
   bool drawn_ = false;
   std::string last_;
 };

@@ -1,0 +1,213 @@
+// migrate recv: takes guests that other hosts send.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "command.hpp"
+#include "connection_passing.hpp"
+#include "detach.hpp"
+#include "endpoint.hpp"
+#include "migrate/options.hpp"
+#include "receive_session.hpp"
+#include "session_listener.hpp"
+#include "session_spawner.hpp"
+
+namespace migrate::tool {
+namespace {
+
+struct RecvOptions {
+  std::string listen;
+  bool once = false;
+  bool detach = false;
+  bool insecure = false;
+  std::string accept = "vm";
+  ReceiveOptions session;
+  SessionProcess process;  ///< Of a process that a listener started for one session.
+};
+
+/// The receiving side's times; the defaults are IncomingOptions'.
+struct TimeOption {
+  const char* name;
+  const char* help;
+  std::chrono::milliseconds IncomingOptions::*field;
+};
+constexpr TimeOption kTimeOptions[] = {
+    {"hello-timeout", "How long a connection may take to introduce itself",
+     &IncomingOptions::hello_timeout},
+    {"peer-timeout", "After how long a silent source is given up", &IncomingOptions::peer_timeout},
+    {"ask-window", "How long to wait for a source that may ask for the outcome",
+     &IncomingOptions::ask_window},
+    {"lease", "How long a READY binds this side", &IncomingOptions::lease},
+};
+// As the sending side's timeouts.
+constexpr std::chrono::hours kTimeMax{24};
+
+Status set_time(IncomingOptions& options, const TimeOption& option, const std::string& value) {
+  MIGRATE_ASSIGN(const auto time, parse_duration(value));
+  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time);
+  if (ms != time || ms.count() <= 0 || ms > kTimeMax) {
+    return make_error(ErrorCode::kInvalidArgument, "'" + value + "' is no time for this")
+        .advise("give 1ms to 24 hours (86400s), in whole ms, such as 10s");
+  }
+  options.*option.field = ms;
+  return {};
+}
+
+Result<Endpoint> listen_endpoint(const RecvOptions& options) {
+  MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen));
+  if (!options.insecure) MIGRATE_TRY(require_loopback(endpoint));
+  if (!options.session.name.empty()) MIGRATE_TRY(check_guest_name(options.session.name));
+  if (options.accept != to_string(GuestKind::kVm)) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--accept: cannot take guests of kind '" + options.accept + "'")
+        .advise("accepted: vm");
+  }
+  return endpoint;
+}
+
+void tell_listening(const GlobalOptions& global, const RecvOptions& options,
+                    const std::string& address) {
+  if (global.json && options.detach) {
+    print_json({{"address", address}, {"pid", getpid()}});
+  } else {
+    // Standard output is the report's.
+    std::fprintf(stderr, "listening on %s\n", address.c_str());
+  }
+}
+
+/// Where a detached process writes; by port, for guests are not known yet.
+std::filesystem::path log_of(const RuntimeDir& folder, const std::string& address) {
+  return folder.log_path("recv-" + address.substr(address.rfind(':') + 1));
+}
+
+/// One session in this process.
+int recv_once(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
+              const RuntimeDir& folder, std::optional<Detacher> detacher) {
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail(global, signals.error());
+  auto acceptor = make_tcp_acceptor(endpoint.host, endpoint.port);
+  if (!acceptor) return fail(global, acceptor.error());
+  const auto session = ReceiveSession::create(folder, options.session, global);
+  if (!session) return fail(global, session.error());
+  const std::filesystem::path log = log_of(folder, (*acceptor)->address());
+  tell_listening(global, options, (*acceptor)->address());
+  if (detacher) {
+    if (const Status ready = detacher->ready(log); !ready) return fail(global, ready.error());
+  }
+  // The port is free for the next `recv` as soon as the session is over.
+  const int code = (*session)->run(**acceptor, *signals, [&acceptor] { acceptor->reset(); });
+  if (detacher && code == 0) drop_log(log);
+  return code;
+}
+
+/// Reaps the processes of sessions that have ended; they have told how themselves.
+void reap() {
+  while (waitpid(-1, nullptr, WNOHANG) > 0) {
+  }
+}
+
+/// Stays, with a process for each session.
+int recv_many(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
+              const RuntimeDir& folder, std::optional<Detacher> detacher) {
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGCHLD});
+  if (!signals) return fail(global, signals.error());
+  const auto listener =
+      SessionListener::open(endpoint, folder, options.session.incoming.hello_timeout);
+  if (!listener) return fail(global, listener.error());
+  const std::string address = (*listener)->address();
+  SessionSpawner spawner(session_arguments(global, options.session), address);
+  const std::filesystem::path log = log_of(folder, address);
+  tell_listening(global, options, address);
+  if (detacher) {
+    if (const Status ready = detacher->ready(log); !ready) return fail(global, ready.error());
+  }
+  for (;;) {
+    (*listener)->run(spawner, signals->fd());
+    for (int signal = signals->take(); signal != 0; signal = signals->take()) {
+      reap();
+      if (signal == SIGCHLD) continue;
+      // Guests that arrived, or are arriving, go on in their own processes.
+      if (detacher) drop_log(log);
+      return to_int(ExitCode::kDone);
+    }
+  }
+}
+
+/// What a listener started for one session.
+int serve_session(const GlobalOptions& global, const RecvOptions& options,
+                  const RuntimeDir& folder) {
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail(global, signals.error());
+  const auto id = wire::parse_session_id(options.process.session);
+  if (!id) return fail(global, id.error());
+  Fd arriving(options.process.arriving_fd);
+  auto acceptor = PassedAcceptor::open(lanes_path(folder, *id), Fd(options.process.connection_fd),
+                                       options.process.address);
+  if (!acceptor) return fail(global, acceptor.error());
+  const auto session = ReceiveSession::create(folder, options.session, global);
+  if (!session) return fail(global, session.error());
+  return (*session)->run(**acceptor, *signals, [&] {
+    acceptor->reset();
+    arriving.reset();
+  });
+}
+
+int recv(const GlobalOptions& global, RecvOptions options) {
+  const auto folder = RuntimeDir::open();
+  if (!folder) return fail(global, folder.error());
+  options.session.incoming.runtime_dir = folder->path().string();
+  if (!options.process.session.empty()) return serve_session(global, options, *folder);
+  const auto endpoint = listen_endpoint(options);
+  if (!endpoint) return fail(global, endpoint.error());
+  std::optional<Detacher> detacher;
+  if (options.detach) {
+    auto made = Detacher::start();
+    if (!made) return fail(global, made.error());
+    detacher = *std::move(made);
+  }
+  return options.once ? recv_once(global, options, *endpoint, *folder, std::move(detacher))
+                      : recv_many(global, options, *endpoint, *folder, std::move(detacher));
+}
+
+}  // namespace
+
+void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
+  auto options = std::make_shared<RecvOptions>();
+  CLI::App* command = app.add_subcommand("recv", "Take guests that other hosts send");
+  CLI::Option* listen =
+      command->add_option("--listen", options->listen, "Where to listen; port 0 picks one")
+          ->type_name("HOST:PORT");
+  command->add_flag("--once", options->once,
+                    "Take one session, host its guest, and exit when that has ended");
+  command->add_option("--name", options->session.name, "What to call the guest on this host")
+      ->type_name("NAME");
+  command->add_option("--accept", options->accept, "Kinds of guests to take (default: vm)")
+      ->type_name("vm");
+  for (const TimeOption& option : kTimeOptions) {
+    command
+        ->add_option_function<std::string>(
+            std::string("--") + option.name,
+            [options, &option](const std::string& value) {
+              const Status set = set_time(options->session.incoming, option, value);
+              if (!set) throw CLI::ValidationError(option.name, set.error().to_text());
+            },
+            std::string(option.help) +
+                " (default: " + format_duration(options->session.incoming.*option.field) + ")")
+        ->type_name("TIME");
+  }
+  command->add_flag("--insecure", options->insecure,
+                    "Allow an address beyond loopback over plain TCP");
+  command->add_flag("--detach", options->detach, "Go to the background once it listens");
+  CLI::Option* session = add_session_process_options(*command, options->process);
+  command->callback([&global, &chosen, options, listen, session] {
+    if (listen->empty() && session->empty()) throw CLI::RequiredError("--listen");
+    chosen = [&global, options] { return recv(global, *options); };
+  });
+}
+
+}  // namespace migrate::tool

@@ -1,0 +1,144 @@
+// migrate run: starts a guest and hosts it until it stops or leaves.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "command.hpp"
+#include "detach.hpp"
+#include "hosting.hpp"
+#include "migrate/options.hpp"
+#include "vmm_guest.hpp"
+
+namespace migrate::tool {
+namespace {
+
+struct RunOptions {
+  std::string name;
+  std::string memory = "256M";
+  std::uint32_t vcpus = 1;
+  std::string workload = "idle";
+  bool detach = false;
+};
+
+Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
+  MIGRATE_TRY(check_guest_name(options.name));
+  vmm::VmmConfig config;
+  config.name = options.name;
+  MIGRATE_ASSIGN(config.memory_bytes, parse_size(options.memory));
+  config.vcpus = options.vcpus;
+  MIGRATE_ASSIGN(config.workload, vmm::parse_workload(options.workload));
+  return config;
+}
+
+Json start_json(const std::string& name, const std::filesystem::path& socket) {
+  return {{"name", name}, {"pid", getpid()}, {"socket", socket.string()}};
+}
+
+/// Says how it ended, and gives the exit code.
+int tell_end(const GlobalOptions& global, const std::string& name, const HostEnd& end) {
+  Json json = {{"name", name}, {"error", nullptr}};
+  std::string text = name;
+  switch (end.kind) {
+    case HostEnd::Kind::kStopped:
+      json["outcome"] = "stopped";
+      text += " has stopped";
+      break;
+    case HostEnd::Kind::kLeft:
+      json["outcome"] = "left";
+      json["target"] = end.target;
+      text += " runs at " + end.target + " now";
+      break;
+    case HostEnd::Kind::kCrashed: {
+      Error error = end.error.value_or(make_error(ErrorCode::kGuestLost, "the guest crashed"));
+      error.code = ErrorCode::kGuestLost;
+      return fail(global, error);
+    }
+  }
+  if (global.json) {
+    print_json(json);
+  } else {
+    std::printf("%s\n", text.c_str());
+  }
+  return to_int(ExitCode::kDone);
+}
+
+struct Running {
+  std::unique_ptr<VmmGuest> guest;
+  std::unique_ptr<Hosting> hosting;
+};
+
+/// A guest with its memory filled, running, with its control socket open.
+Result<Running> start(const vmm::VmmConfig& config, const RuntimeDir& folder) {
+  Running running;
+  MIGRATE_ASSIGN(NameLock name, folder.take_name(config.name));
+  MIGRATE_ASSIGN(auto vmm, vmm::Vmm::create(config));
+  running.guest = std::make_unique<VmmGuest>(std::shared_ptr<vmm::Vmm>(std::move(vmm)));
+  MIGRATE_TRY(running.guest->resume());
+  MIGRATE_ASSIGN(running.hosting, Hosting::create(*running.guest, std::move(name), folder, false));
+  MIGRATE_TRY(running.hosting->open());
+  return running;
+}
+
+int run(const GlobalOptions& global, const RunOptions& options) {
+  const auto config = vmm_config(options);
+  if (!config) return fail(global, config.error());
+  const auto folder = RuntimeDir::open();
+  if (!folder) return fail(global, folder.error());
+  std::optional<Detacher> detacher;
+  if (options.detach) {
+    auto made = Detacher::start();
+    if (!made) return fail(global, made.error());
+    detacher = *std::move(made);
+  }
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail(global, signals.error());
+  auto running = start(*config, *folder);
+  if (!running) return fail(global, running.error());
+
+  const std::filesystem::path socket = folder->socket_path(options.name);
+  if (!global.json) {
+    std::printf("%s runs (pid %d, %s)\n", options.name.c_str(), getpid(), socket.c_str());
+    std::fflush(stdout);
+  } else if (detacher) {
+    print_json(start_json(options.name, socket));
+  }
+  const std::filesystem::path log = folder->log_path(options.name);
+  if (detacher) {
+    if (const Status ready = detacher->ready(log); !ready) return fail(global, ready.error());
+  }
+  const HostEnd end = running->hosting->serve(*signals);
+  GlobalOptions telling = global;
+  // A detached process has only its log, and that is text.
+  if (detacher) telling.json = false;
+  const int code = tell_end(telling, options.name, end);
+  if (detacher && code == 0) drop_log(log);
+  return code;
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command =
+      app.add_subcommand("run", "Start a guest and host it until it stops or leaves");
+  command->add_option("NAME", options->name, "What to call it on this host")
+      ->required()
+      ->type_name("");
+  command->add_option("--memory", options->memory, "Guest memory (default: 256M)")
+      ->type_name("SIZE");
+  command->add_option("--vcpus", options->vcpus, "vCPUs (default: 1)")->type_name("N");
+  command
+      ->add_option("--guest", options->workload,
+                   "What the demo guest does: NAME[:key=value,...], joined with + for each vCPU "
+                   "(default: idle)")
+      ->type_name("WORKLOAD");
+  command->add_flag("--detach", options->detach, "Go to the background once the guest answers");
+  command->callback([&global, &chosen, options] {
+    chosen = [&global, options] { return run(global, *options); };
+  });
+}
+
+}  // namespace migrate::tool

@@ -1,0 +1,158 @@
+// migrate send: moves a guest of this host to another one.
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <memory>
+
+#include "command.hpp"
+#include "control_client.hpp"
+#include "endpoint.hpp"
+#include "follow.hpp"
+#include "migrate/options.hpp"
+#include "runtime_dir.hpp"
+
+namespace migrate::tool {
+namespace {
+
+struct SendOptions {
+  std::string guest;
+  std::string target;
+  std::map<std::string, std::string> migration;  ///< By name, as given.
+  std::string events;
+  bool insecure = false;
+  bool detach = false;
+};
+
+struct FileCloser {
+  void operator()(std::FILE* file) const { std::fclose(file); }
+};
+using File = std::unique_ptr<std::FILE, FileCloser>;
+
+/// The name in "vm:NAME".
+Result<std::string> guest_name(const std::string& text) {
+  constexpr std::string_view kPrefix = "vm:";
+  if (text.rfind(kPrefix, 0) != 0) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "'" + text + "' does not say which guest to send")
+        .advise("give vm:NAME, as `migrate ps` shows it");
+  }
+  std::string name = text.substr(kPrefix.size());
+  MIGRATE_TRY(check_guest_name(name));
+  return name;
+}
+
+/// Wrong values are told before anything is asked of the guest.
+Result<Json> request_body(const SendOptions& options) {
+  MIGRATE_ASSIGN(const Endpoint target, parse_endpoint(options.target));
+  if (target.port == "0") {
+    return make_error(ErrorCode::kInvalidArgument, "port 0 is no port to send to")
+        .advise("give the port that `migrate recv` listens on");
+  }
+  Json values = Json::object();
+  OutgoingOptions checked;
+  for (const auto& [name, value] : options.migration) {
+    MIGRATE_TRY(set_option(checked, name, value));
+    values[name] = value;
+  }
+  if (!options.insecure) MIGRATE_TRY(require_loopback(target));
+  return Json{{"target", options.target}, {"options", values}, {"insecure", options.insecure}};
+}
+
+/// A migration that never began is told in the report's shape too.
+int fail_report(const GlobalOptions& global, const Error& error) {
+  if (error.code == ErrorCode::kInvalidArgument || !global.json) return fail(global, error);
+  print_json(to_json(report_of(Outcome::kFailed, Side::kSource, error), host_facts()));
+  return to_int(exit_code(error));
+}
+
+/// Asks the guest's process to cancel; says when it is too late.
+bool cancel(const std::filesystem::path& socket) {
+  const auto answer = control_request(socket, "DELETE", "/v1/migration");
+  // kNotFound: it has ended, its report is on the way.
+  if (!answer && answer.error().code != ErrorCode::kNotFound) {
+    std::fprintf(stderr, "migrate: not cancelled: %s\n", answer.error().to_text().c_str());
+  }
+  return true;
+}
+
+int report_start(const GlobalOptions& global, const std::string& name, const Json& answer) {
+  if (global.json) {
+    print_json({{"name", name},
+                {"migration", answer.value("migration", 0)},
+                {"target", answer.value("target", "")}});
+  } else {
+    std::printf("%s is being sent to %s; follow with `migrate status %s --follow`\n", name.c_str(),
+                answer.value("target", "").c_str(), name.c_str());
+  }
+  return to_int(ExitCode::kDone);
+}
+
+int send(const GlobalOptions& global, const SendOptions& options) {
+  const auto name = guest_name(options.guest);
+  if (!name) return fail_report(global, name.error());
+  const auto body = request_body(options);
+  if (!body) return fail_report(global, body.error());
+  const auto folder = RuntimeDir::open();
+  if (!folder) return fail_report(global, folder.error());
+  File events;
+  if (!options.events.empty()) {
+    events.reset(std::fopen(options.events.c_str(), "we"));
+    if (!events) {
+      return fail_report(global, make_errno_error(ErrorCode::kInvalidArgument, errno,
+                                                  "cannot write --events " + options.events));
+    }
+  }
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail_report(global, signals.error());
+
+  // Followed before it starts: a small guest is gone before a second connection is made.
+  const std::filesystem::path socket = folder->socket_path(*name);
+  const auto stream = EventStream::open(socket);
+  if (!stream) return fail_report(global, stream.error());
+  const auto answer = control_request(socket, "PUT", "/v1/migration", *body);
+  if (!answer) return fail_report(global, answer.error());
+  if (options.detach) return report_start(global, *name, *answer);
+
+  FollowOptions follow;
+  follow.migration = answer->value("migration", std::uint64_t{0});
+  follow.target = options.target;
+  follow.event_lines = !global.json;
+  follow.events = events.get();
+  follow.on_signal = [&socket](int) { return cancel(socket); };
+  const auto report = follow_migration(**stream, *signals, follow);
+  print_report(global, *report);
+  return report_exit_code(*report);
+}
+
+}  // namespace
+
+void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
+  auto options = std::make_shared<SendOptions>();
+  CLI::App* command = app.add_subcommand("send", "Send a guest of this host to another one");
+  command->add_option("GUEST", options->guest, "vm:NAME, as in `migrate ps`")
+      ->required()
+      ->type_name("");
+  command->add_option("TARGET", options->target, "HOST:PORT on which `migrate recv` listens")
+      ->required()
+      ->type_name("");
+  const OutgoingOptions defaults;
+  for (const OptionSpec& spec : outgoing_option_registry()) {
+    const std::string name(spec.name);
+    command
+        ->add_option_function<std::string>(
+            "--" + name,
+            [options, name](const std::string& value) { options->migration[name] = value; },
+            std::string(spec.help) + " (default: " + spec.get(defaults) + ")")
+        ->type_name(std::string(spec.argument));
+  }
+  command->add_option("--events", options->events, "Write every event to FILE as a line of JSON")
+      ->type_name("FILE");
+  command->add_flag("--insecure", options->insecure,
+                    "Allow a target beyond loopback over plain TCP");
+  command->add_flag("--detach", options->detach, "Return once the migration has begun");
+  command->callback([&global, &chosen, options] {
+    chosen = [&global, options] { return send(global, *options); };
+  });
+}
+
+}  // namespace migrate::tool

@@ -1,0 +1,184 @@
+#include "host_checks.hpp"
+
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/magic.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <thread>
+
+#include "base/fd.hpp"
+#include "progress_line.hpp"
+#include "report_json.hpp"
+#include "runtime_dir.hpp"
+
+namespace migrate::tool {
+namespace {
+
+struct Capability {
+  const char* name;
+  int number;
+  bool needed;
+  const char* use;
+};
+
+// Without the first three no guest of this command runs; the others make migrations faster or more
+// exact where they are there.
+constexpr std::array kCapabilities = {
+    Capability{"kvm-user-memory", KVM_CAP_USER_MEMORY, true, "guest memory"},
+    Capability{"kvm-immediate-exit", KVM_CAP_IMMEDIATE_EXIT, true, "pausing a guest"},
+    Capability{"kvm-irqchip", KVM_CAP_IRQCHIP, true, "the guest's interrupt controllers"},
+    Capability{"kvm-manual-dirty-log", KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, false,
+               "re-arming the dirty log in chunks"},
+    Capability{"kvm-dirty-ring", KVM_CAP_DIRTY_LOG_RING, false, "dirty rates by vCPU"},
+    Capability{"kvm-xsave2", KVM_CAP_XSAVE2, false, "processor state beyond 4 KiB"},
+    Capability{"kvm-adjust-clock", KVM_CAP_ADJUST_CLOCK, false, "the guest's clock"},
+    Capability{"kvm-tsc-control", KVM_CAP_TSC_CONTROL, false,
+               "guests from hosts with another TSC frequency"},
+};
+
+std::string errno_text(int number) { return std::strerror(number); }
+
+HostCheck check_kvm(const Fd& kvm, int open_errno) {
+  HostCheck check{"kvm", CheckResult::kMissing, {}, {}};
+  if (!kvm) {
+    check.detail = "/dev/kvm: " + errno_text(open_errno);
+    check.remedy = open_errno == ENOENT
+                       ? "enable virtualization in the firmware and load kvm_intel or kvm_amd"
+                       : "join the group kvm, or run as root";
+    return check;
+  }
+  const int version = ioctl(kvm.get(), KVM_GET_API_VERSION, 0);
+  check.detail = "/dev/kvm, API version " + std::to_string(version);
+  if (version == KVM_API_VERSION) {
+    check.result = CheckResult::kOk;
+  } else {
+    check.remedy = "a kernel with KVM API version " + std::to_string(KVM_API_VERSION);
+  }
+  return check;
+}
+
+HostCheck check_capability(const Fd& kvm, const Capability& capability) {
+  const int value = ioctl(kvm.get(), KVM_CHECK_EXTENSION, capability.number);
+  HostCheck check{capability.name, CheckResult::kOk, {}, {}};
+  if (value > 0) {
+    check.detail = std::string(capability.use) + " (" + std::to_string(value) + ")";
+    return check;
+  }
+  check.result = capability.needed ? CheckResult::kMissing : CheckResult::kLimited;
+  check.detail = std::string("not offered; for ") + capability.use;
+  check.remedy =
+      capability.needed ? "another kernel or another host" : "a newer kernel or hardware";
+  return check;
+}
+
+HostCheck check_userfaultfd() {
+  HostCheck check{"userfaultfd", CheckResult::kOk, {}, {}};
+  const Fd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  if (fd && ioctl(fd.get(), UFFDIO_API, &api) == 0) {
+    std::array<char, 32> features{};
+    std::snprintf(features.data(), features.size(), "features 0x%llx",
+                  static_cast<unsigned long long>(api.features));
+    check.detail = features.data();
+    return check;
+  }
+  check.result = CheckResult::kLimited;
+  check.detail = errno_text(errno);
+  check.remedy = "run as root, or sysctl vm.unprivileged_userfaultfd=1";
+  return check;
+}
+
+HostCheck check_memory() {
+  struct sysinfo info {};
+  sysinfo(&info);
+  const auto unit = static_cast<double>(info.mem_unit);
+  return {"memory",
+          CheckResult::kOk,
+          human_bytes(static_cast<double>(info.freeram + info.bufferram) * unit) + " free of " +
+              human_bytes(static_cast<double>(info.totalram) * unit),
+          {}};
+}
+
+HostCheck check_runtime_dir() {
+  HostCheck check{"runtime-dir", CheckResult::kMissing, {}, {}};
+  const auto folder = RuntimeDir::open();
+  if (!folder) {
+    check.detail = folder.error().message;
+    check.remedy = folder.error().remedy;
+    return check;
+  }
+  check.detail = folder->path().string();
+  struct statfs file_system {};
+  const bool on_tmpfs = statfs(folder->path().c_str(), &file_system) == 0 &&
+                        (file_system.f_type == TMPFS_MAGIC || file_system.f_type == RAMFS_MAGIC);
+  check.result = on_tmpfs ? CheckResult::kOk : CheckResult::kLimited;
+  if (!on_tmpfs) {
+    check.detail += " (not on a tmpfs)";
+    check.remedy =
+        "keep it on a tmpfs such as /run: a disk flush may fall into the downtime, and "
+        "the journal should not outlive a reboot";
+  }
+  return check;
+}
+
+/// Whether a program is on the PATH.
+bool has_program(const std::string& name) {
+  const char* path = std::getenv("PATH");
+  std::string_view rest = path != nullptr ? path : "/usr/sbin:/usr/bin:/sbin:/bin";
+  while (!rest.empty()) {
+    const auto colon = rest.find(':');
+    const std::string candidate = std::string(rest.substr(0, colon)) + "/" + name;
+    if (access(candidate.c_str(), X_OK) == 0) return true;
+    if (colon == std::string_view::npos) break;
+    rest.remove_prefix(colon + 1);
+  }
+  return false;
+}
+
+HostCheck check_namespaces() {
+  HostCheck check{"network-namespaces", CheckResult::kOk, "ip and tc, as root", {}};
+  if (has_program("ip") && has_program("tc") && geteuid() == 0) return check;
+  check.result = CheckResult::kLimited;
+  check.detail = "for the demo only: needs ip and tc (iproute2), and root";
+  check.remedy = "install iproute2 and run the demo as root";
+  return check;
+}
+
+}  // namespace
+
+std::vector<HostCheck> check_host() {
+  const HostFacts facts = host_facts();
+  std::vector<HostCheck> checks;
+  checks.push_back({"kernel", CheckResult::kOk, facts.kernel, {}});
+  checks.push_back(
+      {"cpu",
+       CheckResult::kOk,
+       facts.cpu + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores",
+       {}});
+  checks.push_back(check_memory());
+  const Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  checks.push_back(check_kvm(kvm, errno));
+  if (kvm) {
+    for (const Capability& capability : kCapabilities) {
+      checks.push_back(check_capability(kvm, capability));
+    }
+  }
+  checks.push_back(check_userfaultfd());
+  checks.push_back(check_runtime_dir());
+  checks.push_back(check_namespaces());
+  return checks;
+}
+
+}  // namespace migrate::tool

@@ -1,0 +1,153 @@
+#include "receive_session.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+
+#include <array>
+#include <csignal>
+
+#include "base/log.hpp"
+
+namespace migrate::tool {
+namespace {
+
+GuestFacts facts_of(const GuestDescription& description, const std::string& name) {
+  GuestFacts facts;
+  // What this VMM cannot read the adapter refuses in a moment, and says why.
+  if (const auto config = vmm::decode_machine(description)) facts = tool::facts_of(*config);
+  facts.name = name;
+  return facts;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ReceiveSession>> ReceiveSession::create(RuntimeDir folder,
+                                                               ReceiveOptions options,
+                                                               const GlobalOptions& global) {
+  Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!kvm) {
+    return make_errno_error(ErrorCode::kUnsupported, errno, "cannot receive guests: /dev/kvm")
+        .advise("see `migrate doctor`");
+  }
+  MIGRATE_ASSIGN(EventFd wake, EventFd::create());
+  return std::unique_ptr<ReceiveSession>(new ReceiveSession(
+      std::move(folder), std::move(options), global, std::move(kvm), std::move(wake)));
+}
+
+ReceiveSession::ReceiveSession(RuntimeDir folder, ReceiveOptions options,
+                               const GlobalOptions& global, Fd kvm, EventFd wake)
+    : folder_(std::move(folder)),
+      options_(std::move(options)),
+      global_(global),
+      kvm_(std::move(kvm)),
+      wake_(std::move(wake)),
+      line_(stderr, !global.json),
+      hooks_(std::make_unique<ArrivalHooks>(options_.name, [this] { discarded(); })),
+      incoming_(std::make_unique<Incoming>(make_kvm_target(kvm_.get(), *hooks_), options_.incoming,
+                                           static_cast<Incoming::Host&>(*this),
+                                           static_cast<Observer*>(this))) {}
+
+ReceiveSession::~ReceiveSession() {
+  if (!thread_.joinable()) return;
+  incoming_->cancel();
+  thread_.join();
+}
+
+Status ReceiveSession::on_described(const GuestDescription& description) {
+  const std::string& name = options_.name.empty() ? description.name : options_.name;
+  MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
+  guest_ = std::make_unique<VmmGuest>(facts_of(description, name));
+  // All but the socket: the rest is done before the downtime.
+  MIGRATE_ASSIGN(hosting_, Hosting::create(*guest_, std::move(lock), folder_, true));
+  return {};
+}
+
+Status ReceiveSession::on_ready() { return hosting_->open(); }
+
+void ReceiveSession::on_started() {
+  guest_->set_vmm(hooks_->vmm());
+  hosting_->host().arrived();
+  MutexLock lock(mutex_);
+  started_ = true;
+  wake_.set();
+}
+
+void ReceiveSession::on_event(const Event& event) {
+  line_.show(event);
+  log_line(LogLevel::kInfo, event_text(event));
+}
+
+/// The source keeps the guest: its name is free again, also while its questions are awaited.
+void ReceiveSession::discarded() {
+  hosting_.reset();
+  guest_.reset();
+}
+
+void ReceiveSession::migrate(Acceptor& acceptor) {
+  IncomingResult result = incoming_->run(acceptor);
+  line_.clear();
+  const Json report = to_json(result.report, host_facts());
+  print_report(global_, report);
+  MutexLock lock(mutex_);
+  if (started_) {
+    hosting_->host().set_arrival_report(report);
+  } else {
+    discarded();
+  }
+  outcome_ = result.outcome;
+  wake_.set();
+}
+
+int ReceiveSession::run(Acceptor& acceptor, const SignalFd& signals,
+                        std::function<void()> on_migration_over) {
+  thread_ = std::thread([this, &acceptor, over = std::move(on_migration_over)] {
+    migrate(acceptor);
+    over();
+  });
+  const bool started = wait_for_start(signals);
+  const int code = started ? host(signals) : to_int(ExitCode::kFailed);
+  // The source may still have to be told how it went: at most the ask window.
+  thread_.join();
+  MutexLock lock(mutex_);
+  if (outcome_ == Outcome::kLost) return to_int(ExitCode::kLost);
+  if (outcome_ == Outcome::kCancelled && cancelled_here_) return to_int(ExitCode::kCancelled);
+  return code;
+}
+
+/// False when the session ended without a guest.
+bool ReceiveSession::wait_for_start(const SignalFd& signals) {
+  for (;;) {
+    std::array<pollfd, 2> waits = {pollfd{signals.fd(), POLLIN, 0}, pollfd{wake_.fd(), POLLIN, 0}};
+    if (poll(waits.data(), waits.size(), -1) < 0) continue;
+    wake_.clear();
+    if (waits[0].revents != 0 && signals.take() != 0) {
+      if (incoming_->cancel()) {
+        cancelled_here_ = true;
+      } else {
+        log_line(LogLevel::kWarning, "the handover is committed: stopping once it is over");
+        stop_wanted_ = true;
+      }
+    }
+    MutexLock lock(mutex_);
+    if (started_) return true;
+    if (outcome_) return false;
+  }
+}
+
+int ReceiveSession::host(const SignalFd& signals) {
+  if (stop_wanted_) {
+    if (const Status stopped = hosting_->host().stop(); !stopped) {
+      log_line(LogLevel::kWarning, stopped.error().to_text());
+    }
+  }
+  const HostEnd end = hosting_->serve(signals);
+  if (end.kind != HostEnd::Kind::kCrashed) return to_int(ExitCode::kDone);
+  Error error = end.error.value_or(make_error(ErrorCode::kGuestLost, "the guest crashed"));
+  error.code = ErrorCode::kGuestLost;
+  // Standard output has had its one object, the report.
+  GlobalOptions telling = global_;
+  telling.json = false;
+  return fail(telling, error);
+}
+
+}  // namespace migrate::tool

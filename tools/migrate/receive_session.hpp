@@ -1,0 +1,76 @@
+// ReceiveSession: one guest that arrives, from the listening to its end on this host.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "arrival_hooks.hpp"
+#include "base/event_fd.hpp"
+#include "base/fd.hpp"
+#include "base/mutex.hpp"
+#include "command.hpp"
+#include "hosting.hpp"
+#include "migrate/migration.hpp"
+#include "progress_line.hpp"
+#include "runtime_dir.hpp"
+#include "signals.hpp"
+#include "vmm_guest.hpp"
+
+namespace migrate::tool {
+
+struct ReceiveOptions {
+  IncomingOptions incoming;
+  std::string name;  ///< What to call the guest here; empty: as at the source.
+};
+
+class ReceiveSession final : private Incoming::Host, private Observer {
+ public:
+  /// kUnsupported without a usable /dev/kvm.
+  static Result<std::unique_ptr<ReceiveSession>> create(RuntimeDir folder, ReceiveOptions options,
+                                                        const GlobalOptions& global);
+  ~ReceiveSession() override;
+
+  /// Takes the session from `acceptor`, prints its report, hosts the guest on. The exit code: 0
+  /// once the guest has stopped or left; SIGTERM and SIGINT end it as they end `run`.
+  /// `on_migration_over` is called once the session has ended, well or not.
+  int run(Acceptor& acceptor, const SignalFd& signals, std::function<void()> on_migration_over);
+
+ private:
+  ReceiveSession(RuntimeDir folder, ReceiveOptions options, const GlobalOptions& global, Fd kvm,
+                 EventFd wake);
+
+  // Incoming::Host and Observer, on the migration's thread.
+  Status on_described(const GuestDescription& description) override;
+  Status on_ready() override;
+  void on_started() override;
+  void on_progress(const Progress& progress) override { line_.show(progress); }
+  void on_event(const Event& event) override;
+
+  void discarded();
+  void migrate(Acceptor& acceptor);
+  bool wait_for_start(const SignalFd& signals);
+  int host(const SignalFd& signals);
+
+  const RuntimeDir folder_;
+  const ReceiveOptions options_;
+  const GlobalOptions& global_;
+  Fd kvm_;
+  EventFd wake_;
+  ProgressLine line_;  // Of the migration's thread.
+
+  std::unique_ptr<VmmGuest> guest_;
+  std::unique_ptr<Hosting> hosting_;  // Handed to the main thread by started_.
+  std::unique_ptr<ArrivalHooks> hooks_;
+  std::unique_ptr<Incoming> incoming_;  // Keeps the journal's lock: lives as long as the guest.
+
+  Mutex mutex_;
+  bool started_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::optional<Outcome> outcome_ MIGRATE_GUARDED_BY(mutex_);
+  bool stop_wanted_ = false;     // Of the main thread.
+  bool cancelled_here_ = false;  // Of the main thread.
+  std::thread thread_;
+};
+
+}  // namespace migrate::tool

@@ -1,0 +1,77 @@
+// SessionListener: `recv` without --once. Looks at the first record of each connection, without
+// taking it, and brings the connection to where it belongs: a new session, the process of a session
+// under way, or the journal.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "endpoint.hpp"
+#include "migrate/result.hpp"
+#include "runtime_dir.hpp"
+#include "wire/ids.hpp"
+#include "wire/record.hpp"
+
+namespace migrate::tool {
+
+/// What a connection's first bytes say.
+struct FirstRecord {
+  enum class Kind : std::uint8_t { kIncomplete, kHello, kJoin, kAsk };
+  Kind kind = Kind::kIncomplete;
+  std::size_t bytes_needed = 0;  ///< Of kIncomplete: how many to wait for.
+  wire::SessionId session;
+};
+/// Errors: as wire::decode_header, and kProtocol for a record that introduces nobody.
+[[nodiscard]] Result<FirstRecord> read_first_record(std::span<const std::byte> bytes);
+
+/// Begins new sessions. Called from run()'s thread.
+class SessionStarter {
+ public:
+  virtual ~SessionStarter() = default;
+  /// An error is told to the peer.
+  virtual Status start(const wire::SessionId& session, Fd connection, const std::string& peer) = 0;
+};
+
+class SessionListener {
+ public:
+  /// Port 0 picks one. kAddressInUse when it is taken.
+  static Result<std::unique_ptr<SessionListener>> open(const Endpoint& endpoint, RuntimeDir folder,
+                                                       std::chrono::milliseconds hello_timeout);
+
+  [[nodiscard]] const std::string& address() const { return address_; }
+  /// Serves connections until `wake` is readable (poll).
+  void run(SessionStarter& starter, int wake);
+
+ private:
+  using SteadyTime = std::chrono::steady_clock::time_point;
+  struct Pending {
+    Fd socket;
+    SteadyTime deadline;
+    bool leaving = false;  ///< Told off; kept open until it has read why.
+    bool retry = false;    ///< Known, but its process is slow to take it.
+  };
+
+  SessionListener(Fd socket, std::string address, RuntimeDir folder,
+                  std::chrono::milliseconds hello_timeout);
+
+  void accept_all();
+  /// False once the connection needs no more of this listener.
+  bool serve(Pending& pending, bool hung_up, SessionStarter& starter);
+  bool route(Pending& pending, const FirstRecord& record, SessionStarter& starter);
+  bool route_ask(Pending& pending, const wire::SessionId& session);
+  bool refuse(Pending& pending, Error error);
+  static bool drain(Pending& pending);
+
+  Fd socket_;
+  const std::string address_;
+  const RuntimeDir folder_;
+  const std::chrono::milliseconds hello_timeout_;
+  std::list<Pending> pending_;
+};
+
+}  // namespace migrate::tool
