@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sys/un.h>
 
 #include <array>
@@ -64,6 +65,7 @@ Result<std::vector<SocketAddress>> look_up_by_name(const std::string& host, cons
   std::thread thread;
   try {
     thread = std::thread([shared, host, port, flags] {
+      ::pthread_setname_np(::pthread_self(), "resolve");
       shared->lookup = look_up(host, port, flags);
       shared->done.set();
     });

@@ -51,6 +51,7 @@ ChannelPair over_pair() {
 struct Family {
   const char* name;
   ChannelPair (*open)();
+  friend void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 };
 
 class SocketChannel : public testing::TestWithParam<Family> {
