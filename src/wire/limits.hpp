@@ -18,8 +18,8 @@ inline constexpr std::size_t kSectionChunkBytesMax = std::size_t{1} << 20;
 /// SectionInfo's contract in guest.hpp.
 inline constexpr std::size_t kSectionNameBytesMax = 64;
 
-/// Regions in one record; a VM has tens, a large process tree thousands. More come in several
-/// REGIONS records.
+/// Regions in one record; a VM has tens, a large process tree thousands. More come in the REGIONS
+/// of later rounds.
 inline constexpr std::size_t kRegionsMax = 16384;
 /// Pages of a 64-bit address space, so first + count never overflows and fits an entry's 56 bits.
 inline constexpr std::uint64_t kPageNumberMax = (std::uint64_t{1} << 52);

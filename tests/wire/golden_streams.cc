@@ -84,8 +84,7 @@ StreamMaker aborted_attempt() {
   return maker;
 }
 
-/// The lease of attempt 1 runs out before COMMIT arrives.
-StreamMaker discarded() {
+StreamMaker committed() {
   StreamMaker maker({memory(0, 0, 8)}, 1);
   maker.open();
   maker.pages(1, 0, {{7, 1, 1}});
@@ -94,9 +93,23 @@ StreamMaker discarded() {
   maker.offer(1);
   maker.ready(1);
   maker.send(Commit{1});
+  return maker;
+}
+
+/// The lease of attempt 1 runs out before COMMIT arrives.
+StreamMaker discarded() {
+  StreamMaker maker = committed();
   maker.reply(Discarded{
       1, AbortScope::kSession,
       make_error(ErrorCode::kLeaseExpired, "COMMIT came after the lease's end").on(Side::kTarget)});
+  return maker;
+}
+
+/// The start fails after a vCPU may have run.
+StreamMaker lost() {
+  StreamMaker maker = committed();
+  maker.reply(Answer{JournalState::kStarting, 1, maker.target_boot(), false});
+  maker.send(Released{1});
   return maker;
 }
 
@@ -277,6 +290,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"valid/precopy", precopy},
       {"valid/aborted_attempt", aborted_attempt},
       {"valid/discarded", discarded},
+      {"valid/lost", lost},
       {"valid/refused", refused},
       {"invalid/checksum.bad_checksum", bad_checksum},
       {"invalid/page-hash.flipped_page_byte", flipped_page_byte},

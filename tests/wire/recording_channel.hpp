@@ -13,7 +13,8 @@
 namespace migrate::wire::testing {
 
 /// Bytes are recorded before they are sent and after they are received, so that an answer never
-/// stands before its question. When a send fails, the capture may hold more than went out.
+/// stands before its question. When a send fails, the capture may hold more than went out; later
+/// ones are not recorded then.
 class RecordingChannel final : public Channel {
  public:
   /// `sends`: the direction of what send() is given. `capture` must outlive the channel.
@@ -26,8 +27,10 @@ class RecordingChannel final : public Channel {
   Status send(std::span<const iovec> parts, std::chrono::nanoseconds idle_max) override {
     std::size_t size = 0;
     for (const iovec& part : parts) size += part.iov_len;
-    capture_.add(connection_, sends_, parts, size);
-    return inner_->send(parts, idle_max);
+    if (!send_failed_) capture_.add(connection_, sends_, parts, size);
+    Status sent = inner_->send(parts, idle_max);
+    if (!sent) send_failed_ = true;
+    return sent;
   }
 
   Result<std::size_t> receive(std::span<const iovec> parts,
@@ -52,6 +55,7 @@ class RecordingChannel final : public Channel {
   Capture& capture_;
   const std::uint16_t connection_;
   const Direction sends_;
+  bool send_failed_ = false;  ///< Only the sending thread looks at it.
 };
 
 /// Records every connection it makes: the source's side.

@@ -59,6 +59,7 @@ class StreamMaker {
 
   /// After a lost link: ASK and its answer on a new connection, whose number is given back.
   std::uint16_t ask(JournalState state, std::uint32_t attempt);
+  [[nodiscard]] const BootId& target_boot() const { return welcome_.boot; }
 
   // What a test may break.
   std::uint32_t lane_round(std::uint16_t lane) const { return rounds_.at(lane); }

@@ -71,7 +71,10 @@ class Memory:
 
     def change_regions(self, change):
         """Takes effect when the control lane's round is complete."""
-        self.rounds.setdefault(self.lane_round[CONTROL], _Round()).changes.append(change)
+        changes = self.rounds.setdefault(self.lane_round[CONTROL], _Round()).changes
+        if changes:
+            raise Violation("region", "REGIONS twice in a round")
+        changes.append(change)
 
     def barrier(self, lane, message):
         number = self.lane_round[lane]
@@ -314,9 +317,11 @@ class Handover:
         if message["scope"] == 2:
             self.over = "discarded"
 
-    def answer(self, message):
+    def answer(self, message, asked):
         state, attempt = message["state"], message["attempt"]
         self.last_answer = state
+        if not asked and (state != 3 or attempt not in self.committed):
+            raise Violation("handover", "ANSWER to nothing: neither ASK nor COMMIT asked")
         if state in (2, 3, 4) and (attempt not in self.offered or attempt in self.discarded):
             raise Violation("handover", "the journal knows attempt %d, which was not offered" %
                             attempt)

@@ -21,7 +21,7 @@ _ALLOWED = {
         "HELLO", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA", "SECTION_END", "STATE_END",
         "OFFER", "COMMIT", "RELEASED", "ABORT"},
     ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "BARRIER_ACK", "READY", "STARTED",
-                                           "DISCARDED"},
+                                           "DISCARDED", "ANSWER"},
     ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER"},
     ("bulk", TO_SOURCE): _EVERYWHERE | {"JOINED"},
     ("ask", TO_TARGET): _EVERYWHERE | {"ASK", "COMMIT", "RELEASED", "ABORT"},
@@ -129,10 +129,11 @@ class Verifier:
             return
         if record.name not in _ALLOWED[connection.kind, stream.direction]:
             raise Violation("direction", "it does not belong on this connection or direction")
-        opens = record.name in _OPENERS or record.name in _REPLIES.values()
         if record.name == _REPLIES[connection.kind] and not connection.replied:
             connection.replied = True
-        elif opens or not connection.replied and record.name != "ERROR":
+            return
+        again = record.name in _OPENERS or record.name in ("WELCOME", "JOINED")
+        if again or not connection.replied and record.name != "ERROR":
             raise Violation("direction", "it does not come before or after the connection's reply")
 
     def _message(self, connection, stream, record, message, where):
@@ -153,7 +154,8 @@ class Verifier:
             {"SECTION_BEGIN": self.handover.section_begin, "SECTION_END": self.handover.section_end,
              "STATE_END": self.handover.state_end, "READY": self.handover.on_ready,
              "COMMIT": self.handover.commit, "STARTED": self.handover.on_started,
-             "DISCARDED": self.handover.on_discarded, "ANSWER": self.handover.answer,
+             "DISCARDED": self.handover.on_discarded,
+             "ANSWER": lambda m: self.handover.answer(m, connection.kind == "ask"),
              "RELEASED": lambda m: self.handover.released(m, connection.kind == "ask"),
              "ABORT": lambda m: self.handover.abort(m, connection.kind == "ask"),
              }[record.name](message)
