@@ -38,7 +38,7 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
   IncomingResult result;
   {
     Introductions introductions(
-        {acceptor, options_.hello_timeout,
+        {acceptor, options_.hello_timeout, options_.peer_timeout,
          [this](const wire::SessionId& other) {
            const auto found =
                session::consult_journal(options_.runtime_dir, other, session::this_boot());
@@ -145,6 +145,8 @@ void Incoming::Impl::refuse(Error error) {
     control_->channel().resume_after_interrupt();
     Status sent = control_->send(wire::ErrorRecord{error}, kReplyPatience);
     static_cast<void>(sent);
+    watch(nullptr);
+    control_.reset();
   }
   guest_->discard();
   early_error_ = std::move(error);
@@ -190,6 +192,9 @@ void Incoming::Impl::finish(IncomingResult& result) {
     result.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
   }
   fill_report(result);
+  // The peer sees the end now, not when this object goes.
+  driver_.reset();
+  control_.reset();
   result.guest = std::move(guest_);
 }
 

@@ -82,6 +82,7 @@ void Introductions::run() {
     }
     auto pending = std::make_unique<Pending>();
     pending->channel = std::make_unique<RecordChannel>(*std::move(channel));
+    pending->channel->set_mid_record_idle(context_.hello_timeout);
     pending->raw = &pending->channel->channel();
     pending->thread = std::thread([this, raw = pending.get()] {
       introduce(*raw);
@@ -111,6 +112,7 @@ void Introductions::introduce(Pending& pending) {
     MutexLock lock(mutex_);
     pending.handed_on = true;
     channel = std::move(pending.channel);
+    channel->set_mid_record_idle(context_.peer_timeout);
   }
   if (!record) {
     Error error = std::move(record).error();

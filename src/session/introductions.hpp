@@ -22,6 +22,7 @@ class Introductions {
   struct Context {
     Acceptor& acceptor;
     nanoseconds hello_timeout;  ///< How long a connection may take to introduce itself.
+    nanoseconds peer_timeout;   ///< How long it may fall silent later.
     /// Answers ASK for sessions that are not this one.
     std::function<wire::Answer(const wire::SessionId&)> consult;
     /// Called from another thread when an ASK of this session has come: see take_asking().

@@ -233,6 +233,9 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
   if (result.outcome == Outcome::kUncertain) {
     result.uncertain = session::make_uncertain(std::move(driver_));
   }
+  // The peer sees the end now, not when this object goes.
+  rounds_.reset();
+  driver_.reset();
   result.guest = std::move(guest_);
 }
 

@@ -175,6 +175,7 @@ std::optional<SourceEvent> SourceDriver::connect() {
       continue;
     }
     control_ = std::make_unique<RecordChannel>(*std::move(channel), context_.keys.hasher);
+    control_->set_mid_record_idle(context_.options.peer_timeout);
     link_failed_ = false;
     context_.watch(&control_->channel());
     return event(Kind::kConnected);

@@ -57,6 +57,7 @@ Result<std::unique_ptr<RecordChannel>> join_lane(Connector& connector, std::uint
                                                  const std::function<void(Channel*)>& watch) {
   MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
   auto lane = std::make_unique<RecordChannel>(std::move(channel), session.hasher);
+  lane->set_mid_record_idle(options.peer_timeout);
   watch(&lane->channel());
   const wire::Join join{session.id, wire::LaneId{number}, wire::LaneRole::kBulk,
                         session.welcome.secret};
@@ -98,6 +99,7 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
   const wire::Hello hello = make_hello(id, guest, options);
   MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
   session.control = std::make_unique<RecordChannel>(std::move(channel));
+  session.control->set_mid_record_idle(options.peer_timeout);
   watch(&session.control->channel());
   MIGRATE_TRY(session.control->send(hello, options.hello_timeout));
   auto welcome = session.control->expect<wire::Welcome>(options.hello_timeout);

@@ -116,7 +116,7 @@ bool RecordChannel::has_news() {
 Result<RecordChannel::Record> RecordChannel::receive(nanoseconds idle_max) {
   for (;;) {
     if (ahead_begin_ == ahead_end_) MIGRATE_TRY(read_ahead(idle_max));
-    const nanoseconds mid_record = std::max(idle_max, kMidRecordIdle);
+    const nanoseconds mid_record = std::max(idle_max, mid_record_idle_);
     std::array<std::byte, wire::kRecordHeaderBytes> bytes;
     MIGRATE_TRY(fill(bytes, mid_record));
     MIGRATE_ASSIGN(const wire::RecordHeader header, wire::decode_header(bytes, received_records_));

@@ -26,8 +26,10 @@ using std::chrono::nanoseconds;
 /// receive_batch_head() and receive_content(); every other body is in the record already.
 class RecordChannel {
  public:
-  /// A peer that has begun a record has its bytes at hand: only a dead link takes this long.
+  /// How long a peer that has begun a record may fall silent, whatever receive() is told: it has
+  /// the bytes at hand, so only a dead link takes longer than the first of these two.
   static constexpr nanoseconds kMidRecordIdle = std::chrono::seconds(10);
+  void set_mid_record_idle(nanoseconds idle) { mid_record_idle_ = idle; }
 
   explicit RecordChannel(std::unique_ptr<Channel> channel, wire::Hasher hasher = {});
 
@@ -53,7 +55,7 @@ class RecordChannel {
   /// The next record of a known type. A closed stream is kLinkLost; an ERROR record comes back as
   /// the error it carries, with side and phase as the peer set them. kTimeout before the record's
   /// first byte loses nothing: call again. Within a record the peer may be silent for
-  /// kMidRecordIdle at least.
+  /// that at least: set_mid_record_idle().
   Result<Record> receive(nanoseconds idle_max);
   /// Whether receive() would return at once, with a record's beginning or with a failure.
   [[nodiscard]] bool has_news();
@@ -88,6 +90,7 @@ class RecordChannel {
 
   std::unique_ptr<Channel> channel_;
   wire::Hasher hasher_;
+  nanoseconds mid_record_idle_ = kMidRecordIdle;
 
   // Owned by the sending thread.
   std::vector<std::byte> out_;

@@ -22,8 +22,11 @@ RunSpec tiny() {
   spec.source.writes = [step](FakeSource& guest, const char* where) {
     if (std::string_view(where) == "collect" && (*step)++ == 1) guest.write(kLow, {3}, 5);
   };
-  spec.source.state_bytes = 40;
-  spec.outgoing.ask_window = std::chrono::milliseconds(100);
+  spec.source.state_bytes = spec.target.state_bytes = 40;
+  // What the tests break on purpose is noticed by these.
+  spec.outgoing.hello_timeout = spec.incoming.hello_timeout = std::chrono::milliseconds(150);
+  spec.outgoing.peer_timeout = spec.incoming.peer_timeout = std::chrono::milliseconds(150);
+  spec.outgoing.ask_window = std::chrono::milliseconds(300);
   spec.incoming.ask_window = std::chrono::milliseconds(50);
   spec.incoming.lease = std::chrono::milliseconds(60);
   return spec;
@@ -94,8 +97,6 @@ TEST(EngineFaults, SeededTroubleOfEveryKind) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     RunSpec spec = tiny();
     spec.plan = test::seeded_plan(seed, clean);
-    spec.outgoing.peer_timeout = spec.incoming.peer_timeout = std::chrono::milliseconds(150);
-    spec.outgoing.hello_timeout = spec.incoming.hello_timeout = std::chrono::milliseconds(150);
     Migration run(std::move(spec));
     expect_one_owner(run);
     if (::testing::Test::HasFailure()) return;
