@@ -305,17 +305,22 @@ struct AllRules {
 
 /// What may be answered from a journal's record.
 struct Verdict {
-  bool hand_over = false;  ///< Nothing: its process lives and answers for itself.
+  bool hand_over = false;  ///< Nothing: its process lives, and has not come to an end yet.
   RecordState record = RecordState::kUnknown;  ///< What the record must say from now on.
   RecordState answer = RecordState::kUnknown;
 };
 
 /// `owner_lives`: the process that writes the record holds its lock. When it does not, the caller
-/// must hold it, until the record says `record`. `this_boot`: the record was written since the host
+/// must hold it, until the record says `record`. What a living process recorded as its end stands,
+/// and is answered without troubling it. `this_boot`: the record was written since the host
 /// was started.
 template <typename Rules>
 [[nodiscard]] Verdict judge(RecordState recorded, bool owner_lives, bool this_boot) {
-  if (owner_lives && Rules::enforces(Rule::kLivingOwnerAnswers)) return {true, recorded, recorded};
+  const bool undecided = recorded != RecordState::kStarted && recorded != RecordState::kDiscarded &&
+                         recorded != RecordState::kWithdrawn;
+  if (undecided && owner_lives && Rules::enforces(Rule::kLivingOwnerAnswers)) {
+    return {true, recorded, recorded};
+  }
   const Verdict discarded{false, RecordState::kDiscarded, RecordState::kDiscarded};
   switch (recorded) {
     case RecordState::kReceiving:

@@ -98,6 +98,9 @@ void remove_if_useless(int folder, const char* name, std::time_t now) {
   struct stat status = {};
   if (!file || fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) return;
   if (std::chrono::seconds(now - status.st_mtim.tv_sec) < kUsefulFor) return;
+  // Whoever consults it meanwhile must not take this for the owner.
+  const auto alone = try_lock_byte(file.get(), kConsultLock);
+  if (!alone || !*alone) return;
   const auto gone = try_lock_byte(file.get(), kOwnerLock);
   if (gone && *gone) unlinkat(folder, name, 0);
 }
@@ -181,11 +184,9 @@ Consultation answer_from(int fd, const std::string& path, const wire::SessionId&
   const auto free = try_lock_byte(fd, kOwnerLock);
   if (!free) return unreadable(std::move(consultation), free.error());
   const bool owner_lives = !*free;
-  // The owner may be writing at this moment: what is read then counts for its pid only.
   auto record = read_record(fd, session, path);
-  if (owner_lives) {
-    consultation.hand_over = true;
-    if (record) consultation.owner = record->pid;
+  if (!record && owner_lives) {
+    consultation.hand_over = true;  // It may be writing at this moment.
     return consultation;
   }
   if (!record) return unreadable(std::move(consultation), std::move(record).error());
@@ -193,6 +194,9 @@ Consultation answer_from(int fd, const std::string& path, const wire::SessionId&
   const auto recorded = static_cast<RecordState>(record->state);
   const Verdict verdict = judge<AllRules>(recorded, owner_lives, record->boot == boot);
   consultation.owner = record->pid;
+  consultation.hand_over = verdict.hand_over;
+  if (verdict.hand_over) return consultation;
+  consultation.answer.process_lives = owner_lives;
   consultation.answer.attempt = record->attempt;
   consultation.answer.state = verdict.answer;
   if (verdict.record == recorded) return consultation;

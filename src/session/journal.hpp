@@ -18,8 +18,9 @@
 
 namespace migrate::session {
 
-/// The target's own record. Used by one thread. Not shared with a child process: fork before
-/// create(), or the child keeps the lock as well.
+/// The target's own record. Used by one thread. To be kept for as long as the guest runs: without
+/// its lock the guest counts as gone. Not shared with a child process: fork before create(), or the
+/// child keeps the lock as well.
 class Journal {
  public:
   /// Begins the record of `session` with kReceiving, makes the folders (0700) where needed, and
@@ -51,7 +52,8 @@ class Journal {
 
 /// What a host that is asked about a session can say.
 struct Consultation {
-  /// The process lives: hand the connection to it, `answer` says nothing.
+  /// The process lives and has not come to an end: hand the connection to it, or say that there is
+  /// no answer; `answer` says nothing.
   bool hand_over = false;
   pid_t owner = 0;  ///< Of the record, 0 when unknown; it may be gone or another process by now.
   Answer answer;
@@ -59,8 +61,9 @@ struct Consultation {
   std::optional<Error> problem;
 };
 
-/// Answers from the journal for a process that is gone. A record of kReady or kReceiving is turned
-/// into kDiscarded, under the lock, before it is answered. Any process, any number at once.
+/// Answers from the journal, for a process that is gone or has come to its end. A record of kReady
+/// or kReceiving is turned into kDiscarded, under the lock, before it is answered. Any process, any
+/// number at once.
 [[nodiscard]] Consultation consult_journal(const std::string& runtime_dir,
                                            const wire::SessionId& session, const BootId& boot);
 

@@ -257,7 +257,7 @@ TEST(TargetHandover, AStartThatFailedIsWithdrawnOnlyWhenNothingRan) {
   EXPECT_EQ(unsure.state(), TargetState::kLost);
 }
 
-TEST(Judge, AnswersForTheDeadOnly) {
+TEST(Judge, AnswersForTheDeadAndForWhatHasEnded) {
   using S = RecordState;
   struct {
     S recorded;
@@ -282,7 +282,10 @@ TEST(Judge, AnswersForTheDeadOnly) {
     EXPECT_FALSE(verdict.hand_over);
     EXPECT_EQ(verdict.record, test.record) << to_string(test.recorded);
     EXPECT_EQ(verdict.answer, test.answer) << to_string(test.recorded);
-    EXPECT_TRUE(judge<AllRules>(test.recorded, true, test.this_boot).hand_over);
+    const bool decided = test.recorded >= S::kStarted;
+    const Verdict living = judge<AllRules>(test.recorded, true, test.this_boot);
+    EXPECT_EQ(living.hand_over, !decided) << to_string(test.recorded);
+    EXPECT_EQ(living.record, test.recorded) << "never touched while its process lives";
   }
 }
 

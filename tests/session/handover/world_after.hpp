@@ -341,7 +341,7 @@ template <typename Rules>
 void World<Rules>::listener_asked(bool finds_journal) {
   Answer answer;
   answer.attempt = journal_attempt_;
-  answer.process_lives = false;
+  answer.process_lives = target_lives_;
   answer.boot = boot_number(boot_);
   if (finds_journal) {
     const Verdict verdict = judge<Rules>(journal_, target_lives_, boot_ == 0);
@@ -365,8 +365,8 @@ void World<Rules>::send_answer(const Answer& answer) {
       MIGRATE_CHECK(!answer.process_lives);
       return send(Message::kAnswerStartingGone, answer.attempt);
     case RecordState::kStarted:
-      MIGRATE_CHECK(!answer.process_lives);  // That one sends STARTED.
-      return send(Message::kAnswerStartedGone, answer.attempt);
+      return send(answer.process_lives ? Message::kStarted : Message::kAnswerStartedGone,
+                  answer.attempt);
     case RecordState::kDiscarded:
       return send(Message::kDiscarded);
     case RecordState::kWithdrawn:
