@@ -79,7 +79,8 @@ StreamMaker aborted_attempt() {
   maker.offer(2);
   maker.ready(2);
   maker.send(Commit{2});
-  const std::uint16_t asked = maker.ask(JournalState::kReady, 2);
+  const std::uint16_t asked = maker.ask();
+  maker.reply(Answer{JournalState::kReady, 2, maker.target_boot(), true}, asked);
   finish(maker, 2, asked);
   return maker;
 }
@@ -102,6 +103,15 @@ StreamMaker discarded() {
   maker.reply(Discarded{
       1, AbortScope::kSession,
       make_error(ErrorCode::kLeaseExpired, "COMMIT came after the lease's end").on(Side::kTarget)});
+  return maker;
+}
+
+/// STARTED is lost with the link; the target says it again when asked.
+StreamMaker asked_after_start() {
+  StreamMaker maker = committed();
+  const std::uint16_t connection = maker.ask();
+  maker.reply(Started{1, 45}, connection);
+  maker.send(Released{1}, connection);
   return maker;
 }
 
@@ -290,6 +300,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"valid/precopy", precopy},
       {"valid/aborted_attempt", aborted_attempt},
       {"valid/discarded", discarded},
+      {"valid/asked_after_start", asked_after_start},
       {"valid/lost", lost},
       {"valid/refused", refused},
       {"invalid/checksum.bad_checksum", bad_checksum},

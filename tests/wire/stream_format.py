@@ -154,7 +154,8 @@ class Fields:
         at = self.at
         value = self.number(code)
         if not low <= value <= high:
-            raise Violation("field", "%s %d is not %d to %d" % (what, value, low, high), HEADER + at)
+            raise Violation("field", "%s %d is not %d to %d" % (what, value, low, high),
+                            HEADER + at)
         return value
 
     def text(self, longest, what):

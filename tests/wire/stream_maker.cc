@@ -183,10 +183,9 @@ void StreamMaker::ready(std::uint32_t attempt) {
   reply(ready);
 }
 
-std::uint16_t StreamMaker::ask(JournalState state, std::uint32_t attempt) {
+std::uint16_t StreamMaker::ask() {
   const std::uint16_t connection = next_connection_++;
   send(Ask{hello_.session, secret_}, connection);
-  reply(Answer{state, attempt, welcome_.boot}, connection);
   return connection;
 }
 

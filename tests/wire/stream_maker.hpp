@@ -57,8 +57,8 @@ class StreamMaker {
   void offer(std::uint32_t attempt);
   void ready(std::uint32_t attempt);
 
-  /// After a lost link: ASK and its answer on a new connection, whose number is given back.
-  std::uint16_t ask(JournalState state, std::uint32_t attempt);
+  /// After a lost link: ASK on a new connection, whose number is given back.
+  std::uint16_t ask();
   [[nodiscard]] const BootId& target_boot() const { return welcome_.boot; }
 
   // What a test may break.

@@ -135,7 +135,7 @@ class Memory:
         total_pages, total_change = 0, 0
         finals = {message["final"] for message in round_.barriers.values()}
         if len(finals) != 1:
-            raise Violation("round", "the lanes do not agree whether the round is the final one", 28)
+            raise Violation("round", "the lanes do not agree whether it is the final round", 28)
         for lane in self.lanes[1:]:
             entries = round_.entries.get(lane, [])
             change = sum(self._apply(*entry) for entry in entries) & _MASK
@@ -156,8 +156,8 @@ class Memory:
             raise Violation("round", "%s carried %d pages in round %d, its barrier says %d" %
                             (lane, pages, message["round"], message["pages"]), 29)
         if message["change"] != change:
-            raise Violation("digest", "%s changed the digest by %016x in round %d, its barrier says "
-                            "%016x" % (lane, change, message["round"], message["change"]), 37)
+            raise Violation("digest", "%s changed the digest by %016x in round %d, its barrier "
+                            "says %016x" % (lane, change, message["round"], message["change"]), 37)
 
     def _change_regions(self, change):
         for handle in change["removed"]:
@@ -255,7 +255,8 @@ class Handover:
         self.section_bytes = None
 
     def state_end(self, message):
-        if self.state_ended or (message["sections"], message["bytes"]) != (self.sections, self.bytes):
+        sent = (self.sections, self.bytes)
+        if self.state_ended or (message["sections"], message["bytes"]) != sent:
             raise Violation("state", "%d sections of %d bytes were sent, STATE_END says %d of %d" %
                             (self.sections, self.bytes, message["sections"], message["bytes"]))
         self.state_ended = True

@@ -28,7 +28,7 @@ _ALLOWED = {
     ("ask", TO_SOURCE): _EVERYWHERE | {"ANSWER", "STARTED", "DISCARDED"},
 }
 _OPENERS = {"HELLO": "control", "JOIN": "bulk", "ASK": "ask"}
-_REPLIES = {"control": "WELCOME", "bulk": "JOINED", "ask": "ANSWER"}
+_REPLIES = {"control": {"WELCOME"}, "bulk": {"JOINED"}, "ask": {"ANSWER", "STARTED", "DISCARDED"}}
 _ROUND_AND_STATE = {"REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA", "SECTION_END",
                     "STATE_END", "OFFER"}
 
@@ -129,7 +129,7 @@ class Verifier:
             return
         if record.name not in _ALLOWED[connection.kind, stream.direction]:
             raise Violation("direction", "it does not belong on this connection or direction")
-        if record.name == _REPLIES[connection.kind] and not connection.replied:
+        if record.name in _REPLIES[connection.kind] and not connection.replied:
             connection.replied = True
             return
         again = record.name in _OPENERS or record.name in ("WELCOME", "JOINED")
