@@ -55,7 +55,7 @@ void limit_by_cgroups(MemoryRoom& room, const std::string& proc, const std::stri
   for (std::string line; std::getline(lines, line);) {
     if (line.rfind("0::", 0) == 0) path = line.substr(3);
   }
-  while (!path.empty() && path != "/") {
+  while (path.size() > 1 && path.front() == '/') {
     const std::string folder = cgroups + path;
     const auto most = number_at(read_file(folder + "/memory.max"));
     const auto used = number_at(read_file(folder + "/memory.current"));

@@ -67,6 +67,9 @@ class TinyGuest {
   void wait_for_sweeps(std::uint64_t count);
   [[nodiscard]] std::uint64_t sweeps(std::uint32_t vcpu) const;
 
+  /// For tests that run a vCPU themselves.
+  [[nodiscard]] kvm_run* run_area(std::uint32_t vcpu) const { return vcpus_[vcpu]->run; }
+
   /// Of a parked guest.
   struct Registers {
     std::uint64_t rip = 0, r8 = 0, r10 = 0, r11 = 0, rax = 0;
