@@ -15,9 +15,9 @@ struct TargetTerms {
   SessionLimits limits;  ///< state_bytes: what the target takes at most.
 };
 
-/// The WELCOME for `hello`: version, features, lanes, codecs and limits as both can; random, secret,
-/// boot, load_us and host are left to the caller. kIncompatible for another page size; kUnsupported
-/// where the source needs what the target does not have.
+/// The WELCOME for `hello`: version, features, lanes, codecs and limits as both can; random,
+/// secret, boot, load_us and host are left to the caller. kIncompatible for another page size;
+/// kUnsupported where the source needs what the target does not have.
 [[nodiscard]] Result<Welcome> negotiate(const Hello& hello, const TargetTerms& terms);
 
 /// At the source: `welcome` grants no more than `hello` asked for, and what is needed. kProtocol,
