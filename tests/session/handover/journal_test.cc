@@ -269,7 +269,6 @@ TEST_F(JournalTest, FoldersAndFilesAreTheOwnersOnly) {
 }
 
 TEST_F(JournalTest, StartingCannotBeForgotten) {
-  testing::GTEST_FLAG(death_test_style) = "threadsafe";
   Result<Journal> journal = Journal::create(folder_.path(), session(1), boot(1));
   ASSERT_TRUE(journal);
   ASSERT_TRUE(journal->record(S::kReady, 1, nanoseconds(1)));
