@@ -100,7 +100,11 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
     if (const Status ready = detacher->ready(log); !ready) return fail(global, ready.error());
   }
   // The port is free for the next `recv` as soon as the session is over.
-  const int code = (*session)->run(**acceptor, *signals, [&acceptor] { acceptor->reset(); });
+  const auto port = parse_endpoint((*acceptor)->address());
+  const auto reopen = [&] {
+    return make_tcp_acceptor(endpoint.host, port ? port->port : endpoint.port);
+  };
+  const int code = (*session)->run(*std::move(acceptor), reopen, *signals, [] {});
   if (detacher && code == 0) drop_log(log);
   return code;
 }
@@ -145,16 +149,19 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
   if (!signals) return fail(global, signals.error());
   const auto id = wire::parse_session_id(options.process.session);
   if (!id) return fail(global, id.error());
+  const std::filesystem::path lanes = lanes_path(folder, *id);
+  const std::string& address = options.process.address;
+  const auto open = [&](Fd first) -> Result<std::unique_ptr<Acceptor>> {
+    MIGRATE_ASSIGN(auto acceptor, PassedAcceptor::open(lanes, std::move(first), address));
+    return std::unique_ptr<Acceptor>(std::move(acceptor));
+  };
   Fd arriving(options.process.arriving_fd);
-  auto acceptor = PassedAcceptor::open(lanes_path(folder, *id), Fd(options.process.connection_fd),
-                                       options.process.address);
+  auto acceptor = open(Fd(options.process.connection_fd));
   if (!acceptor) return fail(global, acceptor.error());
   const auto session = ReceiveSession::create(folder, options.session, global);
   if (!session) return fail(global, session.error());
-  return (*session)->run(**acceptor, *signals, [&] {
-    acceptor->reset();
-    arriving.reset();
-  });
+  return (*session)->run(
+      *std::move(acceptor), [&] { return open(Fd()); }, *signals, [&] { arriving.reset(); });
 }
 
 int recv(const GlobalOptions& global, RecvOptions options) {

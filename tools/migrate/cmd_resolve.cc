@@ -8,8 +8,9 @@
 namespace migrate::tool {
 namespace {
 
-// The guest's process connects to the target and asks: 10 s each by default, with room.
-constexpr std::chrono::seconds kResolveMax{60};
+// The guest's process asks the target again, for as long as the ask window says: a minute unless
+// `send` was told otherwise. Longer ones go on without anybody watching.
+constexpr std::chrono::minutes kResolveMax{10};
 
 struct ResolveOptions {
   std::string name;

@@ -99,7 +99,8 @@ int send(const GlobalOptions& global, const SendOptions& options) {
     events.reset(std::fopen(options.events.c_str(), "we"));
     if (!events) {
       return fail_report(global, make_errno_error(ErrorCode::kInvalidArgument, errno,
-                                                  "cannot write --events " + options.events));
+                                                  "cannot write --events " + options.events)
+                                     .advise("give a file that you may write"));
     }
   }
   const auto signals = SignalFd::open({SIGINT, SIGTERM});

@@ -49,6 +49,9 @@ struct Shared {
   std::size_t pending MIGRATE_GUARDED_BY(mutex) = 0;
   // Last, so that connections are gone before what they count in.
   net::io_context io{1};
+  net::executor_work_guard<net::io_context::executor_type> work{io.get_executor()};
+  Local::acceptor acceptor{io};
+  net::steady_timer retry{io};
   net::thread_pool workers{kWorkers};
 
   Shared(RequestHandler& h, EventHub& e, ControlLimits l) : handler(h), hub(e), limits(l) {}
@@ -310,11 +313,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 class ControlServer::Impl {
  public:
   Impl(std::filesystem::path path, RequestHandler& handler, EventHub& hub, ControlLimits limits)
-      : shared_(handler, hub, limits),
+      : shared_(std::make_unique<Shared>(handler, hub, limits)),
         path_(std::move(path)),
-        acceptor_(shared_.io),
-        work_(shared_.io.get_executor()),
-        thread_([this] { shared_.io.run(); }) {}
+        thread_([this] { shared_->io.run(); }) {}
   ~Impl() { close(); }
 
   Status open() {
@@ -322,12 +323,13 @@ class ControlServer::Impl {
     // Bound under another name and moved, so that the socket answers from its first moment on.
     const std::string fresh = path_.string() + "~";
     ::unlink(fresh.c_str());
+    Local::acceptor& acceptor = shared_->acceptor;
     ErrorCondition failure;
-    acceptor_.open(Local(), failure);
+    acceptor.open(Local(), failure);
     // Linux gives the socket's file the mode the socket itself has.
-    if (!failure) fchmod(acceptor_.native_handle(), 0600);
-    if (!failure) acceptor_.bind(Local::endpoint(fresh), failure);
-    if (!failure) acceptor_.listen(net::socket_base::max_listen_connections, failure);
+    if (!failure) fchmod(acceptor.native_handle(), 0600);
+    if (!failure) acceptor.bind(Local::endpoint(fresh), failure);
+    if (!failure) acceptor.listen(net::socket_base::max_listen_connections, failure);
     if (!failure && ::rename(fresh.c_str(), path_.c_str()) != 0) {
       failure.assign(errno, boost::system::system_category());
     }
@@ -338,42 +340,45 @@ class ControlServer::Impl {
           .advise("check the runtime folder's permissions and free space");
     }
     open_ = true;
-    net::post(shared_.io, [this] { accept(); });
+    net::post(shared_->io, [this] { accept(); });
     return {};
   }
 
   bool drain(std::chrono::milliseconds timeout) {
+    if (!shared_) return true;
     const auto deadline = std::chrono::steady_clock::now() + timeout;
-    return shared_.wait_for_answers(deadline) && shared_.hub.drain(deadline);
+    return shared_->wait_for_answers(deadline) && shared_->hub.drain(deadline);
   }
 
   void close() {
-    if (!thread_.joinable()) return;
+    if (!shared_) return;
     if (open_) ::unlink(path_.c_str());
-    net::post(shared_.io, [this] {
+    net::post(shared_->io, [this] {
       ErrorCondition ignored;
-      acceptor_.close(ignored);
-      retry_.cancel();
-      shared_.closing = true;
+      shared_->acceptor.close(ignored);
+      shared_->retry.cancel();
+      shared_->closing = true;
     });
     // Requests that a worker has begun are finished; no more are given to them.
-    shared_.workers.join();
-    shared_.io.stop();
+    shared_->workers.join();
+    shared_->io.stop();
     thread_.join();
+    // With the handlers that wait in there go the connections.
+    shared_.reset();
   }
 
  private:
   void accept() {
-    acceptor_.async_accept([this](ErrorCondition failure, Local::socket socket) {
+    shared_->acceptor.async_accept([this](ErrorCondition failure, Local::socket socket) {
       if (failure == net::error::operation_aborted) return;
       if (failure) {
         log_line(LogLevel::kWarning, "control socket: " + failure.message());
         return accept_later();
       }
-      if (shared_.connections >= shared_.limits.connections_max) {
+      if (shared_->connections >= shared_->limits.connections_max) {
         turn_away(socket);
       } else {
-        std::make_shared<HttpSession>(shared_, std::move(socket))->read();
+        std::make_shared<HttpSession>(*shared_, std::move(socket))->read();
       }
       accept();
     });
@@ -381,32 +386,27 @@ class ControlServer::Impl {
 
   /// Out of descriptors: trying again at once would spin.
   void accept_later() {
-    retry_.expires_after(std::chrono::milliseconds(100));
-    retry_.async_wait([this](ErrorCondition failure) {
+    shared_->retry.expires_after(std::chrono::milliseconds(100));
+    shared_->retry.async_wait([this](ErrorCondition failure) {
       if (!failure) accept();
     });
   }
 
   static void turn_away(Local::socket& socket) {
-    const HttpResponse refusal =
-        error_response(make_error(ErrorCode::kBusy,
-                                  "too many connections to this guest's control "
-                                  "socket")
-                           .advise("try again when others have ended"));
+    const HttpResponse refusal = error_response(
+        make_error(ErrorCode::kBusy, "too many connections to this guest's control socket")
+            .advise("try again when others have ended"));
     const std::string answer =
-        "HTTP/1.1 503 Service Unavailable\r\nServer: migrate\r\nContent-Type: application/json\r\n"
-        "Connection: close\r\nContent-Length: " +
+        "HTTP/1.1 503 Service Unavailable\r\nServer: migrate\r\n"
+        "Content-Type: application/json\r\nConnection: close\r\nContent-Length: " +
         std::to_string(refusal.body.size()) + "\r\n\r\n" + refusal.body;
     ErrorCondition ignored;
     socket.non_blocking(true, ignored);
     socket.write_some(net::buffer(answer), ignored);
   }
 
-  Shared shared_;
+  std::unique_ptr<Shared> shared_;  // Until close().
   const std::filesystem::path path_;
-  Local::acceptor acceptor_;
-  net::steady_timer retry_{shared_.io};
-  net::executor_work_guard<net::io_context::executor_type> work_;
   bool open_ = false;
   std::thread thread_;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -43,8 +44,15 @@ void add_global_options(CLI::App& app, GlobalOptions& global) {
 }
 
 /// CLI11's complaint as the command's own kind of error.
-int usage_error(const GlobalOptions& global, const CLI::ParseError& error) {
-  return fail(global, migrate::make_error(migrate::ErrorCode::kInvalidArgument, error.what())
+int usage_error(const GlobalOptions& global, const CLI::App& app, const CLI::ParseError& error,
+                const std::vector<std::string>& words) {
+  std::string message = error.what();
+  // It misses a subcommand where there is a wrong one.
+  const bool misses_subcommand = app.get_subcommands().empty();
+  if (misses_subcommand && !words.empty() && words.front().rfind('-', 0) != 0) {
+    message = "there is no subcommand '" + words.front() + "'";
+  }
+  return fail(global, migrate::make_error(migrate::ErrorCode::kInvalidArgument, message)
                           .advise("see `migrate --help` and `migrate SUBCOMMAND --help`"));
 }
 
@@ -77,8 +85,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& success) {
     return app.exit(success);  // --help, --version
   } catch (const CLI::ParseError& error) {
-    return usage_error(global, error);
+    return usage_error(global, app, error, words);
   }
   migrate::set_log_sink(global.log_level, write_log);
-  return chosen();
+  try {
+    return chosen();
+  } catch (const std::exception& failure) {
+    // Only from libraries of this command, such as on an answer of a shape nobody expects.
+    return fail(global, migrate::make_error(migrate::ErrorCode::kInternal, failure.what()));
+  }
 }

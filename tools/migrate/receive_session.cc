@@ -7,6 +7,9 @@
 #include <csignal>
 
 #include "base/log.hpp"
+#include "session/host_identity.hpp"
+#include "session/journal.hpp"
+#include "wire/ids.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -83,14 +86,19 @@ void ReceiveSession::discarded() {
   guest_.reset();
 }
 
-void ReceiveSession::migrate(Acceptor& acceptor) {
-  IncomingResult result = incoming_->run(acceptor);
+void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen) {
+  IncomingResult result = incoming_->run(*acceptor);
+  acceptor.reset();
   line_.clear();
   const Json report = to_json(result.report, host_facts());
   print_report(global_, report);
+  if (global_.json && result.report.error) {
+    log_line(LogLevel::kWarning, result.report.error->to_text());
+  }
   MutexLock lock(mutex_);
   if (started_) {
     hosting_->host().set_arrival_report(report);
+    answer_late_questions(result.report, reopen);
   } else {
     discarded();
   }
@@ -98,16 +106,31 @@ void ReceiveSession::migrate(Acceptor& acceptor) {
   wake_.set();
 }
 
-int ReceiveSession::run(Acceptor& acceptor, const SignalFd& signals,
-                        std::function<void()> on_migration_over) {
-  thread_ = std::thread([this, &acceptor, over = std::move(on_migration_over)] {
-    migrate(acceptor);
-    over();
+void ReceiveSession::answer_late_questions(const Report& report, const Reopen& reopen) {
+  const auto session = wire::parse_session_id(report.session);
+  // The journal goes when the source has confirmed: nobody will ask.
+  const auto asked =
+      session::consult_journal(options_.incoming.runtime_dir, *session, session::this_boot());
+  if (!asked.hand_over) return;
+  auto acceptor = reopen();
+  if (acceptor) {
+    responder_ = std::make_unique<AskResponder>(*std::move(acceptor), *session, report.attempts);
+  } else {
+    log_line(LogLevel::kWarning, acceptor.error().to_text());
+  }
+}
+
+int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const SignalFd& signals,
+                        const std::function<void()>& on_migration_over) {
+  thread_ = std::thread([this, &acceptor, &reopen, &on_migration_over] {
+    migrate(std::move(acceptor), reopen);
+    on_migration_over();
   });
   const bool started = wait_for_start(signals);
   const int code = started ? host(signals) : to_int(ExitCode::kFailed);
   // The source may still have to be told how it went: at most the ask window.
   thread_.join();
+  responder_.reset();
   MutexLock lock(mutex_);
   if (outcome_ == Outcome::kLost) return to_int(ExitCode::kLost);
   if (outcome_ == Outcome::kCancelled && cancelled_here_) return to_int(ExitCode::kCancelled);

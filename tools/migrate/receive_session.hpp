@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "arrival_hooks.hpp"
+#include "ask_responder.hpp"
 #include "base/event_fd.hpp"
 #include "base/fd.hpp"
 #include "base/mutex.hpp"
@@ -32,10 +33,15 @@ class ReceiveSession final : private Incoming::Host, private Observer {
                                                         const GlobalOptions& global);
   ~ReceiveSession() override;
 
+  /// Makes the acceptor anew.
+  using Reopen = std::function<Result<std::unique_ptr<Acceptor>>()>;
+
   /// Takes the session from `acceptor`, prints its report, hosts the guest on. The exit code: 0
-  /// once the guest has stopped or left; SIGTERM and SIGINT end it as they end `run`.
-  /// `on_migration_over` is called once the session has ended, well or not.
-  int run(Acceptor& acceptor, const SignalFd& signals, std::function<void()> on_migration_over);
+  /// once the guest has stopped or left; SIGTERM and SIGINT end it as they end `run`. When the
+  /// session has ended the acceptor is dropped and `on_migration_over` called; a source that has
+  /// not confirmed by then is answered on another one.
+  int run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const SignalFd& signals,
+          const std::function<void()>& on_migration_over);
 
  private:
   ReceiveSession(RuntimeDir folder, ReceiveOptions options, const GlobalOptions& global, Fd kvm,
@@ -49,7 +55,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   void on_event(const Event& event) override;
 
   void discarded();
-  void migrate(Acceptor& acceptor);
+  void migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen);
+  void answer_late_questions(const Report& report, const Reopen& reopen);
   bool wait_for_start(const SignalFd& signals);
   int host(const SignalFd& signals);
 
@@ -64,6 +71,7 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   std::unique_ptr<Hosting> hosting_;  // Handed to the main thread by started_.
   std::unique_ptr<ArrivalHooks> hooks_;
   std::unique_ptr<Incoming> incoming_;  // Keeps the journal's lock: lives as long as the guest.
+  std::unique_ptr<AskResponder> responder_;  // Of the migration's thread, then of run().
 
   Mutex mutex_;
   bool started_ MIGRATE_GUARDED_BY(mutex_) = false;

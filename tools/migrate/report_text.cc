@@ -94,7 +94,7 @@ std::string report_text(const Report& report) {
   add_summary(out, report);
   add_phases(out, report);
   add_rounds(out, report);
-  if (report.pages.total > 0) add_pages(out, report);
+  if (report.bytes.wire > 0) add_pages(out, report);
   if (report.error) text += error_text(*report.error);
   return text;
 }

@@ -27,8 +27,9 @@ using SteadyClock = std::chrono::steady_clock;
 // the others waiting.
 constexpr std::size_t kPendingMax = 128;
 constexpr int kBacklog = 128;
-// Where the session id stands: HELLO has both versions and the features before it.
-constexpr std::size_t kHelloSessionAt = wire::kRecordHeaderBytes + 12;
+// Where the session id stands, docs/wire-format.md: HELLO has the magic, both versions and the
+// features before it.
+constexpr std::size_t kHelloSessionAt = wire::kRecordHeaderBytes + 8 + 2 + 2 + 8;
 constexpr std::size_t kOtherSessionAt = wire::kRecordHeaderBytes;
 constexpr std::size_t kSessionBytes = sizeof(wire::SessionId::bytes);
 constexpr std::size_t kPeekMax = 128;

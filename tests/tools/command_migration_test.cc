@@ -1,0 +1,300 @@
+// Migrations of real guests between two runtime folders of this host, by the command alone.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <optional>
+
+#include "tests/tools/command_process.hpp"
+#include "tests/tools/scratch_folder.hpp"
+
+namespace migrate::tool {
+namespace {
+
+using testing::CommandProcess;
+using testing::ScratchFolder;
+using testing::wait_for;
+
+using Words = std::vector<std::string>;
+using Process = std::unique_ptr<CommandProcess>;
+
+/// One host: a runtime folder of its own.
+class Host {
+ public:
+  Process start(Words words) const {
+    return std::make_unique<CommandProcess>(scratch_.path(), std::move(words));
+  }
+  Json json(Words words) const {
+    words.push_back("--json");
+    CommandProcess process(scratch_.path(), std::move(words));
+    process.wait();
+    return process.json();
+  }
+  int code(Words words) const { return CommandProcess(scratch_.path(), std::move(words)).wait(); }
+
+  Process run(const std::string& workload, const std::string& memory = "64M") const {
+    Process process = start({"run", "web", "--memory", memory, "--guest", workload});
+    EXPECT_TRUE(wait_for([&] { return !process->running() || answers(); }));
+    EXPECT_TRUE(process->running()) << process->err();
+    return process;
+  }
+  /// Starts a listener; `address` is where.
+  Process listen(Words more, std::string& address) const {
+    Words words = {"recv", "--listen", "127.0.0.1:0"};
+    words.insert(words.end(), more.begin(), more.end());
+    Process process = start(std::move(words));
+    constexpr std::string_view kWord = "listening on ";
+    EXPECT_TRUE(wait_for([&] {
+      const std::string text = process->err();
+      const auto begin = text.find(kWord);
+      const auto end = text.find('\n', begin);
+      if (begin == std::string::npos || end == std::string::npos) return !process->running();
+      address = text.substr(begin + kWord.size(), end - begin - kWord.size());
+      return true;
+    }));
+    EXPECT_TRUE(process->running()) << process->err();
+    return process;
+  }
+
+  bool answers() const { return std::filesystem::exists(socket()); }
+  std::filesystem::path socket() const { return scratch_.path() / "web.sock"; }
+  std::string state() const { return json({"status", "web"}).value("state", ""); }
+  std::uint64_t work() const {
+    return json({"stats", "web"})["vcpus"][0]["work"].get<std::uint64_t>();
+  }
+  std::uint64_t errors() const {
+    return json({"stats", "web"})["verify_errors"].get<std::uint64_t>();
+  }
+  /// Nothing of guests, sockets or processes is left. The journal is: a source may still ask.
+  void expect_empty() const {
+    for (const auto& entry : std::filesystem::directory_iterator(scratch_.path())) {
+      EXPECT_EQ(entry.path().filename(), "sessions") << "left behind";
+    }
+  }
+
+ private:
+  ScratchFolder scratch_;
+};
+
+class CommandMigrationTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!testing::kvm_is_here()) GTEST_SKIP() << "needs /dev/kvm";
+  }
+  static void stop(const Host& host, CommandProcess& process) {
+    EXPECT_EQ(host.code({"stop", "web"}), 0);
+    EXPECT_EQ(process.wait(), 0) << process.err();
+  }
+
+  Host a_;
+  Host b_;
+};
+
+constexpr const char* kWriter = "writer:rate=20M,set=8M";
+
+TEST_F(CommandMigrationTest, AGuestMovesWhileItWrites) {
+  const Process source = a_.run(kWriter);
+  std::string address;
+  const Process target = b_.listen({"--once", "--json"}, address);
+  const std::uint64_t before = a_.work();
+  const Process send = a_.start({"send", "vm:web", address, "--json", "--verify", "full"});
+  EXPECT_EQ(send->wait(), 0) << send->out() << send->err();
+  EXPECT_FALSE(a_.answers()) << "the source's socket is gone before send returns";
+  EXPECT_TRUE(b_.answers());
+  const Json report = send->json();
+  EXPECT_EQ(report["outcome"], "done");
+  EXPECT_EQ(report["integrity"]["digest"], "equal");
+  EXPECT_EQ(report["integrity"]["full"], "equal");
+  EXPECT_EQ(report["guest"]["name"], "web");
+  EXPECT_GT(report["downtime_ms"].get<double>(), 0);
+
+  EXPECT_EQ(source->wait(), 0) << source->err();
+  EXPECT_EQ(b_.state(), "running");
+  EXPECT_TRUE(wait_for([&] { return b_.work() > before; })) << "its counters go on";
+  EXPECT_EQ(b_.errors(), 0u);
+  stop(b_, *target);
+  EXPECT_EQ(target->json()["outcome"], "done") << target->out();
+  a_.expect_empty();
+  b_.expect_empty();
+}
+
+TEST_F(CommandMigrationTest, APausedGuestArrivesPaused) {
+  const Process source = a_.run("counter");
+  ASSERT_EQ(a_.code({"pause", "web"}), 0);
+  const std::uint64_t before = a_.work();
+  std::string address;
+  const Process target = b_.listen({"--once"}, address);
+  const Json report = a_.json({"send", "vm:web", address});
+  EXPECT_EQ(report["outcome"], "done") << report;
+  EXPECT_TRUE(report["downtime_ms"].is_null());
+  EXPECT_EQ(b_.state(), "paused");
+  EXPECT_EQ(b_.work(), before);
+  stop(b_, *target);
+}
+
+TEST_F(CommandMigrationTest, AGuestGoesThereAndBackThroughListenersThatStay) {
+  Process source = a_.run(kWriter);
+  std::string address_a;
+  std::string address_b;
+  const Process listener_a = a_.listen({}, address_a);
+  const Process listener_b = b_.listen({}, address_b);
+  for (int i = 0; i < 2; ++i) {
+    const Json there = a_.json({"send", "vm:web", address_b});
+    ASSERT_EQ(there["outcome"], "done") << there;
+    EXPECT_FALSE(a_.answers());
+    const Json back = b_.json({"send", "vm:web", address_a});
+    ASSERT_EQ(back["outcome"], "done") << back;
+    EXPECT_FALSE(b_.answers());
+  }
+  EXPECT_EQ(source->wait(), 0);
+  EXPECT_EQ(a_.state(), "running");
+  EXPECT_EQ(a_.errors(), 0u);
+  // The guest outlives its listener.
+  for (const Process& listener : {std::cref(listener_a), std::cref(listener_b)}) {
+    listener->signal(SIGTERM);
+    EXPECT_EQ(listener->wait(), 0) << listener->err();
+  }
+  EXPECT_EQ(a_.state(), "running");
+  EXPECT_EQ(a_.code({"stop", "web"}), 0);
+  EXPECT_TRUE(wait_for([&] { return !a_.answers(); }));
+}
+
+TEST_F(CommandMigrationTest, ATakenNameIsRefusedBeforeTheGuestIsTouched) {
+  const Process source = a_.run("counter");
+  const Process other = b_.run("idle", "32M");
+  std::string address;
+  const Process target = b_.listen({"--once", "--json"}, address);
+  const Process send = a_.start({"send", "vm:web", address, "--json"});
+  EXPECT_EQ(send->wait(), 3) << send->out();
+  EXPECT_EQ(send->json()["outcome"], "refused");
+  EXPECT_EQ(send->json()["error"]["code"], "name-taken");
+  EXPECT_EQ(a_.state(), "running");
+  EXPECT_EQ(target->wait(), 1) << target->err();
+  EXPECT_EQ(target->json()["outcome"], "refused");
+  EXPECT_EQ(b_.state(), "running") << "the guest that had the name is untouched";
+  stop(a_, *source);
+  stop(b_, *other);
+}
+
+/// A migration that lasts: 20 MB/s over a guest of 64 MiB.
+const Words kSlow = {"--bandwidth", "160Mbit", "--json"};
+
+class SlowMigrationTest : public CommandMigrationTest {
+ protected:
+  void begin() {
+    source_ = a_.run(kWriter);
+    target_ = b_.listen({"--once"}, address_);
+    Words words = {"send", "vm:web", address_};
+    words.insert(words.end(), kSlow.begin(), kSlow.end());
+    send_ = a_.start(words);
+    ASSERT_TRUE(wait_for([&] {
+      const Json guest = a_.json({"status", "web"});
+      return guest["state"] == "migrating" && guest["migration"]["progress"].is_object();
+    }));
+  }
+  void expect_cancelled() {
+    EXPECT_EQ(send_->wait(), 4) << send_->out() << send_->err();
+    EXPECT_EQ(send_->json()["outcome"], "cancelled");
+    EXPECT_EQ(a_.state(), "running");
+    const std::uint64_t before = a_.work();
+    EXPECT_TRUE(wait_for([&] { return a_.work() > before; }));
+    EXPECT_EQ(target_->wait(), 1) << target_->err();
+    stop(a_, *source_);
+    a_.expect_empty();
+    b_.expect_empty();
+  }
+
+  Process source_;
+  Process target_;
+  Process send_;
+  std::string address_;
+};
+
+TEST_F(SlowMigrationTest, CancelLetsTheGuestGoOn) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  EXPECT_EQ(a_.json({"cancel", "web"})["outcome"], "cancelled");
+  expect_cancelled();
+}
+
+TEST_F(SlowMigrationTest, SigtermToSendCancels) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  send_->signal(SIGTERM);
+  expect_cancelled();
+}
+
+TEST_F(SlowMigrationTest, SigintToSendCancels) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  send_->signal(SIGINT);
+  expect_cancelled();
+}
+
+TEST_F(SlowMigrationTest, SendsDeathDoesNotEndTheMigration) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  send_->signal(SIGKILL);
+  EXPECT_EQ(send_->wait(), 128 + SIGKILL);
+  const Process follower = a_.start({"status", "web", "--follow", "--json"});
+  EXPECT_EQ(follower->wait(), 0) << follower->out() << follower->err();
+  EXPECT_EQ(follower->json()["outcome"], "done");
+  EXPECT_EQ(source_->wait(), 0);
+  stop(b_, *target_);
+}
+
+TEST_F(SlowMigrationTest, SigtermToTheSourceCancelsAndStops) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  source_->signal(SIGTERM);
+  EXPECT_EQ(source_->wait(), 0) << source_->err();
+  EXPECT_EQ(send_->wait(), 4) << send_->out() << send_->err();
+  EXPECT_EQ(target_->wait(), 1);
+  a_.expect_empty();
+  b_.expect_empty();
+}
+
+TEST_F(SlowMigrationTest, SigtermToTheTargetLeavesTheGuestAtTheSource) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  target_->signal(SIGTERM);
+  EXPECT_EQ(target_->wait(), 4) << target_->err();
+  EXPECT_NE(send_->wait(), 0);
+  EXPECT_EQ(send_->json()["error"]["side"], "target") << send_->out();
+  EXPECT_EQ(a_.state(), "running");
+  stop(a_, *source_);
+  b_.expect_empty();
+}
+
+TEST_F(SlowMigrationTest, KillingTheSourceIsReportedAsAGuestLost) {
+  ASSERT_NO_FATAL_FAILURE(begin());
+  source_->signal(SIGKILL);
+  EXPECT_EQ(send_->wait(), 6) << send_->out() << send_->err();
+  EXPECT_EQ(send_->json()["outcome"], "lost");
+  EXPECT_EQ(target_->wait(), 1) << target_->err();
+  EXPECT_EQ(a_.json({"ps"})["guests"], Json::array());
+}
+
+TEST_F(CommandMigrationTest, EventsGoToTheirFileAndEndWithTheReport) {
+  const ScratchFolder scratch;
+  const std::filesystem::path file = scratch.path() / "events.jsonl";
+  const Process source = a_.run(kWriter);
+  std::string address;
+  const Process target = b_.listen({"--once"}, address);
+  EXPECT_EQ(a_.code({"send", "vm:web", address, "--events", file.string()}), 0);
+  std::vector<Json> lines;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) lines.push_back(Json::parse(line));
+  ASSERT_FALSE(lines.empty());
+  EXPECT_EQ(lines.back()["type"], "report");
+  EXPECT_EQ(lines.back()["report"]["outcome"], "done");
+  stop(b_, *target);
+}
+
+TEST_F(CommandMigrationTest, DetachedSendReturnsAtOnceAndStatusFollows) {
+  const Process source = a_.run(kWriter);
+  std::string address;
+  const Process target = b_.listen({"--once"}, address);
+  const Process send = a_.start({"send", "vm:web", address, "--detach", "--bandwidth", "160Mbit"});
+  EXPECT_EQ(send->wait(), 0) << send->err();
+  const Process follower = a_.start({"status", "web", "--follow", "--json"});
+  EXPECT_EQ(follower->wait(), 0) << follower->out();
+  EXPECT_EQ(follower->json()["outcome"], "done");
+  stop(b_, *target);
+}
+
+}  // namespace
+}  // namespace migrate::tool
