@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 #include "adapters/kvm/kvm_abi.hpp"
@@ -12,6 +13,10 @@
 
 namespace migrate::kvm {
 namespace {
+
+/// Some KVMs take an offset and do not use it. Worth a note when the guest would see it: a
+/// millisecond (kHz times ms are cycles) is less than any downtime, and more than reading errors.
+constexpr std::int64_t kTscSlackMs = 1;
 
 template <typename T>
 Status get(int fd, unsigned long request, T& into, const char* name) {
@@ -119,7 +124,8 @@ Status load_tsc_offset(int fd, const LoadContext& context, const VcpuState& stat
                                             context.target_clock, state.tsc_khz);
     kvm_device_attr attribute = tsc_offset_attribute(offset);
     MIGRATE_TRY(set(fd, KVM_SET_DEVICE_ATTR, attribute, "KVM_SET_DEVICE_ATTR (TSC offset)"));
-    notes.tsc_offset_ignored = read_tsc_offset(fd) != offset;
+    const std::int64_t here = read_tsc_offset(fd).value_or(offset);
+    notes.tsc_offset_ignored = std::abs(here - offset) > kTscSlackMs * state.tsc_khz;
     return {};
   }
   // The former way: the value as it was read, moved on. KVM takes values written to vCPUs within a

@@ -306,6 +306,27 @@ TEST_F(ManualKvmBitmap, NeverClearsBitsThatWereNotInTheLatestCollect) {
   EXPECT_GE(collected(*tracker, guest).count(), options.sweep_pages);
 }
 
+TEST_F(ManualKvmBitmap, RearmsThePagesOfTheSetAndNotTheirNeighbours) {
+  TinyGuestOptions options;
+  options.gated = true;
+  TinyGuest guest(options);
+  const auto tracker = tracker_for(guest);
+  ASSERT_TRUE(tracker->start());
+  rearm_all(*tracker, guest, collected(*tracker, guest));
+  guest.sweep(1);
+  PageBitmap even = collected(*tracker, guest);
+  const RegionId region = guest.regions().front().id;
+  for (std::uint64_t page = 1; page < guest.pages(); page += 2) {
+    even.clear(region, PageRange{{page}, 1});
+  }
+  rearm_all(*tracker, guest, even);
+  const PageBitmap left = collected(*tracker, guest);
+  for (std::uint64_t page = 0; page < options.sweep_pages; ++page) {
+    const GuestPage swept{options.sweep_first + page};
+    ASSERT_EQ(left.test(region, swept), swept.number % 2 == 1) << "page " << swept.number;
+  }
+}
+
 TEST_F(ManualKvmBitmap, RearmsAPageOnceACollect) {
   TinyGuestOptions options;
   options.gated = true;
