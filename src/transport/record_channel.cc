@@ -40,9 +40,20 @@ RecordChannel::RecordChannel(std::unique_ptr<Channel> channel, wire::Hasher hash
 
 Status RecordChannel::send_encoded(nanoseconds idle_max) {
   const iovec part = part_of(out_);
-  MIGRATE_TRY(channel_->send({&part, 1}, idle_max));
+  return send_parts({&part, 1}, out_.size(), idle_max);
+}
+
+Status RecordChannel::send_parts(std::span<const iovec> parts, std::size_t bytes,
+                                 nanoseconds idle_max) {
+  if (cut_short_) {
+    return make_error(ErrorCode::kLinkLost,
+                      "the connection to " + channel_->peer() + " broke off within a record");
+  }
+  cut_short_ = true;
+  MIGRATE_TRY(channel_->send(parts, idle_max));
+  cut_short_ = false;
   ++sent_records_;
-  sent_bytes_ += out_.size();
+  sent_bytes_ += bytes;
   return {};
 }
 
@@ -51,10 +62,7 @@ Status RecordChannel::send_section_data(std::span<const std::byte> bytes, nanose
       wire::encode_header(wire::RecordType::kSectionData, static_cast<std::uint32_t>(bytes.size()),
                           sent_records_, bytes, hasher_);
   const std::array<iovec, 2> parts = {part_of(header), part_of(bytes)};
-  MIGRATE_TRY(channel_->send(parts, idle_max));
-  ++sent_records_;
-  sent_bytes_ += header.size() + bytes.size();
-  return {};
+  return send_parts(parts, header.size() + bytes.size(), idle_max);
 }
 
 Status RecordChannel::send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
@@ -63,10 +71,7 @@ Status RecordChannel::send_pages(wire::PagesEncoder& encoder, std::span<const io
   parts_.clear();
   parts_.push_back(part_of(head));
   parts_.insert(parts_.end(), content.begin(), content.end());
-  MIGRATE_TRY(channel_->send(parts_, idle_max));
-  ++sent_records_;
-  sent_bytes_ += head.size() + encoder.content_bytes();
-  return {};
+  return send_parts(parts_, head.size() + encoder.content_bytes(), idle_max);
 }
 
 Status RecordChannel::fill(std::span<std::byte> into, nanoseconds idle_max) {

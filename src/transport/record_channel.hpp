@@ -84,6 +84,7 @@ class RecordChannel {
 
  private:
   Status send_encoded(nanoseconds idle_max);
+  Status send_parts(std::span<const iovec> parts, std::size_t bytes, nanoseconds idle_max);
   Status read_ahead(nanoseconds idle_max);
   Status fill(std::span<std::byte> into, nanoseconds idle_max);
   Result<Record> receive_body(const wire::RecordHeader& header, nanoseconds idle_max);
@@ -97,6 +98,7 @@ class RecordChannel {
   std::vector<iovec> parts_;
   std::uint64_t sent_records_ = 0;
   std::uint64_t sent_bytes_ = 0;
+  bool cut_short_ = false;  // A record may have left in part: nothing may follow it.
 
   // Owned by the receiving thread. Bytes read ahead of what was asked for: 16 KiB hold the head of
   // the next batch (a table of 256 pages is 4 KiB), so that a batch costs one system call or two,
