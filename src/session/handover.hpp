@@ -112,7 +112,7 @@ struct SourceEvent {
     kOfferable,       ///< The last pages, the state and the digest are sent.
     kReady,           ///< READY: attempt, lease. Feed it when own last checks have passed.
     kStarted,         ///< STARTED: attempt.
-    kDiscarded,       ///< DISCARDED.
+    kDiscarded,       ///< DISCARDED: attempt, scope.
     kAnswer,          ///< ANSWER: answer.
     kLinkLost,        ///< The control channel failed, or the peer is silent for too long.
     kConnected,       ///< kConnect succeeded: a new control channel is there.
@@ -275,6 +275,7 @@ using TargetActions = ActionList<TargetAction>;
 /// can take each away and see that it is missed.
 enum class Rule : std::uint8_t {
   kReadyOfThisAttempt,
+  kDiscardedForGood,
   kCommitOfThisAttempt,
   kCommitInLease,
   kStartInLease,
@@ -296,7 +297,7 @@ enum class Rule : std::uint8_t {
   kStartingIsKept,
   kOldReadyIsUnknown,
 };
-inline constexpr int kRuleCount = 20;
+inline constexpr int kRuleCount = 21;
 
 /// What production runs: every rule, always, known at compile time.
 struct AllRules {
@@ -391,7 +392,8 @@ class BasicSourceHandover {
   SourceActions offer();
   SourceActions ready(const SourceEvent& event);
   SourceActions started(std::uint32_t attempt, bool lives);
-  SourceActions discarded();
+  SourceActions discarded(const SourceEvent& event);
+  SourceActions target_dropped_it();
   SourceActions answered(const SourceEvent& event);
   SourceActions target_is_ready();
   SourceActions no_record();

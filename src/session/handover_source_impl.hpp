@@ -34,8 +34,7 @@ SourceActions BasicSourceHandover<Rules>::on(const SourceEvent& event) {
     case Kind::kStarted:
       return started(event.attempt, true);
     case Kind::kDiscarded:
-      // Of an attempt: its locks are free again, which kReclaim finds out by itself.
-      return event.scope == AbortScope::kSession ? discarded() : SourceActions{};
+      return discarded(event);
     case Kind::kAnswer:
       return answered(event);
     case Kind::kLinkLost:
@@ -128,10 +127,19 @@ SourceActions BasicSourceHandover<Rules>::started(std::uint32_t attempt, bool li
 }
 
 template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::discarded() {
-  if (!committed_) return abandon(AbortScope::kSession, false);
+SourceActions BasicSourceHandover<Rules>::discarded(const SourceEvent& event) {
+  // Of an attempt: its locks are free again, which kReclaim finds out by itself. It may come late,
+  // when COMMIT of a later attempt is sent, and must not be taken for the end of that one.
+  const bool for_good =
+      event.scope == AbortScope::kSession && (!committed_ || event.attempt == attempt_);
+  if (!demand(Rule::kDiscardedForGood, for_good)) return {};
+  return committed_ ? target_dropped_it() : abandon(AbortScope::kSession, false);
+}
+
+/// After COMMIT the target said that nothing ran there and nothing will.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::target_dropped_it() {
   if (!awaits_word()) return {};
-  // True for good, whenever it was sent: no attempt number is needed.
   discarded_ = true;
   if (state_ == SourceState::kClaiming || state_ == SourceState::kStuck) return {};
   if (wish_ == Wish::kRelease) return stay(Doubt::kDiscarded, Refusal::kOnlyCopyHere);
@@ -152,7 +160,7 @@ SourceActions BasicSourceHandover<Rules>::answered(const SourceEvent& event) {
       return enforces(Rule::kReadyIsNotStarted) ? target_is_ready() : started(answer.attempt, true);
     case RecordState::kDiscarded:
     case RecordState::kWithdrawn:
-      return discarded();
+      return target_dropped_it();
     case RecordState::kReceiving:
       // Not an answer to COMMIT: a target that was ready for it does not go back.
       return {};

@@ -49,6 +49,11 @@ TEST(HandoverExploration, NeverTwoNeverNoneWithoutCrashes) { expect_safe(fair(3,
 TEST(HandoverExploration, NeverTwoNeverNoneWithoutCrashesWithArbiter) {
   expect_safe(fair(2, true));
 }
+TEST(HandoverExploration, LateDiscardsOfAttemptsChangeNothing) {
+  Config config = fair(2, false);
+  config.attempt_discards = true;
+  expect_safe(config);
+}
 TEST(HandoverExploration, NeverTwoWhateverHappens) { expect_safe(everything(2, false)); }
 TEST(HandoverExploration, NeverTwoWhateverHappensWithLocks) {
   Config config = everything(2, false);
@@ -77,7 +82,9 @@ class HandoverMutant : public testing::TestWithParam<Mutant> {};
 
 TEST_P(HandoverMutant, IsCaught) {
   AllRulesButOne::removed = GetParam().removed;
-  const Exploration result = explore<AllRulesButOne>(everything(2, GetParam().arbiter));
+  Config config = everything(2, GetParam().arbiter);
+  config.attempt_discards = GetParam().removed == Rule::kDiscardedForGood;
+  const Exploration result = explore<AllRulesButOne>(config);
   EXPECT_STREQ(name_of(result.violation), name_of(GetParam().expected)) << result.trace;
   EXPECT_FALSE(result.trace.empty());
   std::printf("%s, seen after %zu states\n", name_of(result.violation), result.states);
@@ -85,6 +92,7 @@ TEST_P(HandoverMutant, IsCaught) {
 
 constexpr Mutant kMutants[] = {
     {Rule::kReadyOfThisAttempt, "ReadyOfThisAttempt", false, Violation::kTwoRun},
+    {Rule::kDiscardedForGood, "DiscardedForGood", false, Violation::kTwoRun},
     {Rule::kCommitOfThisAttempt, "CommitOfThisAttempt", false, Violation::kTwoRun},
     {Rule::kCommitInLease, "CommitInLease", false, Violation::kLateStarting},
     {Rule::kStartInLease, "StartInLease", false, Violation::kTwoRun},

@@ -24,14 +24,15 @@ enum class Message : std::uint8_t {
   // From here on to the source.
   kReady,
   kStarted,
-  kDiscarded,  ///< And ANSWER DISCARDED, which means the same.
+  kDiscarded,         ///< And ANSWER DISCARDED, which means the same.
+  kDiscardedAttempt,  ///< See Config::attempt_discards.
   kAnswerReceiving,
   kAnswerReady,
   kAnswerStartedGone,
   kAnswerStartingGone,
   kAnswerUnknown,
 };
-inline constexpr int kMessages = 13;
+inline constexpr int kMessages = 14;
 inline constexpr int kAttemptsMax = 3;
 inline constexpr int kBits = kMessages * (kAttemptsMax + 1);
 
@@ -50,6 +51,7 @@ inline const char* name_of(Message message) {
                                                          "READY",
                                                          "STARTED",
                                                          "DISCARDED",
+                                                         "DISCARDED attempt",
                                                          "ANSWER RECEIVING",
                                                          "ANSWER READY",
                                                          "ANSWER STARTED (gone)",
@@ -78,6 +80,8 @@ struct Config {
   std::uint32_t attempts = 2;
   bool arbiter = false;
   bool locks = false;  ///< The guest has disks whose locks exclude one side by themselves.
+  bool attempt_discards =
+      false;  ///< DISCARDED of an attempt arrives: changes nothing, costs states.
   bool source_dies = true;
   bool target_dies = true;
   bool host_reboots = true;

@@ -41,6 +41,7 @@ class Source {
     SourceEvent event;
     event.kind = kind;
     event.now = kReadyAt;
+    event.attempt = machine_.attempt();
     return on(event);
   }
   std::vector<Act> ready(std::uint32_t attempt, nanoseconds lease = kLease) {
@@ -183,9 +184,17 @@ TEST(SourceHandover, AnAttemptsDiscardDoesNotEndTheSession) {
   event.scope = AbortScope::kAttempt;
   EXPECT_THAT(source.on(event), ElementsAre());
   EXPECT_EQ(source.state(), SourceState::kRunning);
-  source.committed();
-  EXPECT_THAT(source.on(event), ElementsAre());
-  EXPECT_EQ(source.state(), SourceState::kCommitted);
+  source.offered().on(Kind::kHardDeadline);
+  source.on(Kind::kReclaimed);
+  source.offered().ready(2);
+  event.attempt = 1;
+  for (const AbortScope scope : {AbortScope::kAttempt, AbortScope::kSession}) {
+    event.scope = scope;
+    EXPECT_THAT(source.on(event), ElementsAre()) << "attempt 1 is not the one that counts";
+    EXPECT_EQ(source.state(), SourceState::kCommitted);
+  }
+  event.attempt = 2;
+  EXPECT_THAT(source.on(event), ElementsAre(Act::kReclaim));
 }
 
 TEST(SourceHandover, AnImpossibleLeaseEndsTheSessionBeforeCommit) {

@@ -14,7 +14,8 @@ class World {
   explicit World(const Config& config)
       : source_(boot_number(0), config.arbiter),
         target_(boot_number(0), kLease, config.arbiter),
-        has_locks_(config.locks) {}
+        has_locks_(config.locks),
+        attempt_discards_(config.attempt_discards) {}
 
   /// All that may happen next.
   void steps(const Config& config, std::vector<Step>& steps) const;
@@ -91,6 +92,7 @@ class World {
   BasicSourceHandover<Rules> source_;
   BasicTargetHandover<Rules> target_;
   bool has_locks_;
+  bool attempt_discards_;
   SourceActions source_todo_;
   TargetActions target_todo_;
   std::uint8_t source_done_ = 0;

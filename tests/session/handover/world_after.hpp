@@ -115,7 +115,9 @@ void World<Rules>::source_receives(int bit) {
       event.kind = SourceEvent::Kind::kStarted;
       break;
     case Message::kDiscarded:
+    case Message::kDiscardedAttempt:
       event.kind = SourceEvent::Kind::kDiscarded;
+      event.scope = message == Message::kDiscarded ? AbortScope::kSession : AbortScope::kAttempt;
       break;
     case Message::kAnswerReceiving:
       says(RecordState::kReceiving, true);
@@ -305,9 +307,12 @@ void World<Rules>::target_performs(Step::Outcome outcome) {
       target_locks_ = false;
       return;
     case Kind::kSendDiscarded:
-      if (action.scope == AbortScope::kAttempt) return;  // Changes nothing at the source.
+      if (action.scope == AbortScope::kAttempt) {
+        if (attempt_discards_) send(Message::kDiscardedAttempt, action.attempt);
+        return;
+      }
       if (target_locks_) breach(Violation::kDiscardedWithLocks);
-      return send(Message::kDiscarded);
+      return send(Message::kDiscarded, action.attempt);
     case Kind::kSendAnswer:
       return send_answer(action.answer);
     case Kind::kDiscardGuest:
@@ -368,7 +373,7 @@ void World<Rules>::send_answer(const Answer& answer) {
       return send(answer.process_lives ? Message::kStarted : Message::kAnswerStartedGone,
                   answer.attempt);
     case RecordState::kDiscarded:
-      return send(Message::kDiscarded);
+      return send(Message::kDiscarded, answer.attempt);
     case RecordState::kWithdrawn:
       break;
   }
