@@ -36,10 +36,25 @@ function(migrate_library)
   target_compile_features(migrate PUBLIC cxx_std_20)
   target_include_directories(migrate PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  target_link_libraries(migrate PUBLIC Threads::Threads PRIVATE $<BUILD_INTERFACE:PkgConfig::XXHASH>)
+  target_link_libraries(migrate PUBLIC Threads::Threads PRIVATE PkgConfig::XXHASH)
   if(MIGRATE_SANITIZE)
     target_link_options(migrate PUBLIC $<BUILD_INTERFACE:-fsanitize=${MIGRATE_SANITIZE}>)
   endif()
+endfunction()
+
+# Installs libraries and headers (component `library`) with the files that find_package needs.
+function(migrate_install)
+  include(CMakePackageConfigHelpers)
+  set(folder ${CMAKE_INSTALL_LIBDIR}/cmake/migrate)
+  install(TARGETS ${ARGN} EXPORT migrateTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    COMPONENT library)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/migrate DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+    COMPONENT library)
+  install(EXPORT migrateTargets NAMESPACE migrate:: DESTINATION ${folder} COMPONENT library)
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/migrate-config-version.cmake
+    COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_SOURCE_DIR}/cmake/migrate-config.cmake
+    ${PROJECT_BINARY_DIR}/migrate-config-version.cmake DESTINATION ${folder} COMPONENT library)
 endfunction()
 
 # migrate_test(wire_test SOURCES a_test.cc LINK migrate LABELS kvm): a GoogleTest program whose cases

@@ -7,6 +7,8 @@
 #include <future>
 #include <thread>
 
+#include "tests/wire/recording_channel.hpp"
+
 namespace migrate::testing {
 namespace {
 
@@ -70,7 +72,9 @@ Migration::Migration(RunSpec run_spec)
   }
   spec.incoming.runtime_dir = runtime_dir_;
   network = std::make_unique<test::InProcessNetwork>(spec.plan);
-  auto connector = network->connector();
+  auto plain_connector = network->connector();
+  wire::testing::RecordingConnector recorder(*plain_connector, capture);
+  Connector* connector = &recorder;
   auto acceptor = network->acceptor();
   auto source_guest = std::make_unique<FakeSource>(world, spec.regions, spec.source);
   if (spec.fill) {

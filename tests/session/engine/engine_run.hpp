@@ -10,6 +10,7 @@
 #include "migrate/migration.hpp"
 #include "tests/session/engine/fake_guest.hpp"
 #include "tests/support/faulty_link.hpp"
+#include "tests/wire/capture.hpp"
 
 namespace migrate::testing {
 
@@ -44,6 +45,7 @@ struct Migration {
   int host_ready = 0;
   int host_started = 0;
   std::vector<std::string> source_events;
+  wire::testing::Capture capture;  ///< All bytes of all connections, as the source saw them.
 
   FakeSource& source() { return static_cast<FakeSource&>(*out.guest); }
   FakeTarget& target() { return static_cast<FakeTarget&>(*in.guest); }

@@ -1,0 +1,70 @@
+// What the engine puts on the wire, read by the independent verifier.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+
+#include "tests/session/engine/engine_run.hpp"
+
+namespace migrate::testing {
+namespace {
+
+void expect_valid(const Migration& run, const std::string& name) {
+  const std::string path = ::testing::TempDir() + "/" + name + "-" + std::to_string(getpid());
+  ASSERT_TRUE(run.capture.save(path));
+  const std::string command =
+      std::string(MIGRATE_PYTHON) + " -B " + MIGRATE_VERIFY_STREAM + " " + path;
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  std::filesystem::remove(path);
+}
+
+TEST(EngineStream, APrecopyWithAWriterObeysTheSpecification) {
+  RunSpec spec;
+  spec.outgoing.verify = VerifyMode::kFull;
+  auto random = std::make_shared<std::mt19937>(1);
+  auto left = std::make_shared<int>(100);
+  spec.source.writes = [random, left](FakeSource& guest, const char* where) {
+    if (std::string_view(where) == "save") return;
+    for (int i = 0; i < 20 && *left > 0; ++i, --*left) {
+      guest.write(kLow, {(*random)() % 64}, (*random)() % 3 == 0 ? 0 : 17);
+    }
+  };
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  expect_valid(run, "precopy");
+}
+
+TEST(EngineStream, AStopCopyObeysTheSpecification) {
+  RunSpec spec;
+  spec.outgoing.strategy = Strategy::kStopCopy;
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  expect_valid(run, "stop-copy");
+}
+
+TEST(EngineStream, AFailureAtTheTargetObeysTheSpecification) {
+  RunSpec spec;
+  spec.target.fail_load = ErrorCode::kGuest;
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
+  expect_valid(run, "failed-load");
+}
+
+TEST(EngineStream, RegionsThatChangeObeyTheSpecification) {
+  RunSpec spec;
+  auto step = std::make_shared<int>(0);
+  spec.source.writes = [step](FakeSource& guest, const char* where) {
+    const Region extra{{0, 3, 0}, {{5000}, 70}, Backing::kAnonymous};
+    if (std::string_view(where) != "collect" || (*step)++ != 1) return;
+    guest.memory().add(extra);
+    guest.write(extra.id, {5003}, 8);
+    guest.memory().remove(kLow);
+  };
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  expect_valid(run, "regions");
+}
+
+}  // namespace
+}  // namespace migrate::testing
