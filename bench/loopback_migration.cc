@@ -1,0 +1,115 @@
+#include "bench/loopback_migration.hpp"
+
+#include <stdlib.h>  // NOLINT: mkdtemp
+
+#include <filesystem>
+#include <optional>
+#include <thread>
+
+namespace migrate::bench {
+namespace {
+
+/// The target's journals, on a tmpfs where the machine has one at the usual place.
+class RuntimeFolder {
+ public:
+  RuntimeFolder() {
+    std::error_code failure;
+    const bool tmpfs = std::filesystem::is_directory("/dev/shm", failure);
+    path_ = std::string(tmpfs ? "/dev/shm" : "/tmp") + "/migrate-bench.XXXXXX";
+    if (::mkdtemp(path_.data()) == nullptr) give_up("cannot make the folder " + path_);
+  }
+  ~RuntimeFolder() {
+    std::error_code failure;
+    std::filesystem::remove_all(path_, failure);
+  }
+  RuntimeFolder(const RuntimeFolder&) = delete;
+  RuntimeFolder& operator=(const RuntimeFolder&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+const std::string& runtime_folder() {
+  // Static: it goes when the program gives up, too.
+  static const RuntimeFolder folder;
+  return folder.path();
+}
+
+class WillingHost final : public Incoming::Host {
+ public:
+  Status on_described(const GuestDescription&) override { return {}; }
+  Status on_ready() override { return {}; }
+  void on_started() override {}
+};
+
+double guest_cpu_ms(const vmm::Vmm& guest) {
+  const vmm::GuestStats stats = must(guest.stats());
+  double sum = 0;
+  for (const vmm::VcpuStats& vcpu : stats.vcpus) sum += vcpu.cpu_ms;
+  return sum;
+}
+
+void check_arrived(const LoopbackSetup& setup, const OutgoingResult& sent,
+                   const IncomingResult& received, const vmm::Vmm* guest) {
+  if (sent.report.error) give_up("the source: " + sent.report.error->to_text());
+  if (received.report.error) give_up("the target: " + received.report.error->to_text());
+  if (sent.outcome != Outcome::kDone || guest == nullptr) give_up("the guest did not arrive");
+  const auto expected = setup.paused ? vmm::VmmState::kPaused : vmm::VmmState::kRunning;
+  if (guest->state() != expected) {
+    give_up("the guest arrived " + std::string(vmm::to_string(guest->state())));
+  }
+  if (must(guest->stats()).verify_errors != 0) give_up("the guest found errors in its memory");
+}
+
+}  // namespace
+
+std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
+  vmm::VmmConfig config;
+  config.name = "bench";
+  config.memory_bytes = setup.memory_bytes;
+  config.vcpus = setup.vcpus;
+  config.workload = must(vmm::parse_workload(setup.guest));
+  std::shared_ptr<vmm::Vmm> guest = must(vmm::Vmm::create(config));
+  // Also for a guest that will stand: it has begun, and has written what it writes first.
+  must(guest->resume());
+  std::this_thread::sleep_for(setup.warm_up);
+  if (setup.paused) must(guest->pause());
+  return guest;
+}
+
+LoopbackRun migrate_over_loopback(const LoopbackSetup& setup) {
+  const std::shared_ptr<vmm::Vmm> from = make_guest(setup);
+  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
+  const std::string address = acceptor->address();
+  const auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
+
+  vmm::VmmSourceHooks from_hooks(from);
+  vmm::VmmTargetHooks to_hooks;
+  WillingHost host;
+  IncomingOptions incoming_options;
+  incoming_options.runtime_dir = runtime_folder();
+  Incoming incoming(make_kvm_target(from->kvm_vm().kvm_fd, to_hooks), incoming_options, host);
+  Outgoing outgoing(must(make_kvm_source(from->kvm_vm(), from_hooks)), setup.options);
+
+  const double cpu_before = cpu_seconds();
+  const double guest_before = guest_cpu_ms(*from);
+  std::optional<IncomingResult> received;
+  std::optional<OutgoingResult> sent;
+  {
+    std::jthread target([&] { received.emplace(incoming.run(*acceptor)); });
+    sent.emplace(outgoing.run(*connector));
+    // A source that failed early has not always told the target.
+    if (sent->outcome != Outcome::kDone) incoming.cancel();
+  }
+  const std::shared_ptr<vmm::Vmm> to = to_hooks.vmm();
+  check_arrived(setup, *sent, *received, to.get());
+  LoopbackRun run;
+  run.cpu_s = cpu_seconds() - cpu_before - (guest_cpu_ms(*to) - guest_before) / 1000;
+  run.source = std::move(sent->report);
+  run.target = std::move(received->report);
+  to->stop();
+  return run;
+}
+
+}  // namespace migrate::bench

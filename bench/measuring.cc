@@ -1,0 +1,146 @@
+#include "bench/measuring.hpp"
+
+#include <sys/resource.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "migrate/memory.hpp"
+#include "migrate/options.hpp"
+
+namespace migrate::bench {
+
+void give_up(const std::string& why) {
+  std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, why.c_str());
+  std::exit(1);
+}
+
+void must(const Status& status) {
+  if (!status) give_up(status.error().to_text());
+}
+
+double cpu_seconds() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+double Samples::percentile(double percent) const {
+  if (values_.empty()) return 0;
+  std::vector<double> sorted = values_;
+  std::sort(sorted.begin(), sorted.end());
+  const double rank = std::ceil(percent / 100 * static_cast<double>(sorted.size()));
+  const auto index = static_cast<std::size_t>(std::max(rank, 1.0)) - 1;
+  return sorted[std::min(index, sorted.size() - 1)];
+}
+
+Figure measure(std::string name, std::uint64_t bytes, unsigned repeats,
+               const std::function<void()>& work) {
+  struct Run {
+    double seconds;
+    double cpu;
+  };
+  std::vector<Run> runs;
+  for (unsigned i = 0; i <= repeats; ++i) {
+    const double cpu_before = cpu_seconds();
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    if (i > 0) runs.push_back({took.count(), cpu_seconds() - cpu_before});
+  }
+  std::sort(runs.begin(), runs.end(),
+            [](const Run& a, const Run& b) { return a.seconds < b.seconds; });
+  const Run& median = runs[runs.size() / 2];
+  const double gigabytes = static_cast<double>(bytes) / 1e9;
+  return {std::move(name), gigabytes / median.seconds, gigabytes / runs.front().seconds,
+          median.cpu / gigabytes};
+}
+
+std::string cpu_model() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+std::string kernel() {
+  utsname name{};
+  return ::uname(&name) == 0 ? name.release : "unknown";
+}
+
+std::string host_text() {
+  return cpu_model() + ", " + std::to_string(std::thread::hardware_concurrency()) +
+         " cores, kernel " + kernel();
+}
+
+std::string host_json() {
+  return "{\"kernel\":" + quoted(kernel()) + ",\"cpu\":" + quoted(cpu_model()) +
+         ",\"cores\":" + std::to_string(std::thread::hardware_concurrency()) + "}";
+}
+
+std::string quoted(std::string_view text) {
+  std::string json = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') json += '\\';
+    if (c >= ' ') json += c;
+  }
+  return json + "\"";
+}
+
+Arguments::Arguments(int argc, char** argv, std::string usage)
+    : left_(argv + std::min(argc, 1), static_cast<std::size_t>(std::max(argc - 1, 0))),
+      usage_(std::move(usage)) {}
+
+bool Arguments::next() {
+  if (left_.empty()) return false;
+  name_ = left_.front();
+  left_ = left_.subspan(1);
+  if (name_ == "--help") {
+    std::fputs(usage_.c_str(), stdout);
+    std::exit(0);
+  }
+  return true;
+}
+
+std::string_view Arguments::value() {
+  if (left_.empty()) misunderstood();
+  const std::string_view value = left_.front();
+  left_ = left_.subspan(1);
+  return value;
+}
+
+std::uint64_t Arguments::size() {
+  const auto bytes = parse_size(value());
+  if (!bytes || *bytes < (1u << 20)) misunderstood();
+  return *bytes / kPageSize * kPageSize;
+}
+
+unsigned Arguments::count() {
+  const std::string_view text = value();
+  unsigned count = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (failure != std::errc() || end != text.data() + text.size() || count < 1 || count > 10'000) {
+    misunderstood();
+  }
+  return count;
+}
+
+void Arguments::misunderstood() const {
+  std::fprintf(stderr, "%s: %s is not understood\n%s", program_invocation_short_name,
+               std::string(name_).c_str(), usage_.c_str());
+  std::exit(2);
+}
+
+}  // namespace migrate::bench
