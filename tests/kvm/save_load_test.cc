@@ -2,6 +2,8 @@
 // had happened.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/kvm.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
 #include <chrono>
@@ -204,24 +206,67 @@ TEST_F(SaveLoad, StateOfFlippedBitsIsLoadedOrRefusedButNeverCrashes) {
   EXPECT_TRUE(migration.load());
 }
 
+/// The body of the block of `kind` in a section.
+std::span<std::byte> block_of(std::vector<std::byte>& section, std::uint16_t kind) {
+  for (std::size_t at = 0; at + 8 <= section.size();) {
+    std::uint16_t found = 0;
+    std::uint32_t length = 0;
+    std::memcpy(&found, section.data() + at, sizeof found);
+    std::memcpy(&length, section.data() + at + 4, sizeof length);
+    if (found == kind) return {section.data() + at + 8, length};
+    at += 8 + length;
+  }
+  throw std::out_of_range("no block of this kind");
+}
+
+// Where the source's kernel did not read its TSC and clock together, the former way is taken.
+TEST_F(SaveLoad, AGuestWhoseSourceGaveNoHostTscGoesOnToo) {
+  TinyGuestOptions options;
+  options.vcpus = 2;
+  TinyMigration migration(options);
+  migration.run_and_prepare();
+  ASSERT_TRUE(migration.save());
+  migration.copy_memory();
+  const std::span<std::byte> clock = block_of(migration.sections.at("kvm.vm").body, 36);
+  std::fill(clock.begin() + 16, clock.begin() + 32, std::byte{0});
+  const Status loaded = migration.load();
+  ASSERT_TRUE(loaded) << loaded.error().to_text();
+  ASSERT_TRUE(migration.target->start(RunState::kRunning));
+  migration.target_hooks.guest->wait_for_sweeps(2);
+  migration.target_hooks.guest->pause();
+  for (std::uint32_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(migration.target_hooks.guest->registers(i).r11, 0U) << "the TSC went back";
+  }
+}
+
+TEST_F(SaveLoad, TheKvmClockGoesOnWhereItStood) {
+  TinyMigration migration;
+  migration.run_and_prepare();
+  ASSERT_TRUE(migration.save());
+  migration.copy_memory();
+  ASSERT_TRUE(migration.load());
+  const auto clock_of = [](const TinyGuest& guest) {
+    kvm_clock_data clock{};
+    EXPECT_EQ(::ioctl(guest.vm().vm_fd, KVM_GET_CLOCK, &clock), 0);
+    return static_cast<std::int64_t>(clock.clock);
+  };
+  std::int64_t saved = 0;
+  std::memcpy(&saved, block_of(migration.sections.at("kvm.vm").body, 36).data(), sizeof saved);
+  const std::int64_t there = clock_of(*migration.target_hooks.guest);
+  EXPECT_GE(there, saved) << "the guest's clock went back";
+  // Both hosts are this one, so it also keeps up with the source's, which goes on.
+  const std::int64_t here = clock_of(migration.guest);
+  EXPECT_LE(there, here + 1'000'000);
+}
+
 TEST_F(SaveLoad, AnMsrThatIsRefusedWithItsValueLostIsAnError) {
   TinyMigration migration;
   migration.run_and_prepare();
   ASSERT_TRUE(migration.save());
   // No such MSR exists: KVM refuses it, and here it does not have the value.
   const std::uint64_t entry[2] = {0x7fff1234, 77};
-  auto& body = migration.sections.at("kvm.vcpu.0").body;
-  for (std::size_t at = 0; at + 8 <= body.size();) {
-    std::uint16_t kind = 0;
-    std::uint32_t length = 0;
-    std::memcpy(&kind, body.data() + at, sizeof kind);
-    std::memcpy(&length, body.data() + at + 4, sizeof length);
-    if (kind == 9) {
-      std::memcpy(body.data() + at + 8 + length - sizeof entry, entry, sizeof entry);
-      break;
-    }
-    at += 8 + length;
-  }
+  const std::span<std::byte> msrs = block_of(migration.sections.at("kvm.vcpu.0").body, 9);
+  std::memcpy(msrs.data(), entry, sizeof entry);
   const Status loaded = migration.load();
   ASSERT_FALSE(loaded);
   EXPECT_EQ(loaded.error().code, ErrorCode::kIncompatible);
