@@ -108,10 +108,10 @@ void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& r
 
 void ReceiveSession::answer_late_questions(const Report& report, const Reopen& reopen) {
   const auto session = wire::parse_session_id(report.session);
-  // The journal goes when the source has confirmed: nobody will ask.
+  // The record goes when the source has confirmed: nobody will ask.
   const auto asked =
       session::consult_journal(options_.incoming.runtime_dir, *session, session::this_boot());
-  if (!asked.hand_over) return;
+  if (!asked.hand_over && asked.answer.state != session::RecordState::kStarted) return;
   auto acceptor = reopen();
   if (acceptor) {
     responder_ = std::make_unique<AskResponder>(*std::move(acceptor), *session, report.attempts);
