@@ -11,10 +11,10 @@ namespace migrate {
 
 /// Which writes a tracker sees. A guest whose writers are not all covered needs a composite.
 struct DirtyCoverage {
-  bool guest_cpu = false;      ///< Stores by the guest's vCPUs or threads.
-  bool kernel = false;         ///< The kernel on the guest's behalf (kvmclock, vhost, read(2)).
-  bool vmm = false;            ///< Stores by the VMM through its own mapping.
-  bool pinned = false;         ///< Pages pinned by a device, io_uring or O_DIRECT in flight.
+  bool guest_cpu = false;  ///< Stores by the guest's vCPUs or threads.
+  bool kernel = false;     ///< The kernel on the guest's behalf (kvmclock, vhost, read(2)).
+  bool vmm = false;        ///< Stores by the VMM through its own mapping.
+  bool pinned = false;     ///< Pages pinned by a device, io_uring or O_DIRECT in flight.
 };
 
 /// Tracks writes to guest memory. Implemented in src/dirtylog; made by migrate/trackers.hpp.

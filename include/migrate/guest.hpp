@@ -108,7 +108,8 @@ class SourceGuest {
   virtual Status throttle(std::uint32_t vcpu, double share) = 0;
   /// Lets go of what only one host may hold (disk locks), before the target may take it.
   virtual Status relinquish() = 0;
-  /// Takes it back after a failed handover. An error keeps the guest paused.
+  /// Takes it back after a failed handover. An error keeps the guest paused; kBusy is tried again for
+  /// a while, because a target that cannot be reached holds its locks until its lease has run out.
   virtual Status reclaim() = 0;
   /// The guest runs at the target: drop it. Called once, after STARTED.
   virtual Status release() = 0;
@@ -139,7 +140,7 @@ class TargetGuest {
   /// Starts the guest, or leaves it paused when it arrived so. Called once, after COMMIT. An error
   /// promises that nothing ran, so the source may go on; kGuestLost says that something may have.
   virtual Status start(RunState state) = 0;
-  /// Drops everything; the source keeps the guest. Not called after start().
+  /// Drops everything; the source keeps the guest. Not called after a start() that succeeded.
   virtual void discard() = 0;
   /// Userfaultfds (perhaps of other processes) for lazy filling; empty where there are none.
   virtual std::vector<FaultSource> fault_sources() = 0;

@@ -62,7 +62,13 @@ struct RegionId {
 [[nodiscard]] std::string to_text(const RegionId& region);
 
 /// What lies under a region at this host; the peer may back its own otherwise.
-enum class Backing : std::uint8_t { kUnknown = 0, kAnonymous = 1, kMemfd = 2, kHugetlb = 3, kFile = 4 };
+enum class Backing : std::uint8_t {
+  kUnknown = 0,
+  kAnonymous = 1,
+  kMemfd = 2,
+  kHugetlb = 3,
+  kFile = 4
+};
 
 struct Region {
   RegionId id;
@@ -173,7 +179,8 @@ class PageSink {
   virtual ~PageSink() = default;
 
   virtual Status update_regions(const RegionDelta& delta) = 0;
-  virtual Status write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) = 0;
+  virtual Status write(const RegionId& region, PageRange range,
+                       std::span<const std::byte> bytes) = 0;
   /// Makes the pages read as zero, by the way that suits the backing (hole punch, discard, memset).
   virtual Status zero(const RegionId& region, PageRange range) = 0;
   virtual Status read(const RegionId& region, PageRange range, std::span<std::byte> into) = 0;

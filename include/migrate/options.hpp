@@ -37,7 +37,7 @@ struct OutgoingOptions {
   std::chrono::milliseconds connect_timeout{10'000};
   std::chrono::milliseconds hello_timeout{10'000};
   std::chrono::milliseconds peer_timeout{30'000};  ///< A silent peer is given up after this.
-  std::chrono::milliseconds ask_window{60'000};    ///< After COMMIT: how long to ask for the outcome.
+  std::chrono::milliseconds ask_window{60'000};  ///< After COMMIT: how long to ask for the outcome.
 };
 
 /// Options of the receiving side.

@@ -24,17 +24,17 @@ enum class Outcome : std::uint8_t {
 
 struct RoundReport {
   std::uint32_t round = 0;
-  double start_ms = 0;             ///< Since the call.
-  std::uint64_t pages = 0;         ///< Looked at in this round.
-  std::uint64_t bytes = 0;         ///< On the wire.
+  double start_ms = 0;      ///< Since the call.
+  std::uint64_t pages = 0;  ///< Looked at in this round.
+  std::uint64_t bytes = 0;  ///< On the wire.
   double ms = 0;
-  std::uint64_t dirty_after = 0;   ///< Pages dirty when it ended.
-  double dirty_rate = 0;           ///< Bytes of pages newly dirtied a second.
-  double throttle = 0;             ///< Share of run time withheld, 0..1.
+  std::uint64_t dirty_after = 0;  ///< Pages dirty when it ended.
+  double dirty_rate = 0;          ///< Bytes of pages newly dirtied a second.
+  double throttle = 0;            ///< Share of run time withheld, 0..1.
 };
 
-/// Figures of one side. Times in milliseconds of wall time at this side; see DESIGN of the report in
-/// docs/report.md for what each means. Numbers that do not apply are 0.
+/// Figures of one side. Times in milliseconds of wall time at this side; see DESIGN of the report
+/// in docs/report.md for what each means. Numbers that do not apply are 0.
 struct Report {
   Outcome outcome = Outcome::kFailed;
   Side side = Side::kSource;
@@ -84,12 +84,12 @@ struct Report {
 struct Progress {
   Phase phase = Phase::kSetup;
   std::uint32_t round = 0;
-  std::uint64_t pages_left = 0;       ///< Of this round.
-  std::uint64_t pages_total = 0;      ///< Of the guest.
+  std::uint64_t pages_left = 0;   ///< Of this round.
+  std::uint64_t pages_total = 0;  ///< Of the guest.
   double dirty_bytes_per_s = 0;
   double throughput_bytes_per_s = 0;  ///< On the wire.
   double predicted_downtime_ms = 0;
-  double eta_ms = 0;                  ///< Until the switchover, by the forecast; 0 when unknown.
+  double eta_ms = 0;  ///< Until the switchover, by the forecast; 0 when unknown.
   double elapsed_ms = 0;
   std::uint64_t bytes_sent = 0;
 };

@@ -99,16 +99,17 @@ namespace detail {
 }  // namespace detail
 
 /// Assertion that stays on in release builds; for programmer errors only.
-#define MIGRATE_CHECK(expression)                                                      \
-  (static_cast<bool>(expression) ? static_cast<void>(0)                                \
-                                 : ::migrate::detail::check_failed(#expression, __FILE__, __LINE__))
+#define MIGRATE_CHECK(expression) \
+  (static_cast<bool>(expression)  \
+       ? static_cast<void>(0)     \
+       : ::migrate::detail::check_failed(#expression, __FILE__, __LINE__))
 
 /// A value or an Error. Reading the wrong one is a programmer error and ends the process.
 template <typename T>
 class [[nodiscard]] Result {
  public:
   using value_type = T;
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}    // NOLINT: implicit
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
@@ -187,11 +188,11 @@ using Status = Result<void>;
 }  // namespace migrate
 
 /// Returns the error of `expression` (a Result) from the current function, if it has one.
-#define MIGRATE_TRY(expression)                                            \
-  do {                                                                     \
-    if (auto migrate_try_result = (expression); !migrate_try_result) {     \
-      return std::move(migrate_try_result).error();                        \
-    }                                                                      \
+#define MIGRATE_TRY(expression)                                        \
+  do {                                                                 \
+    if (auto migrate_try_result = (expression); !migrate_try_result) { \
+      return std::move(migrate_try_result).error();                    \
+    }                                                                  \
   } while (false)
 
 #define MIGRATE_CONCAT_(a, b) a##b

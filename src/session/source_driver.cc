@@ -14,9 +14,9 @@ using ActionKind = SourceAction::Kind;
 // ABORT is a courtesy: the target's own deadlines end the session too. It must not hold up the
 // guest.
 constexpr milliseconds kAbortPatience{200};
-// A target lets go of its locks within a round trip of ABORT, or when its lease has run out; a
-// longer wait than this is better spent with a message to the operator.
-constexpr milliseconds kReclaimPatience{2'000};
+// A target that is not reached by ABORT holds its locks until its lease has run out: 10 s unless it
+// was told otherwise, and as much again for a loaded host. Only kBusy is worth waiting for.
+constexpr milliseconds kReclaimPatience{20'000};
 constexpr milliseconds kReclaimPause{20};
 // An operator who resolves by hand waits at the terminal, and has seen the long window pass.
 constexpr milliseconds kOperatorPatience{10'000};
@@ -196,7 +196,7 @@ std::optional<SourceEvent> SourceDriver::reclaim() {
   for (;;) {
     Status reclaimed = context_.guest.reclaim();
     if (reclaimed) return event(Kind::kReclaimed);
-    if (context_.clock.now() >= until) {
+    if (reclaimed.error().code != ErrorCode::kBusy || context_.clock.now() >= until) {
       remember(std::move(reclaimed).error().at(Phase::kHandover).on(Side::kSource));
       return event(Kind::kReclaimFailed);
     }
@@ -264,6 +264,7 @@ Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) 
       MIGRATE_ASSIGN(auto discarded, wire::decode<wire::Discarded>(record.body));
       remember(std::move(discarded.error).on(Side::kTarget));
       result.kind = Kind::kDiscarded;
+      result.scope = discarded.scope;
       result.attempt = discarded.attempt;
       return result;
     }

@@ -259,7 +259,7 @@ TEST(Engine, AStartThatMayHaveHappenedIsNeverUndone) {
 
 TEST(Engine, AReclaimThatFailsKeepsTheGuestPausedAndSaysSo) {
   RunSpec spec;
-  spec.source.fail_reclaim = ErrorCode::kBusy;
+  spec.source.fail_reclaim = ErrorCode::kIo;
   spec.target.fail_load = ErrorCode::kGuest;
   Migration run(std::move(spec));
   EXPECT_EQ(run.out.outcome, Outcome::kUncertain) << run.text();
