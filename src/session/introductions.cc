@@ -236,7 +236,8 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> Introductions::wait_for_lane
   if (stopping_) return make_error(ErrorCode::kCancelled, "receiving was cancelled");
   return make_error(ErrorCode::kTimeout, std::to_string(joined_) + " of " +
                                              std::to_string(lanes_.size()) +
-                                             " lanes joined the session in time");
+                                             " lanes joined the session in time")
+      .advise("check that the source still runs and that all its connections reach this port");
 }
 
 std::unique_ptr<RecordChannel> Introductions::take_asking(SteadyClock::time_point until) {
