@@ -136,7 +136,7 @@ Status Machine::add_vcpus() {
   if (run_bytes < static_cast<int>(sizeof(kvm_run))) return failed("ask for KVM's vCPU page size");
   for (std::uint32_t id = 0; id < shape_.vcpus; ++id) {
     Fd fd(::ioctl(vm_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(id)));
-    if (!fd) return failed("create vCPU " + std::to_string(id));
+    if (!fd) return failed("create vCPU " + std::to_string(id)).advise("give fewer vCPUs");
     void* const run = ::mmap(nullptr, static_cast<std::size_t>(run_bytes), PROT_READ | PROT_WRITE,
                              MAP_SHARED, fd.get(), 0);
     if (run == MAP_FAILED) return failed("map the page of vCPU " + std::to_string(id));
