@@ -175,6 +175,41 @@ TEST_F(CommandMigrationTest, ATakenNameIsRefusedBeforeTheGuestIsTouched) {
   stop(b_, *other);
 }
 
+TEST_F(CommandMigrationTest, AGuestCanGoByAnotherNameAtTheTarget) {
+  const Process source = a_.run("counter");
+  std::string address;
+  const Process target = b_.listen({"--once", "--name", "web-2"}, address);
+  EXPECT_EQ(a_.json({"send", "vm:web", address})["outcome"], "done");
+  EXPECT_EQ(b_.json({"status", "web-2"})["state"], "running");
+  EXPECT_FALSE(b_.answers());
+  target->signal(SIGTERM);
+  EXPECT_EQ(target->wait(), 0) << target->err();
+  b_.expect_empty();
+}
+
+TEST_F(CommandMigrationTest, AListenerServesOthersWhileOneSessionLasts) {
+  const Process first = a_.run(kWriter);
+  std::string address;
+  const Process listener = b_.listen({}, address);
+  const Process slow = a_.start({"send", "vm:web", address, "--bandwidth", "80Mbit", "--json"});
+  ASSERT_TRUE(wait_for([&] { return a_.state() == "migrating"; }));
+  const Host c;
+  const Process second = c.start({"run", "other", "--memory", "32M"});
+  ASSERT_TRUE(wait_for([&] {
+    return c.json({"status", "other"}).value("state", "") == "running";
+  }));
+  EXPECT_EQ(c.json({"send", "vm:other", address})["outcome"], "done");
+  EXPECT_EQ(b_.json({"status", "other"})["state"], "running");
+  EXPECT_EQ(a_.state(), "migrating");
+  EXPECT_EQ(a_.code({"cancel", "web"}), 0);
+  EXPECT_EQ(slow->wait(), 4);
+  EXPECT_EQ(b_.code({"stop", "other"}), 0);
+  stop(a_, *first);
+  listener->signal(SIGTERM);
+  EXPECT_EQ(listener->wait(), 0);
+  EXPECT_TRUE(wait_for([&] { return b_.json({"ps"})["guests"].empty(); }));
+}
+
 /// A migration that lasts: 20 MB/s over a guest of 64 MiB.
 const Words kSlow = {"--bandwidth", "160Mbit", "--json"};
 

@@ -20,6 +20,7 @@ using migrate::tool::ExitCode;
 using migrate::tool::GlobalOptions;
 
 constexpr const char* kFooter =
+    "Everywhere: --json prints one JSON object on standard output; --log-level LEVEL.\n"
     "Exit codes: 0 done, 1 failed (the source guest is as it was), 2 usage, 3 refused by the\n"
     "preflight, 4 cancelled, 5 uncertain (see `migrate resolve`), 6 guest lost.\n"
     "Guests live in $MIGRATE_RUNTIME_DIR, else /run/migrate.";
