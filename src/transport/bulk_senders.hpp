@@ -29,7 +29,7 @@ struct PageBatch {
   std::uint32_t round = 0;
   bool stable = false;  ///< The guest stands: content may leave straight from its memory.
   std::uint32_t count = 0;
-  std::array<std::uint64_t, kPagesMax> pages;  ///< Numbered from the region's first.
+  std::array<std::uint64_t, kPagesMax> pages{};  ///< Numbered from the region's first.
 };
 
 /// What lanes did since they were asked last.
