@@ -226,7 +226,10 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
   memory_digest_ += arrivals.digest_change;
   if (pending_regions_) MIGRATE_TRY(apply_regions());
   const auto now = clock_.now();
-  MIGRATE_TRY(control_->send(wire::BarrierAck{round_, memory_digest_}, options_.peer_timeout));
+  const wire::BarrierAck ack{round_, memory_digest_};
+  // Nobody waits for the last one: it goes with READY.
+  MIGRATE_TRY(barrier.final ? control_->send_later(ack, options_.peer_timeout)
+                            : control_->send(ack, options_.peer_timeout));
   RoundReport round;
   round.round = round_;
   round.start_ms = to_ms(round_begin_ - begin_);

@@ -9,7 +9,7 @@ Status StateSender::begin(const SectionInfo& section) {
   MIGRATE_CHECK(!open_);
   open_ = true;
   section_bytes_ = 0;
-  return control_.send(wire::SectionBegin{section}, idle_max_);
+  return control_.send_later(wire::SectionBegin{section}, idle_max_);
 }
 
 Status StateSender::append(std::span<const std::byte> bytes) {
@@ -28,7 +28,7 @@ Status StateSender::end() {
   open_ = false;
   ++sections_;
   total_bytes_ += section_bytes_;
-  return control_.send(wire::SectionEnd{section_bytes_}, idle_max_);
+  return control_.send_later(wire::SectionEnd{section_bytes_}, idle_max_);
 }
 
 Status StateSender::memory_final() {
@@ -40,7 +40,7 @@ Status StateSender::memory_final() {
 Status StateSender::finish() {
   MIGRATE_CHECK(!open_);
   MIGRATE_TRY(memory_final());
-  return control_.send(wire::StateEnd{sections_, total_bytes_}, idle_max_);
+  return control_.send_later(wire::StateEnd{sections_, total_bytes_}, idle_max_);
 }
 
 Status StateBuffer::take(const wire::SectionBegin& begin) {

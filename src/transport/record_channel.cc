@@ -6,6 +6,9 @@
 namespace migrate {
 namespace {
 
+// What a dozen vCPUs' state has. More leaves at once, so that the peer takes it in meanwhile.
+constexpr std::size_t kHeldBytesMax = 64 << 10;
+
 iovec part_of(std::span<const std::byte> bytes) {
   return {const_cast<std::byte*>(bytes.data()), bytes.size()};
 }
@@ -50,7 +53,14 @@ Status RecordChannel::send_parts(std::span<const iovec> parts, std::size_t bytes
                       "the connection to " + channel_->peer() + " broke off within a record");
   }
   cut_short_ = true;
-  MIGRATE_TRY(channel_->send(parts, idle_max));
+  if (held_.empty()) {
+    MIGRATE_TRY(channel_->send(parts, idle_max));
+  } else {
+    std::vector<iovec> all = {part_of(held_)};
+    all.insert(all.end(), parts.begin(), parts.end());
+    MIGRATE_TRY(channel_->send(all, idle_max));
+    held_.clear();
+  }
   cut_short_ = false;
   ++sent_records_;
   sent_bytes_ += bytes;
@@ -61,8 +71,21 @@ Status RecordChannel::send_section_data(std::span<const std::byte> bytes, nanose
   const auto header =
       wire::encode_header(wire::RecordType::kSectionData, static_cast<std::uint32_t>(bytes.size()),
                           sent_records_, bytes, hasher_);
-  const std::array<iovec, 2> parts = {part_of(header), part_of(bytes)};
-  return send_parts(parts, header.size() + bytes.size(), idle_max);
+  return hold(header, bytes, idle_max);
+}
+
+Status RecordChannel::hold(std::span<const std::byte> record, std::span<const std::byte> rest,
+                           nanoseconds idle_max) {
+  const std::size_t size = record.size() + rest.size();
+  if (held_.size() + size > kHeldBytesMax) {
+    const std::array<iovec, 2> parts = {part_of(record), part_of(rest)};
+    return send_parts(parts, size, idle_max);
+  }
+  held_.insert(held_.end(), record.begin(), record.end());
+  held_.insert(held_.end(), rest.begin(), rest.end());
+  ++sent_records_;
+  sent_bytes_ += size;
+  return {};
 }
 
 Status RecordChannel::send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
@@ -112,9 +135,9 @@ Status RecordChannel::read_ahead(nanoseconds idle_max) {
   return {};
 }
 
-bool RecordChannel::has_news() {
+bool RecordChannel::has_news(nanoseconds wait) {
   if (ahead_begin_ != ahead_end_) return true;
-  const Status read = read_ahead(nanoseconds(0));
+  const Status read = read_ahead(wait);
   return read || read.error().code != ErrorCode::kTimeout;
 }
 

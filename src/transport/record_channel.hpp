@@ -42,7 +42,14 @@ class RecordChannel {
     MIGRATE_TRY(wire::encode_record(message, sent_records_, hasher_, out_));
     return send_encoded(idle_max);
   }
-  /// SECTION_DATA.
+  /// As send(), but the record may stay here until a later send() takes it along, so that small
+  /// records which nobody acts on by themselves cost one system call and wake the peer once.
+  template <typename Message>
+  Status send_later(const Message& message, nanoseconds idle_max) {
+    MIGRATE_TRY(wire::encode_record(message, sent_records_, hasher_, out_));
+    return hold(out_, {}, idle_max);
+  }
+  /// SECTION_DATA, as send_later() does.
   Status send_section_data(std::span<const std::byte> bytes, nanoseconds idle_max);
   /// The batch in `encoder`, whose content is the pages in `content`, in order.
   Status send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
@@ -57,8 +64,9 @@ class RecordChannel {
   /// first byte loses nothing: call again. Within a record the peer may be silent for
   /// that at least: set_mid_record_idle().
   Result<Record> receive(nanoseconds idle_max);
-  /// Whether receive() would return at once, with a record's beginning or with a failure.
-  [[nodiscard]] bool has_news();
+  /// Waits until receive() would return at once, with a record's beginning or with a failure; false
+  /// when it would not within `wait`.
+  [[nodiscard]] bool has_news(nanoseconds wait = nanoseconds(0));
   /// receive() of exactly this type. DISCARDED and ABORT come back as the error they carry, any
   /// other type is kProtocol.
   template <typename Message>
@@ -84,6 +92,8 @@ class RecordChannel {
 
  private:
   Status send_encoded(nanoseconds idle_max);
+  Status hold(std::span<const std::byte> record, std::span<const std::byte> rest,
+              nanoseconds idle_max);
   Status send_parts(std::span<const iovec> parts, std::size_t bytes, nanoseconds idle_max);
   Status read_ahead(nanoseconds idle_max);
   Status fill(std::span<std::byte> into, nanoseconds idle_max);
@@ -95,6 +105,7 @@ class RecordChannel {
 
   // Owned by the sending thread.
   std::vector<std::byte> out_;
+  std::vector<std::byte> held_;  // Whole records that leave before the next.
   std::vector<iovec> parts_;
   std::uint64_t sent_records_ = 0;
   std::uint64_t sent_bytes_ = 0;
