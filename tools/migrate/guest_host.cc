@@ -194,8 +194,10 @@ void GuestHost::finish_migration(OutgoingResult result) {
       result.uncertain.reset();
       result.guest.reset();
     }
+    // Locked still: serve() ends, and the followers' connections with it, as soon as it sees that
+    // the guest has left. Nothing is waited for here.
+    hub_.publish_report(report);
   }
-  hub_.publish_report(report);
   wake_.set();
 }
 
