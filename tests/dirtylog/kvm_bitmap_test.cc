@@ -10,6 +10,11 @@
 #include "tests/kvm/tiny_guest.hpp"
 
 namespace migrate {
+
+static void PrintTo(const KvmLogMode& mode, std::ostream* out) {
+  *out << (mode == KvmLogMode::kPlain ? "plain" : "manual");
+}
+
 namespace {
 
 using testing::TinyGuest;

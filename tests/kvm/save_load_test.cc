@@ -29,6 +29,9 @@ struct Shape {
   std::uint32_t vcpus;
   bool irqchip;
 };
+[[maybe_unused]] void PrintTo(const Shape& shape, std::ostream* out) {
+  *out << shape.vcpus << " vCPUs" << (shape.irqchip ? "" : " without irqchip");
+}
 
 class MovedGuest : public ::testing::TestWithParam<Shape> {
  protected:
