@@ -88,7 +88,7 @@ std::filesystem::path log_of(const RuntimeDir& folder, const std::string& addres
 /// One session in this process.
 int recv_once(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
               const RuntimeDir& folder, std::optional<Detacher> detacher) {
-  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
   auto acceptor = make_tcp_acceptor(endpoint.host, endpoint.port);
   if (!acceptor) return fail(global, acceptor.error());
@@ -118,7 +118,7 @@ void reap() {
 /// Stays, with a process for each session.
 int recv_many(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
               const RuntimeDir& folder, std::optional<Detacher> detacher) {
-  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGCHLD});
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP, SIGCHLD});
   if (!signals) return fail(global, signals.error());
   const auto listener =
       SessionListener::open(endpoint, folder, options.session.incoming.hello_timeout);
@@ -145,7 +145,7 @@ int recv_many(const GlobalOptions& global, const RecvOptions& options, const End
 /// What a listener started for one session.
 int serve_session(const GlobalOptions& global, const RecvOptions& options,
                   const RuntimeDir& folder) {
-  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
   const auto id = wire::parse_session_id(options.process.session);
   if (!id) return fail(global, id.error());

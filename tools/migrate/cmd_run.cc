@@ -93,7 +93,7 @@ int run(const GlobalOptions& global, const RunOptions& options) {
     if (!made) return fail(global, made.error());
     detacher = *std::move(made);
   }
-  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
   auto running = start(*config, *folder);
   if (!running) return fail(global, running.error());

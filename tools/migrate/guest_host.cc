@@ -3,7 +3,6 @@
 #include <poll.h>
 
 #include <array>
-#include <csignal>
 #include <utility>
 
 #include "base/log.hpp"
@@ -263,7 +262,7 @@ HostEnd GuestHost::serve(const SignalFd& signals) {
 }
 
 void GuestHost::note_signal(int signal) {
-  if (signal != SIGTERM && signal != SIGINT) return;
+  if (signal == 0) return;
   MutexLock lock(mutex_);
   if (activity_ == Activity::kUncertain || activity_ == Activity::kResolving) {
     log_line(LogLevel::kError,

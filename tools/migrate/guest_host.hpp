@@ -78,7 +78,7 @@ class GuestHost final : private Observer {
   Status resolve(bool resume, bool force) MIGRATE_EXCLUDES(mutex_);
 
   /// Waits until the guest has stopped, left or crashed; nothing of a migration runs any more then.
-  /// SIGTERM and SIGINT stop the guest: a migration is cancelled first, and waited for after
+  /// Each of `signals` stops the guest: a migration is cancelled first, and waited for after
   /// COMMIT. An uncertain guest is kept: it may be the only copy.
   HostEnd serve(const SignalFd& signals) MIGRATE_EXCLUDES(mutex_);
 
