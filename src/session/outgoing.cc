@@ -206,7 +206,9 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
       if (result.outcome == Outcome::kDone) report_.error.reset();
       break;
     case SourceState::kKept: {
-      const bool cancelled = report_.error && report_.error->code == ErrorCode::kCancelled;
+      // A target that was told to stop receiving has failed us; nobody cancelled anything here.
+      const bool cancelled = report_.error && report_.error->code == ErrorCode::kCancelled &&
+                             report_.error->side != Side::kTarget;
       result.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
       break;
     }
@@ -215,6 +217,15 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
       break;
   }
   if (result.outcome != Outcome::kDone) undo_throttle();
+  if (result.outcome == Outcome::kLost) {
+    Error error = make_error(ErrorCode::kGuestLost,
+                             "the guest had started at the target, and its process there is gone");
+    if (report_.error) error.message += " (" + report_.error->message + ")";
+    report_.error = std::move(error)
+                        .advise("see the target's output for the reason, and start the guest anew")
+                        .at(Phase::kHandover)
+                        .on(Side::kTarget);
+  }
   if (result.outcome == Outcome::kUncertain) {
     const std::string_view doubt = session::to_text(driver_->machine().doubt());
     Error error = make_error(ErrorCode::kUncertain,

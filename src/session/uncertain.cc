@@ -36,7 +36,10 @@ class Handle final : public UncertainHandover {
                    std::string(refusal == Refusal::kNone ? to_text(driver_->machine().doubt())
                                                          : to_text(refusal)));
     if (driver_->error()) error.message += " (" + driver_->error()->message + ")";
-    return std::move(error).at(Phase::kHandover).on(Side::kSource);
+    return std::move(error)
+        .advise("see on the target's host (`migrate ps`) whether the guest runs there")
+        .at(Phase::kHandover)
+        .on(Side::kSource);
   }
 
   std::unique_ptr<SourceDriver> driver_;
