@@ -239,13 +239,20 @@ Status Rounds::apply_regions(const wire::Regions& change) {
   std::vector<Region> regions;
   for (const auto& entry : context_.ledger.entries()) regions.push_back(entry->region);
   follow_regions(regions);
+  // One that only looks like its predecessor (same pages, another backing) begins as zeros too.
+  for (const Region& region : change.added) {
+    set_.set(region.id, region.range);
+    holes_.clear(region.id, region.range);
+  }
   return {};
 }
 
 Status Rounds::send_barrier(const BulkTotals& totals, bool final) {
   digest_ += totals.digest_change;
-  return context_.control.send(wire::Barrier{round_, final, totals.carried, totals.digest_change},
-                               context_.idle_max);
+  const wire::Barrier barrier{round_, final, totals.carried, totals.digest_change};
+  // OFFER follows the last one and takes it along.
+  return final ? context_.control.send_later(barrier, context_.idle_max)
+               : context_.control.send(barrier, context_.idle_max);
 }
 
 Status Rounds::await_ack() {

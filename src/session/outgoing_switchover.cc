@@ -15,7 +15,7 @@ using std::chrono::duration;
 constexpr std::uint64_t kSamplePagesMin = 32;
 constexpr std::uint64_t kSamplePagesMax = 65536;
 constexpr std::uint64_t kSampleStep = 32;
-// After each step the source sleeps for READY: hashing without a rest would keep the processor from
+// Before each step the source sleeps for READY: hashing without a rest would keep the processor from
 // a target (or guests) on the same host, which waited 2 ms and more for it on a busy one.
 constexpr std::chrono::microseconds kSamplePause{50};
 
@@ -106,9 +106,9 @@ Status Outgoing::Impl::sample_clean_pages() {
   };
   std::uint64_t looked_at = 0;
   const auto stop = [&] {
-    const bool step_done = looked_at >= kSamplePagesMin && looked_at % kSampleStep == 0;
-    ++looked_at;
-    return step_done && driver_->control().has_news(kSamplePause);
+    const bool news = looked_at % kSampleStep == 0 && driver_->control().has_news(kSamplePause);
+    const bool enough = looked_at++ >= kSamplePagesMin;
+    return news && enough;
   };
   auto sampled =
       session::sample_pages(*ledger_, *digest_, read, &rounds_->holes(), kSamplePagesMax, stop);
