@@ -19,10 +19,11 @@ constexpr std::uint64_t kStateBytesMax = 64ull << 20;
 constexpr std::size_t kMessageBytes = 64;
 // Between two round trips both threads sleep, as they do when a handover comes.
 constexpr std::chrono::microseconds kBetweenTrips{500};
-// Before the load: a thread that has just copied all memory has used its share of the processor,
-// and the scheduler would put others first. In a handover it comes from sleep.
+// Before the source sends on: nothing that went before is still under way.
 constexpr std::chrono::milliseconds kRest{2};
 constexpr unsigned kWarmUpTrips = 8;
+
+using Message = std::array<std::byte, kMessageBytes>;
 
 double ms_between(SteadyTime begin, SteadyTime end) {
   return duration<double, std::milli>(end - begin).count();
@@ -56,7 +57,7 @@ void copy_memory(const vmm::Vmm& from, const vmm::Vmm& to) {
   }
 }
 
-void receive_message(Channel& channel, std::array<std::byte, kMessageBytes>& message) {
+void receive_message(Channel& channel, Message& message) {
   std::size_t got = 0;
   while (got < message.size()) {
     const iovec part = {message.data() + got, message.size() - got};
@@ -66,9 +67,42 @@ void receive_message(Channel& channel, std::array<std::byte, kMessageBytes>& mes
   }
 }
 
-void send_message(Channel& channel, std::array<std::byte, kMessageBytes>& message) {
+void send_message(Channel& channel, Message& message) {
   const iovec part = {message.data(), message.size()};
   must(channel.send({&part, 1}, kIdleMax));
+}
+
+struct Connection {
+  std::unique_ptr<Channel> near;
+  std::unique_ptr<Channel> far;
+};
+
+Connection connect_over_loopback() {
+  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
+  const std::string address = acceptor->address();
+  const auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
+  auto near = must(connector->connect(kIdleMax));
+  auto far = must(acceptor->accept(kIdleMax));
+  return {std::move(near), std::move(far)};
+}
+
+/// On a thread of its own, as in a migration, which sleeps until it is told to go on. What wakes it
+/// is a message, so that the scheduler puts it and the vCPUs it starts where it does then.
+void act_as_target(Channel& source, const GuestDescription& description, TargetGuest& target,
+                   StateReader& state, FloorPieces& pieces) {
+  Message message{};
+  must(target.prepare(description));
+  send_message(source, message);
+  receive_message(source, message);
+  const auto load_begin = SteadyClock::now();
+  must(target.load_state(state));
+  pieces.load.add(ms_between(load_begin, SteadyClock::now()));
+  send_message(source, message);
+  receive_message(source, message);
+  const auto start_begin = SteadyClock::now();
+  must(target.start(RunState::kRunning));
+  pieces.start.add(ms_between(start_begin, SteadyClock::now()));
+  send_message(source, message);
 }
 
 }  // namespace
@@ -84,10 +118,14 @@ void measure_pieces(const LoopbackSetup& setup, FloorPieces& pieces) {
   vmm::VmmTargetHooks to_hooks;
   const auto source = must(make_kvm_source(from->kvm_vm(), from_hooks));
   const auto target = make_kvm_target(from->kvm_vm().kvm_fd, to_hooks);
-  must(target->prepare(must(source->describe())));
+  const GuestDescription description = must(source->describe());
   session::StateBuffer state(kStateBytesMax);
   StateKeeper keeper(state);
 
+  const Connection connection = connect_over_loopback();
+  std::jthread far([&] { act_as_target(*connection.far, description, *target, state, pieces); });
+  Message message{};
+  receive_message(*connection.near, message);  // Prepared.
   const auto begin = SteadyClock::now();
   const PauseResult paused = must(source->pause());
   const auto stopped = SteadyClock::now();
@@ -95,37 +133,31 @@ void measure_pieces(const LoopbackSetup& setup, FloorPieces& pieces) {
   const auto saved = SteadyClock::now();
   copy_memory(*from, *to_hooks.vmm());
   std::this_thread::sleep_for(kRest);
-  const auto copied = SteadyClock::now();
-  must(target->load_state(state));
-  const auto loaded = SteadyClock::now();
-  must(target->start(RunState::kRunning));
-  const auto started = SteadyClock::now();
+  for (int step = 0; step < 2; ++step) {  // Load, then start.
+    send_message(*connection.near, message);
+    receive_message(*connection.near, message);
+  }
+  far.join();
 
   must(source->release());
   pieces.kick.add(ms_between(begin, paused.stopped_at));
   pieces.pause.add(ms_between(paused.stopped_at, stopped));
   pieces.save.add(ms_between(stopped, saved));
-  pieces.load.add(ms_between(copied, loaded));
-  pieces.start.add(ms_between(loaded, started));
   const std::shared_ptr<vmm::Vmm> to = to_hooks.vmm();
   if (to->state() != vmm::VmmState::kRunning) give_up("the guest did not run on");
   to->stop();
 }
 
 void measure_round_trips(unsigned count, FloorPieces& pieces) {
-  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
-  const std::string address = acceptor->address();
-  const auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
-  const auto near = must(connector->connect(kIdleMax));
-  const auto far = must(acceptor->accept(kIdleMax));
-  std::jthread answering([&] {
-    std::array<std::byte, kMessageBytes> message{};
+  const auto [near, far] = connect_over_loopback();
+  std::jthread answering([&far = *far, count] {
+    Message message{};
     for (unsigned i = 0; i < count + kWarmUpTrips; ++i) {
-      receive_message(*far, message);
-      send_message(*far, message);
+      receive_message(far, message);
+      send_message(far, message);
     }
   });
-  std::array<std::byte, kMessageBytes> message{};
+  Message message{};
   for (unsigned i = 0; i < count + kWarmUpTrips; ++i) {
     std::this_thread::sleep_for(kBetweenTrips);
     const auto begin = SteadyClock::now();
