@@ -1,6 +1,7 @@
 #include "memory/page_ledger.hpp"
 
 #include <algorithm>
+#include <exception>
 
 namespace migrate {
 namespace {
@@ -31,7 +32,14 @@ Status PageLedger::add(std::uint32_t handle, const Region& region) {
   auto entry = std::make_unique<Entry>();
   entry->handle = handle;
   entry->region = region;
-  entry->hashes.assign(static_cast<std::size_t>(region.range.count), zero_hash_);
+  try {
+    entry->hashes.assign(static_cast<std::size_t>(region.range.count), zero_hash_);
+  } catch (const std::exception&) {  // bad_alloc, or longer than any vector.
+    return make_error(ErrorCode::kNoMemory, "there is no memory for the page hashes of region " +
+                                                to_text(region.id) + ", which has " +
+                                                std::to_string(region.range.count) + " pages")
+        .advise("free memory (8 bytes a page of the guest), or choose another target");
+  }
   entries_.push_back(std::move(entry));
   next_handle_ = handle + 1;
   return {};

@@ -27,7 +27,8 @@ class PageLedger {
   /// `zero_hash`: the hash of a page of zeros; fresh memory reads as zero, so every page begins so.
   explicit PageLedger(std::uint64_t zero_hash) : zero_hash_(zero_hash) {}
 
-  /// Adds a region; kProtocol when the handle does not ascend or the region overlaps another one.
+  /// Adds a region; kProtocol when the handle does not ascend or the region overlaps another one,
+  /// kNoMemory when the hashes of its pages do not fit.
   Status add(std::uint32_t handle, const Region& region);
   /// kProtocol for an unknown handle.
   Status remove(std::uint32_t handle);

@@ -4,6 +4,13 @@
 #include <cstring>
 
 namespace migrate::session {
+namespace {
+
+// Four for each of the most vCPUs there can be. Empty sections do not count as bytes of state, so
+// without a limit a peer could fill the memory with them; these take 30 MiB at most.
+constexpr std::size_t kSectionsMax = 262144;
+
+}  // namespace
 
 Status StateSender::begin(const SectionInfo& section) {
   MIGRATE_CHECK(!open_);
@@ -47,6 +54,10 @@ Status StateBuffer::take(const wire::SectionBegin& begin) {
   if (open_ || complete_) {
     return make_error(ErrorCode::kProtocol,
                       "section " + begin.info.name + " begins where none may");
+  }
+  if (sections_.size() == kSectionsMax) {
+    return make_error(ErrorCode::kProtocol, "the guest's device state has more than " +
+                                                std::to_string(kSectionsMax) + " sections");
   }
   open_ = true;
   sections_.push_back({begin.info, {}});

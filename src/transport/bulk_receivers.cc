@@ -121,6 +121,15 @@ Status BulkReceivers::apply(Lane& lane, const wire::RecordHeader& header) {
   }
   MIGRATE_ASSIGN(const auto table,
                  wire::decode_page_table(head.batch, head.table, entry->region.range.count));
+  // The region's size is the peer's word, the memory is this host's.
+  const std::size_t mapped = context_.pages.mapped(entry->region.id).size();
+  if (mapped != 0 && mapped != entry->region.range.bytes()) {
+    return make_error(ErrorCode::kInternal, "region " + to_text(entry->region.id) + " has " +
+                                                std::to_string(entry->region.range.bytes()) +
+                                                " bytes at the source and " +
+                                                std::to_string(mapped) + " here")
+        .advise("please report it: the guest's host should have refused it");
+  }
   for (std::size_t i = 0; i < table.size(); ++i) MIGRATE_TRY(mark_seen(*entry, table[i]));
   MIGRATE_TRY(read_raw(lane, *entry, table));
   MIGRATE_TRY(settle(lane, *entry, table));
