@@ -62,7 +62,6 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
     }
     MutexLock lock(watch_mutex_);
     introductions_ = nullptr;
-    watched_ = nullptr;
     receiving_ = nullptr;
   }
   finish(result);
@@ -73,7 +72,6 @@ Status Incoming::Impl::setup(Introductions& introductions) {
   MIGRATE_ASSIGN(auto arrival, introductions.wait_for_hello());
   begin_ = clock_.now();  // Waiting for a source is not part of a migration.
   control_ = std::move(arrival.control);
-  watch(&control_->channel());
   const wire::Hello& hello = arrival.hello;
   MIGRATE_ASSIGN(const auto welcome, accept_hello(hello));
   MIGRATE_ASSIGN(auto journal, session::Journal::create(options_.runtime_dir, hello.session,
@@ -123,7 +121,8 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .boot = welcome.boot,
       .load = [this](std::uint32_t attempt) { return load(attempt); },
       .run_state = [this] { return offer_->run_state; },
-      .on_started = [this] { host_.on_started(); }};
+      .on_started = [this] { host_.on_started(); },
+      .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
                                                     control_.get());
   receivers_ = std::make_unique<BulkReceivers>(
@@ -135,6 +134,14 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   return {};
 }
 
+void Incoming::Impl::stop_lanes() {
+  {
+    MutexLock lock(watch_mutex_);
+    receiving_ = nullptr;
+  }
+  receivers_.reset();
+}
+
 void Incoming::Impl::refuse(Error error) {
   if (gate_.load() == Gate::kCancelled) {
     error = make_error(ErrorCode::kCancelled, "receiving was cancelled");
@@ -142,24 +149,35 @@ void Incoming::Impl::refuse(Error error) {
   if (error.phase == Phase::kNone) error.phase = Phase::kSetup;
   if (error.side == Side::kNone) error.side = Side::kTarget;
   if (control_ != nullptr) {
-    control_->channel().resume_after_interrupt();
     Status sent = control_->send(wire::ErrorRecord{error}, kReplyPatience);
     static_cast<void>(sent);
-    watch(nullptr);
     control_.reset();
   }
   guest_->discard();
   early_error_ = std::move(error);
 }
 
-void Incoming::Impl::watch(Channel* channel) {
+std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive(nanoseconds idle_max) {
+  Channel& channel = control_->channel();
+  {
+    MutexLock lock(watch_mutex_);
+    if (std::exchange(woken_, false)) return std::nullopt;
+    watched_ = &channel;
+  }
+  auto record = control_->receive(idle_max);
   MutexLock lock(watch_mutex_);
-  watched_ = channel;
-  if (channel != nullptr && gate_.load() == Gate::kCancelled) channel->interrupt();
+  watched_ = nullptr;
+  if (!woken_) return record;
+  // From here on nothing interrupts it: what is sent next leaves whole.
+  channel.resume_after_interrupt();
+  if (record || record.error().code != ErrorCode::kCancelled) return record;
+  woken_ = false;
+  return std::nullopt;
 }
 
 void Incoming::Impl::wake() noexcept {
   MutexLock lock(watch_mutex_);
+  woken_ = true;
   if (watched_ != nullptr) watched_->interrupt();
 }
 
@@ -167,6 +185,7 @@ bool Incoming::Impl::cancel() noexcept {
   Gate open = Gate::kOpen;
   if (!gate_.compare_exchange_strong(open, Gate::kCancelled)) return open == Gate::kCancelled;
   MutexLock lock(watch_mutex_);
+  woken_ = true;
   if (watched_ != nullptr) watched_->interrupt();
   if (introductions_ != nullptr) introductions_->interrupt();
   if (receiving_ != nullptr) receiving_->cancel();

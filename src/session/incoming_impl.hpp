@@ -33,20 +33,29 @@ class Incoming::Impl {
   Result<wire::Welcome> accept_hello(const wire::Hello& hello);
   Status begin_session(session::Introductions& introductions, const wire::Hello& hello,
                        const wire::Welcome& welcome, session::Journal journal);
+  void stop_lanes();
   void refuse(Error error);
   void finish(IncomingResult& result);
   void fill_report(IncomingResult& result);
-  void watch(Channel* channel);
+  /// Wakes the coordinator where it waits for a record, now or the next time; any thread.
   void wake() noexcept;
   void say(std::string name, std::string detail, Phase phase = Phase::kNone);
   [[nodiscard]] double elapsed_ms() const;
 
   // The session.
   void serve(session::Introductions& introductions);
+  /// The control lane's next record; nullopt when somebody woke us. Nothing but receiving is ever
+  /// interrupted: a READY or STARTED that breaks off would keep the source waiting, its guest
+  /// paused.
+  std::optional<Result<RecordChannel::Record>> receive(nanoseconds idle_max);
   void serve_record(session::Introductions& introductions);
-  void serve_failure(session::Introductions& introductions, Error error);
+  void serve_wake(session::Introductions& introductions);
+  void serve_cancel();
+  void serve_silence(Error error);
+  void serve_failure(Error error);
   Status take(const RecordChannel::Record& record);
   Status take_state(const RecordChannel::Record& record);
+  Status take_commit(const wire::Commit& commit);
   Status take_abort(wire::Abort abort);
   Status take_barrier(const wire::Barrier& barrier);
   Status take_offer(const wire::Offer& offer);
@@ -69,7 +78,8 @@ class Incoming::Impl {
 
   std::atomic<Gate> gate_{Gate::kOpen};
   Mutex watch_mutex_;
-  Channel* watched_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
+  Channel* watched_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;  // While receiving from it.
+  bool woken_ MIGRATE_GUARDED_BY(watch_mutex_) = false;
   session::Introductions* introductions_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   BulkReceivers* receiving_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
 
@@ -93,6 +103,7 @@ class Incoming::Impl {
   bool host_open_ = false;
   bool refused_ = false;
   bool released_ = false;  // The source has confirmed, or has said itself that it keeps the guest.
+  bool asked_ = false;     // The control lane is one that was opened to ask.
   bool link_lost_ = false;
   std::uint64_t activity_seen_ = 0;
   SteadyTime linger_until_{};  // While lingering.

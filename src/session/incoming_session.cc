@@ -22,13 +22,24 @@ std::uint64_t to_us(nanoseconds time) {
       std::chrono::duration_cast<std::chrono::microseconds>(time).count());
 }
 
+/// Whether a record still means something when the guest's owner is settled.
+bool is_of_the_end(wire::RecordType type) {
+  return type == wire::RecordType::kCommit || type == wire::RecordType::kAbort ||
+         type == wire::RecordType::kReleased || type == wire::RecordType::kPing;
+}
+
 }  // namespace
 
 // Until the guest's owner is settled on this side.
 void Incoming::Impl::serve(Introductions& introductions) {
   while (!driver_->machine().ended()) {
     if (link_lost_) {
-      if (!replace_control(introductions, lease_over())) driver_->drive(TargetEvent::Kind::kTick);
+      if (replace_control(introductions, lease_over())) continue;
+      if (gate_.load() == Gate::kCancelled) {
+        serve_cancel();
+      } else {
+        driver_->drive(TargetEvent::Kind::kTick);
+      }
     } else {
       serve_record(introductions);
     }
@@ -70,39 +81,48 @@ nanoseconds Incoming::Impl::patience() const {
 }
 
 void Incoming::Impl::serve_record(Introductions& introductions) {
-  auto record = control_->receive(patience());
-  if (!record) return serve_failure(introductions, std::move(record).error());
-  Status taken = take(*record);
-  if (taken) return;
+  auto record = receive(patience());
+  if (!record) return serve_wake(introductions);
+  if (!*record) {
+    Error error = std::move(*record).error();
+    if (error.code == ErrorCode::kTimeout) return serve_silence(std::move(error));
+    return serve_failure(std::move(error));
+  }
+  Status taken = take(**record);
   // A lane's failure is the reason when waiting for its barrier failed.
-  serve_failure(introductions, std::move(taken).error());
+  if (!taken) serve_failure(std::move(taken).error());
 }
 
-void Incoming::Impl::serve_failure(Introductions& introductions, Error error) {
-  const bool ended = driver_->machine().ended();
-  const bool receiving = driver_->machine().state() == TargetState::kReceiving;
-  if (error.code == ErrorCode::kCancelled) {
-    control_->channel().resume_after_interrupt();
-    if (gate_.load() == Gate::kCancelled && !ended) {
-      driver_->fail(make_error(ErrorCode::kCancelled, "receiving was cancelled at the target")
-                        .on(Side::kTarget));
-      return;
-    }
-    if (!receiving) {
-      replace_control(introductions, clock_.now());
-      return;
-    }
-    auto lane = receivers_->failure();
-    if (!lane) return;  // An ASK that has been answered already woke us.
-    error = *std::move(lane);
+// A cancel, a lane's failure, or an ASK on another connection.
+void Incoming::Impl::serve_wake(Introductions& introductions) {
+  if (gate_.load() == Gate::kCancelled && !driver_->machine().ended()) return serve_cancel();
+  if (driver_->machine().state() != TargetState::kReceiving) {
+    replace_control(introductions, clock_.now());
+    return;
   }
-  if (error.code == ErrorCode::kTimeout && driver_->machine().deadline()) {
-    return driver_->drive(TargetEvent::Kind::kTick);
-  }
-  if (error.code == ErrorCode::kTimeout && receiving) {
+  if (auto lane = receivers_->failure()) serve_failure(*std::move(lane));
+}
+
+void Incoming::Impl::serve_cancel() {
+  driver_->fail(
+      make_error(ErrorCode::kCancelled, "receiving was cancelled at the target").on(Side::kTarget));
+}
+
+void Incoming::Impl::serve_silence(Error error) {
+  if (driver_->machine().deadline()) return driver_->drive(TargetEvent::Kind::kTick);
+  if (driver_->machine().state() == TargetState::kReceiving) {
     const std::uint64_t activity = receivers_->activity();
     if (std::exchange(activity_seen_, activity) != activity) return;
     error.message = "the source fell silent";
+  }
+  serve_failure(std::move(error));
+}
+
+void Incoming::Impl::serve_failure(Error error) {
+  const bool ended = driver_->machine().ended();
+  const bool receiving = driver_->machine().state() == TargetState::kReceiving;
+  if (error.code == ErrorCode::kCancelled && gate_.load() == Gate::kCancelled && !ended) {
+    return serve_cancel();
   }
   if (ended) {
     link_lost_ = true;
@@ -123,15 +143,17 @@ bool Incoming::Impl::replace_control(Introductions& introductions, SteadyTime un
   auto asking = introductions.take_asking(until);
   if (asking == nullptr) return false;
   say("asked", "the source reconnected and asks what became of the guest", Phase::kHandover);
-  watch(&asking->channel());
   driver_->use(asking.get());
   control_ = std::move(asking);
+  asked_ = true;
   link_lost_ = false;
   driver_->drive(TargetEvent::Kind::kAsk);
   return true;
 }
 
 Status Incoming::Impl::take(const RecordChannel::Record& record) {
+  // What was on its way when this side came to its end means nothing any more.
+  if (driver_->machine().ended() && !is_of_the_end(record.header.type)) return {};
   switch (record.header.type) {
     case wire::RecordType::kPing: {
       MIGRATE_ASSIGN(const auto ping, wire::decode<wire::Ping>(record.body));
@@ -158,12 +180,7 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
     }
     case wire::RecordType::kCommit: {
       MIGRATE_ASSIGN(const auto commit, wire::decode<wire::Commit>(record.body));
-      Gate open = Gate::kOpen;
-      if (!gate_.compare_exchange_strong(open, Gate::kClosed) && open == Gate::kCancelled) {
-        return make_error(ErrorCode::kCancelled, "receiving was cancelled");
-      }
-      driver_->drive(TargetEvent::Kind::kCommit, commit.attempt);
-      return {};
+      return take_commit(commit);
     }
     case wire::RecordType::kAbort: {
       MIGRATE_ASSIGN(auto abort, wire::decode<wire::Abort>(record.body));
@@ -196,16 +213,33 @@ Status Incoming::Impl::take_state(const RecordChannel::Record& record) {
   }
 }
 
+Status Incoming::Impl::take_commit(const wire::Commit& commit) {
+  const auto& machine = driver_->machine();
+  // Only a COMMIT that can start the guest makes a cancel come too late.
+  if (machine.state() == TargetState::kReady && commit.attempt == machine.attempt()) {
+    Gate open = Gate::kOpen;
+    if (!gate_.compare_exchange_strong(open, Gate::kClosed) && open == Gate::kCancelled) {
+      return make_error(ErrorCode::kCancelled, "receiving was cancelled");
+    }
+  }
+  driver_->drive(TargetEvent::Kind::kCommit, commit.attempt);
+  return {};
+}
+
 Status Incoming::Impl::take_abort(wire::Abort abort) {
-  driver_->remember(std::move(abort.error).on(Side::kSource));
-  const bool session_over = abort.scope == wire::AbortScope::kSession;
-  if (session_over) {
-    released_ = !driver_->machine().committed();
-  } else {
+  const auto& machine = driver_->machine();
+  if (abort.scope == wire::AbortScope::kAttempt) {
+    // Of an attempt before the current one: it has ended already, and its end has been served.
+    if (machine.ended() || abort.attempt < machine.attempt()) return {};
     state_.reset();
     offer_.reset();
-    if (std::exchange(final_applied_, false)) receivers_->pass_barrier();
+    driver_->drive(TargetEvent::Kind::kAbort, abort.attempt, abort.scope);
+    if (std::exchange(final_applied_, false) && !machine.ended()) receivers_->pass_barrier();
+    return {};
   }
+  driver_->remember(std::move(abort.error).on(Side::kSource));
+  // A source that had to ask waits for the answer to this, and may ask again.
+  released_ = !machine.committed() && !asked_;
   driver_->drive(TargetEvent::Kind::kAbort, abort.attempt, abort.scope);
   return {};
 }
@@ -257,32 +291,46 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
 }
 
 Status Incoming::Impl::check_regions(const wire::Regions& change) const {
+  std::vector<std::uint32_t> removed;
   for (const wire::RegionHandle handle : change.removed) {
     if (ledger_->find(handle.number) == nullptr) {
       return make_error(ErrorCode::kProtocol, "region handle " + std::to_string(handle.number) +
                                                   " is removed but not known");
     }
+    removed.push_back(handle.number);
+  }
+  std::sort(removed.begin(), removed.end());
+  if (std::adjacent_find(removed.begin(), removed.end()) != removed.end()) {
+    return make_error(ErrorCode::kProtocol, "a region is removed twice at once");
+  }
+  if (!change.added.empty() && change.first_handle.number != ledger_->next_handle()) {
+    return make_error(ErrorCode::kProtocol, "added regions begin with handle " +
+                                                std::to_string(change.first_handle.number) +
+                                                ", the next one is " +
+                                                std::to_string(ledger_->next_handle()));
   }
   return {};
 }
 
 Status Incoming::Impl::apply_regions() {
+  const wire::Regions change = *std::exchange(pending_regions_, std::nullopt);
   RegionDelta delta;
-  for (const wire::RegionHandle handle : pending_regions_->removed) {
+  delta.added = change.added;
+  for (const wire::RegionHandle handle : change.removed) {
     const PageLedger::Entry* entry = ledger_->find(handle.number);
     for (std::uint64_t page = 0; page < entry->hashes.size(); ++page) {
       memory_digest_ -= digest_->mix(handle, page, entry->hashes[page]);
     }
     delta.removed.push_back(entry->region.id);
+  }
+  // The guest first: whether there is room for what the source claims, only it can say.
+  MIGRATE_TRY(guest_->pages().update_regions(delta));
+  for (const wire::RegionHandle handle : change.removed) {
     MIGRATE_TRY(ledger_->remove(handle.number));
   }
-  std::uint32_t handle = pending_regions_->first_handle.number;
-  for (const Region& region : pending_regions_->added) {
-    MIGRATE_TRY(ledger_->add(handle++, region));
-    delta.added.push_back(region);
-  }
-  pending_regions_.reset();
-  return guest_->pages().update_regions(delta);
+  std::uint32_t handle = change.first_handle.number;
+  for (const Region& region : change.added) MIGRATE_TRY(ledger_->add(handle++, region));
+  return {};
 }
 
 Status Incoming::Impl::open_host() {
@@ -291,7 +339,8 @@ Status Incoming::Impl::open_host() {
 }
 
 Status Incoming::Impl::take_offer(const wire::Offer& offer) {
-  offer_ = offer;
+  // Another one is not of an attempt that can still begin: the machine knows what to say.
+  if (!driver_->machine().ended() && offer.attempt > driver_->machine().attempt()) offer_ = offer;
   driver_->drive(TargetEvent::Kind::kOffer, offer.attempt);
   return {};
 }
@@ -324,8 +373,12 @@ Result<wire::Ready> Incoming::Impl::load(std::uint32_t) {
   ready.state_load_us = to_us(acquire_begin - load_begin);
   ready.acquire_us = to_us(end - acquire_begin);
   report_.phases_ms.state_load = to_ms(end - load_begin);
-  Status open = open_host();
-  if (!open) return std::move(open).error().at(Phase::kHandover);
+  if (Status open = open_host(); !open) {
+    // The source hears of it before the guest is dropped, and wants its locks back.
+    Status yielded = guest_->yield();
+    static_cast<void>(yielded);
+    return std::move(open).error().at(Phase::kHandover);
+  }
   return ready;
 }
 

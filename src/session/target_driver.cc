@@ -118,6 +118,7 @@ std::optional<TargetEvent> TargetDriver::perform(const TargetAction& action, boo
                                action.answer.attempt, action.answer.boot,
                                action.answer.process_lives});
     case ActionKind::kDiscardGuest:
+      context_.stop_lanes();
       context_.guest.discard();
       return std::nullopt;
   }

@@ -30,6 +30,8 @@ class TargetDriver {
     std::function<Result<wire::Ready>(std::uint32_t attempt)> load;
     std::function<RunState()> run_state;  ///< Of the latest OFFER.
     std::function<void()> on_started;
+    /// Called before the guest is dropped: from then on nothing may write to its memory.
+    std::function<void()> stop_lanes;
   };
   TargetDriver(Context context, Journal journal, RecordChannel* control);
 

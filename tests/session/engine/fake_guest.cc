@@ -42,6 +42,12 @@ void FakeMemory::remove(const RegionId& region) {
   content_.erase(region);
 }
 
+void FakeMemory::set_backing(const RegionId& region, Backing backing) {
+  for (Region& r : regions_) {
+    if (r.id == region) r.backing = backing;
+  }
+}
+
 std::span<std::byte> FakeMemory::bytes(const RegionId& region) { return content_.at(region); }
 
 std::vector<std::byte> fake_state(std::size_t bytes) {

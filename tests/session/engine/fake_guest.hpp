@@ -35,6 +35,7 @@ class FakeMemory {
   [[nodiscard]] std::span<std::byte> bytes(const RegionId& region);
   void add(const Region& region);
   void remove(const RegionId& region);
+  void set_backing(const RegionId& region, Backing backing);
   bool operator==(const FakeMemory& other) const { return content_ == other.content_; }
   std::mutex& mutex() { return mutex_; }
 

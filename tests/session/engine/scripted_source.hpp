@@ -1,0 +1,124 @@
+// ScriptedSource: a source that says on the wire what a test tells it to, wrong or right, to the
+// real target.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "migrate/channel.hpp"
+#include "transport/record_channel.hpp"
+#include "wire/digest.hpp"
+#include "wire/messages.hpp"
+
+namespace migrate::testing {
+
+class ScriptedSource {
+ public:
+  static constexpr std::chrono::seconds kPatience{5};
+
+  ScriptedSource(std::unique_ptr<Connector> connector, std::vector<Region> regions)
+      : connector_(std::move(connector)) {
+    hello_.session.bytes.fill(std::byte{0x51});
+    hello_.random.bytes.fill(std::byte{7});
+    hello_.guest.name = "scripted";
+    hello_.guest.vcpus = 1;
+    hello_.guest.regions = std::move(regions);
+  }
+
+  /// HELLO to JOINED, with one bulk lane.
+  Status open() {
+    MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
+    control_ = std::make_unique<RecordChannel>(std::move(channel));
+    MIGRATE_TRY(control_->send(hello_, kPatience));
+    MIGRATE_ASSIGN(const auto welcome, control_->expect<wire::Welcome>(kPatience));
+    hasher_ = wire::Hasher(hello_.random, welcome.random);
+    control_->set_hasher(hasher_);
+    MIGRATE_ASSIGN(auto lane, connector_->connect(kPatience));
+    lane_ = std::make_unique<RecordChannel>(std::move(lane), hasher_);
+    MIGRATE_TRY(lane_->send(
+        wire::Join{hello_.session, wire::LaneId{1}, wire::LaneRole::kBulk, welcome.secret},
+        kPatience));
+    MIGRATE_TRY(lane_->expect<wire::Joined>(kPatience));
+    return {};
+  }
+
+  /// One page of region `handle`, all bytes `value`, never sent before.
+  Status page(std::uint32_t handle, std::uint64_t number, std::byte value) {
+    std::vector<std::byte> content(kPageSize, value);
+    const wire::PageDigest digest(hasher_);
+    const std::uint64_t hash = digest.hash(content);
+    encoder_.begin(wire::RegionHandle{handle}, round_);
+    encoder_.add_raw(number, hash);
+    const iovec part{content.data(), content.size()};
+    MIGRATE_TRY(lane_->send_pages(encoder_, {&part, 1}, kPatience));
+    ++pages_;
+    change_ += digest.mix(wire::RegionHandle{handle}, number, hash);
+    return {};
+  }
+
+  /// BARRIER on the lane and on the control lane.
+  Status end_round(bool final) {
+    const wire::Barrier barrier{round_++, final, pages_, change_};
+    digest_ += std::exchange(change_, 0);
+    pages_ = 0;
+    MIGRATE_TRY(lane_->send(barrier, kPatience));
+    return control_->send(barrier, kPatience);
+  }
+
+  /// A whole attempt of a guest that stands paused, up to READY.
+  Status offer(std::uint32_t attempt, std::uint64_t total_pages) {
+    MIGRATE_TRY(control_->send(wire::StateEnd{0, 0}, kPatience));
+    MIGRATE_TRY(end_round(true));
+    wire::Offer offer;
+    offer.attempt = attempt;
+    offer.run_state = RunState::kPaused;
+    offer.digest = digest_;
+    offer.total_pages = total_pages;
+    MIGRATE_TRY(control_->send(offer, kPatience));
+    MIGRATE_TRY(control_->expect<wire::BarrierAck>(kPatience));
+    MIGRATE_TRY(control_->expect<wire::Ready>(kPatience));
+    return {};
+  }
+
+  template <typename Message>
+  Status say(const Message& message) {
+    return control_->send(message, kPatience);
+  }
+  template <typename Message>
+  Result<Message> hear() {
+    return control_->expect<Message>(kPatience);
+  }
+
+  /// The error with which the target ends the session.
+  Error hear_end() {
+    for (;;) {
+      auto record = control_->receive(kPatience);
+      if (!record) return std::move(record).error();
+      if (record->header.type != wire::RecordType::kDiscarded) continue;
+      auto discarded = wire::decode<wire::Discarded>(record->body);
+      return discarded ? std::move(discarded->error) : std::move(discarded).error();
+    }
+  }
+
+  void close() {
+    control_.reset();
+    lane_.reset();
+  }
+
+ private:
+  std::unique_ptr<Connector> connector_;
+  wire::Hello hello_;
+  wire::Hasher hasher_;
+  std::unique_ptr<RecordChannel> control_;
+  std::unique_ptr<RecordChannel> lane_;
+  wire::PagesEncoder encoder_;
+  std::uint32_t round_ = 0;
+  std::uint64_t pages_ = 0;
+  std::uint64_t change_ = 0;
+  std::uint64_t digest_ = 0;
+};
+
+}  // namespace migrate::testing
