@@ -28,6 +28,12 @@ nanoseconds thread_cpu() {
 
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 
+Error cancelled_error() {
+  return make_error(ErrorCode::kCancelled, "the migration was cancelled")
+      .advise("the guest goes on here as it was; send it again when you like")
+      .on(Side::kSource);
+}
+
 }  // namespace
 
 Outgoing::Impl::Impl(std::unique_ptr<SourceGuest> guest, OutgoingOptions options,
@@ -72,7 +78,7 @@ Status Outgoing::Impl::setup(Connector& connector) {
     connecting_ = &connector;
   }
   if (gate_.load() == Gate::kCancelled) {
-    return make_error(ErrorCode::kCancelled, "the migration was cancelled");
+    return cancelled_error();
   }
   MIGRATE_TRY(make_session(connector));
   for (std::uint32_t i = 0; i < description_.regions.size(); ++i) {
@@ -154,7 +160,7 @@ bool Outgoing::Impl::cancel() noexcept {
 Error Outgoing::Impl::explain(Error error) {
   if (error.side == Side::kTarget) return error;
   if (gate_.load() == Gate::kCancelled) {
-    return make_error(ErrorCode::kCancelled, "the migration was cancelled").at(phase_);
+    return cancelled_error().at(phase_);
   }
   error.side = Side::kSource;
   if (error.code != ErrorCode::kLinkLost && error.code != ErrorCode::kCancelled) return error;
@@ -175,7 +181,7 @@ Error Outgoing::Impl::explain(Error error) {
 
 void Outgoing::Impl::fail_before_session(Error error, OutgoingResult& result) {
   const bool cancelled = gate_.load() == Gate::kCancelled;
-  if (cancelled) error = make_error(ErrorCode::kCancelled, "the migration was cancelled");
+  if (cancelled) error = cancelled_error();
   if (error.phase == Phase::kNone) error.phase = Phase::kSetup;
   if (refused_) error.phase = Phase::kPreflight;
   if (error.side == Side::kNone) error.side = Side::kSource;
@@ -217,6 +223,15 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
       break;
   }
   if (result.outcome != Outcome::kDone) undo_throttle();
+  if (result.outcome == Outcome::kCancelled) {
+    // Whatever call noticed it first.
+    const Phase phase = report_.error->phase;
+    report_.error = cancelled_error().at(phase);
+  }
+  if (report_.error && report_.error->phase == Phase::kNone) report_.error->phase = phase_;
+  if (report_.error && report_.error->side == Side::kTarget && report_.error->remedy.empty()) {
+    report_.error->remedy = "see the target's output for the reason, then send again";
+  }
   if (result.outcome == Outcome::kLost) {
     Error error = make_error(ErrorCode::kGuestLost,
                              "the guest had started at the target, and its process there is gone");
