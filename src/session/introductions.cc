@@ -29,6 +29,7 @@ struct Introductions::Pending {
   std::unique_ptr<RecordChannel> channel;
   Channel* raw = nullptr;  // Stays valid until `done` for interrupting, unless handed on.
   bool handed_on = false;  // Guarded by Introductions::mutex_.
+  SteadyClock::time_point deadline;
   std::atomic<bool> done{false};
   std::thread thread;
 };
@@ -58,10 +59,11 @@ void Introductions::interrupt() noexcept {
 
 void Introductions::run() {
   for (;;) {
-    auto channel = context_.acceptor.accept(std::chrono::hours(1));
+    auto channel = context_.acceptor.accept(until_next_deadline());
     reap(false);
     MutexLock lock(mutex_);
     if (stopping_) return;
+    interrupt_late();
     if (!channel) {
       if (channel.error().code == ErrorCode::kTimeout) continue;
       accept_error_ = std::move(channel).error();
@@ -74,13 +76,16 @@ void Introductions::run() {
     while (pending_.size() >= kPendingMax && !stopping_) {
       // A slot is free by the hello deadline at the latest; connections wait in the kernel.
       changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
+      interrupt_late();
       std::erase_if(pending_, [](auto& pending) {
         if (!pending->done.load()) return false;
         pending->thread.join();
         return true;
       });
     }
+    if (stopping_) return;
     auto pending = std::make_unique<Pending>();
+    pending->deadline = SteadyClock::now() + context_.hello_timeout;
     pending->channel = std::make_unique<RecordChannel>(*std::move(channel));
     pending->channel->set_mid_record_idle(context_.hello_timeout);
     pending->raw = &pending->channel->channel();
@@ -89,6 +94,25 @@ void Introductions::run() {
       raw->done.store(true);
     });
     pending_.push_back(std::move(pending));
+  }
+}
+
+nanoseconds Introductions::until_next_deadline() {
+  MutexLock lock(mutex_);
+  auto next = SteadyClock::now() + std::chrono::hours(1);
+  for (const auto& pending : pending_) {
+    if (!pending->handed_on) next = std::min(next, pending->deadline);
+  }
+  return std::max<nanoseconds>(next - SteadyClock::now(), milliseconds(1));
+}
+
+/// Receiving bounds silence only: who sends a byte now and then would keep its place for ever.
+void Introductions::interrupt_late() {
+  const auto now = SteadyClock::now();
+  for (auto& pending : pending_) {
+    if (pending->handed_on || now < pending->deadline) continue;
+    pending->raw->interrupt();
+    pending->deadline = SteadyClock::time_point::max();
   }
 }
 
@@ -108,16 +132,22 @@ void Introductions::reap(bool all) {
 void Introductions::introduce(Pending& pending) {
   auto record = pending.channel->receive(context_.hello_timeout);
   std::unique_ptr<RecordChannel> channel;
+  bool stopping = false;
   {
     MutexLock lock(mutex_);
+    stopping = stopping_;
     pending.handed_on = true;
     channel = std::move(pending.channel);
     channel->set_mid_record_idle(context_.peer_timeout);
+    channel->channel().resume_after_interrupt();
   }
   if (!record) {
     Error error = std::move(record).error();
-    if (error.code == ErrorCode::kTimeout)
-      error.message = "the connection did not introduce itself";
+    if (stopping) {
+      error = make_error(ErrorCode::kCancelled, "receiving was cancelled");
+    } else if (error.code == ErrorCode::kTimeout || error.code == ErrorCode::kCancelled) {
+      error = make_error(ErrorCode::kTimeout, "the connection did not introduce itself in time");
+    }
     return refuse(*channel, std::move(error));
   }
   switch (record->header.type) {
@@ -171,12 +201,13 @@ Status Introductions::check_join(const wire::Join& join) {
 }
 
 void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join) {
+  Status fits;
   {
     MutexLock lock(mutex_);
-    Status fits = check_join(join);
-    if (!fits) return refuse(*channel, std::move(fits).error());
-    channel->set_hasher(hasher_);
+    fits = check_join(join);
+    if (fits) channel->set_hasher(hasher_);
   }
+  if (!fits) return refuse(*channel, std::move(fits).error());
   if (!channel->send(wire::Joined{join.lane}, kReplyPatience)) return;
   MutexLock lock(mutex_);
   if (!check_join(join)) return;
@@ -186,19 +217,23 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
 }
 
 void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask) {
+  bool ours = false;
+  bool proven = false;
   {
     MutexLock lock(mutex_);
-    if (expecting_ && ask.session == session_) {
-      if (!equal(ask.proof, secret_)) {
-        return refuse(*channel, make_error(ErrorCode::kUnauthorized,
-                                           "the question does not prove that it is the session's"));
-      }
+    ours = expecting_ && ask.session == session_;
+    proven = ours && equal(ask.proof, secret_);
+    if (proven) {
       channel->set_hasher(hasher_);
       asking_ = std::move(channel);
       changed_.notify_all();
     }
   }
-  if (channel == nullptr) return context_.on_ask();
+  if (proven) return context_.on_ask();
+  if (ours) {
+    return refuse(*channel, make_error(ErrorCode::kUnauthorized,
+                                       "the question does not prove that it is the session's"));
+  }
   Status sent = channel->send(context_.consult(ask.session), kReplyPatience);
   static_cast<void>(sent);
 }

@@ -60,6 +60,8 @@ class Introductions {
   void take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask);
   Status check_join(const wire::Join& join) MIGRATE_REQUIRES(mutex_);
   void reap(bool all);
+  nanoseconds until_next_deadline();
+  void interrupt_late() MIGRATE_REQUIRES(mutex_);
 
   Context context_;
   Mutex mutex_;
