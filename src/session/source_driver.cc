@@ -69,7 +69,8 @@ void SourceDriver::remember(Error error) {
 }
 
 void SourceDriver::fail(Error error) {
-  const bool link = error.code == ErrorCode::kLinkLost || error.code == ErrorCode::kTimeout;
+  // A peer that is silent may only be slow, and holds locks: unlike a lost link it can be told.
+  const bool link = error.code == ErrorCode::kLinkLost;
   const bool cancelled = error.code == ErrorCode::kCancelled;
   remember(std::move(error));
   drive(cancelled ? Kind::kCancel : link ? Kind::kLinkLost : Kind::kFailure);
@@ -144,6 +145,8 @@ std::optional<SourceEvent> SourceDriver::pause_guest(bool& skip_rest) {
 void SourceDriver::send_abort(const SourceAction& action) {
   if (control_ == nullptr || link_failed_) return;
   Error reason = error_.value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
+  // A cancel that is still on its way must not meet the word that says so.
+  context_.watch(nullptr);
   control_->channel().resume_after_interrupt();
   const auto scope = action.scope == AbortScope::kAttempt ? wire::AbortScope::kAttempt
                                                           : wire::AbortScope::kSession;
@@ -151,6 +154,7 @@ void SourceDriver::send_abort(const SourceAction& action) {
   Status sent =
       control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, kAbortPatience);
   static_cast<void>(sent);
+  if (scope == wire::AbortScope::kAttempt) context_.watch(&control_->channel());
 }
 
 std::optional<SourceEvent> SourceDriver::connect() {

@@ -89,6 +89,18 @@ Result<double> measure_round_trip(RecordChannel& control, nanoseconds idle_max) 
   return best_ms;
 }
 
+/// Ends the watch before what is watched goes, whichever way open_session() is left.
+class Unwatch {
+ public:
+  explicit Unwatch(const std::function<void(Channel*)>& watch) : watch_(watch) {}
+  ~Unwatch() { watch_(nullptr); }
+  Unwatch(const Unwatch&) = delete;
+  Unwatch& operator=(const Unwatch&) = delete;
+
+ private:
+  const std::function<void(Channel*)>& watch_;
+};
+
 }  // namespace
 
 Result<SourceSession> open_session(const wire::SessionId& id, Connector& connector,
@@ -96,6 +108,7 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
                                    const std::function<void(Channel*)>& watch, bool& refused) {
   SourceSession session;
   session.id = id;
+  const Unwatch unwatch(watch);
   const wire::Hello hello = make_hello(id, guest, options);
   MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
   session.control = std::make_unique<RecordChannel>(std::move(channel));
@@ -110,7 +123,6 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
       error.message = "the target at " + connector.peer() + " did not answer HELLO";
       error.advise("check that it is a `migrate recv` and not busy, or raise --hello-timeout");
     }
-    watch(nullptr);
     return error;
   }
   session.welcome = *std::move(welcome);
