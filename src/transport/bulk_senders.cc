@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <utility>
 
 #include "memory/zero_page.hpp"
 
@@ -16,6 +17,11 @@ using SteadyClock = std::chrono::steady_clock;
 // Batches waiting for lanes: the coordinator re-arms the dirty log only this far ahead (8 MiB), and
 // a lane never runs dry while the coordinator looks for the next batch.
 constexpr std::size_t kQueuedBatches = 8;
+
+// Zero and unchanged pages cost nothing on the wire, and memory may be full of them: at 10 GB/s a
+// lane looks at 300 GB in the 30 s after which a silent source is given up. So often a page is sent
+// although the target has it.
+constexpr std::chrono::seconds kQuietMax{5};
 
 nanoseconds thread_cpu() {
   timespec time{};
@@ -50,6 +56,7 @@ struct BulkSenders::Lane {
   std::array<const std::byte*, PageBatch::kPagesMax> page{};
   wire::PagesEncoder encoder;
   std::vector<iovec> content;
+  SteadyClock::time_point sent_at = SteadyClock::now();
   BulkTotals totals;  // Read by the coordinator while the lane is idle.
   std::thread thread;
 };
@@ -141,6 +148,7 @@ Result<BulkTotals> BulkSenders::finish_round(std::uint32_t round, bool final) {
     MIGRATE_TRY(lane->channel->send(barrier, context_.idle_max));
     totals.wire_bytes += lane->channel->sent_bytes() - before;
     lane->totals = {};
+    lane->sent_at = SteadyClock::now();
   }
   wire_bytes_now_.store(0, std::memory_order_relaxed);
   return totals;
@@ -150,7 +158,9 @@ Status BulkSenders::send_batch(Lane& lane, const PageBatch& batch) {
   const auto begin = SteadyClock::now();
   const std::uint64_t wire_before = lane.channel->sent_bytes();
   Status sent = gather(lane, batch);
-  if (sent) sent = encode_and_send(lane, batch);
+  const bool quiet =
+      begin - lane.sent_at >= std::min<nanoseconds>(kQuietMax, context_.idle_max / 4);
+  if (sent) sent = encode_and_send(lane, batch, quiet);
   const std::uint64_t wire_bytes = lane.channel->sent_bytes() - wire_before;
   lane.totals.wire_bytes += wire_bytes;
   wire_bytes_now_.fetch_add(wire_bytes, std::memory_order_relaxed);
@@ -185,7 +195,7 @@ Status BulkSenders::gather(Lane& lane, const PageBatch& batch) {
   return {};
 }
 
-Status BulkSenders::encode_and_send(Lane& lane, const PageBatch& batch) {
+Status BulkSenders::encode_and_send(Lane& lane, const PageBatch& batch, bool quiet) {
   PageLedger::Entry& entry = *batch.entry;
   const wire::RegionHandle handle{entry.handle};
   const std::uint64_t zero_hash = context_.digest.zero_hash();
@@ -201,7 +211,7 @@ Status BulkSenders::encode_and_send(Lane& lane, const PageBatch& batch) {
     const bool zero = is_zero_page(lane.page[i]);
     const std::uint64_t hash = zero ? zero_hash : context_.digest.hash({lane.page[i], kPageSize});
     if (zero) ++lane.totals.zero;
-    if (hash == known) {
+    if (hash == known && !std::exchange(quiet, false)) {
       if (!zero) ++lane.totals.unchanged;
       continue;
     }
@@ -234,7 +244,8 @@ Status BulkSenders::flush(Lane& lane) {
   }
   const auto begin = SteadyClock::now();
   MIGRATE_TRY(lane.channel->send_pages(lane.encoder, lane.content, context_.idle_max));
-  lane.totals.sending += SteadyClock::now() - begin;
+  lane.sent_at = SteadyClock::now();
+  lane.totals.sending += lane.sent_at - begin;
   lane.totals.carried += lane.encoder.pages();
   return {};
 }

@@ -88,7 +88,7 @@ class BulkSenders {
   void run(Lane& lane);
   Status send_batch(Lane& lane, const PageBatch& batch);
   Status gather(Lane& lane, const PageBatch& batch);
-  Status encode_and_send(Lane& lane, const PageBatch& batch);
+  Status encode_and_send(Lane& lane, const PageBatch& batch, bool quiet);
   Status flush(Lane& lane);
   Status wait_for(nanoseconds wait);
   void fail(Error error);

@@ -1,6 +1,7 @@
 // The target against sources that misbehave, and promises that only a bad moment breaks.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <condition_variable>
 #include <filesystem>
 #include <future>
@@ -10,6 +11,7 @@
 #include "session/state_stream.hpp"
 #include "tests/session/engine/engine_run.hpp"
 #include "tests/session/engine/scripted_source.hpp"
+#include "transport/bulk_senders.hpp"
 
 namespace migrate::testing {
 namespace {
@@ -220,6 +222,30 @@ TEST_F(Target, ACancelIsHeardWhileAReadyWaitsForALostSource) {
   EXPECT_TRUE(seen_->dropped);
 }
 
+// It says something all the time, so no deadline for silence meets it.
+TEST_F(Target, AConnectionThatTakesForEverToIntroduceItselfIsEnded) {
+  options_.hello_timeout = milliseconds(100);
+  incoming_ = std::make_unique<Incoming>(std::make_unique<WatchfulTarget>(seen_), options_, *this);
+  thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
+  auto channel = network_.connector()->connect(seconds(5));
+  ASSERT_TRUE(channel);
+  std::vector<std::byte> head;
+  ASSERT_TRUE(wire::encode_record(wire::Ask{}, 0, wire::Hasher(), head));
+  std::array<std::byte, 4096> heard;
+  std::size_t got = 0;
+  for (std::size_t at = 0; at + 1 < head.size() && got == 0; ++at) {
+    const iovec byte{&head[at], 1};
+    if (!(*channel)->send({&byte, 1}, seconds(5))) break;
+    const iovec into{heard.data(), heard.size()};
+    got = (*channel)->receive({&into, 1}, milliseconds(20)).value_or(0);
+  }
+  ASSERT_GT(got, wire::kRecordHeaderBytes);
+  const auto error = wire::decode<wire::ErrorRecord>(
+      std::span<const std::byte>(heard).first(got).subspan(wire::kRecordHeaderBytes));
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->error.code, ErrorCode::kTimeout);
+}
+
 // An interrupted READY would leave the source waiting, its guest paused, until it gives up.
 TEST(EngineReview, ACancelWhileTheStateIsLoadedIsToldToTheSource) {
   RunSpec spec;
@@ -249,6 +275,43 @@ TEST(EngineReview, ARegionWhoseBackingChangesArrivesWhole) {
   Migration run(std::move(spec));
   expect_one_owner(run);
   EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+}
+
+class ZeroPages final : public PageSource {
+ public:
+  Result<std::vector<Region>> regions() override { return std::vector<Region>{kRegion}; }
+  Result<ReadOutcome> read(const RegionId&, PageRange, std::span<std::byte> into) override {
+    std::fill(into.begin(), into.end(), std::byte{0});
+    return ReadOutcome::kRead;
+  }
+  std::span<const std::byte> mapped(const RegionId&) override { return {}; }
+  Status holes(const RegionId&, PageBitmap&) override { return {}; }
+};
+
+// A target gives a silent source up, and memory may be zero for longer than that.
+TEST(EngineReview, ALaneThatFindsNothingToSendSaysSomethingNowAndThen) {
+  auto pair = make_channel_pair();
+  ASSERT_TRUE(pair);
+  wire::SessionRandom random;
+  random.bytes.fill(std::byte{1});
+  const wire::Hasher hasher(random, random);
+  const wire::PageDigest digest(hasher);
+  PageLedger ledger(digest.zero_hash());
+  ASSERT_TRUE(ledger.add(0, kRegion));
+  ZeroPages pages;
+  std::vector<std::unique_ptr<RecordChannel>> lanes;
+  lanes.push_back(std::make_unique<RecordChannel>(std::move(pair->first), hasher));
+  // Quiet for a quarter of this is too long: every batch is.
+  BulkSenders senders(std::move(lanes), {pages, digest, nullptr, std::chrono::nanoseconds(4)});
+  PageBatch batch;
+  batch.entry = ledger.find(0U);
+  batch.count = 2;
+  batch.pages[1] = 1;
+  ASSERT_TRUE(senders.submit(batch));
+  const auto totals = senders.finish_round(0, false);
+  ASSERT_TRUE(totals) << totals.error().to_text();
+  EXPECT_EQ(totals->carried, 1u);
+  EXPECT_EQ(totals->digest_change, 0u);
 }
 
 TEST(EngineReview, EmptySectionsWithoutEndAreRefused) {
