@@ -37,7 +37,7 @@ std::string written(bool event_lines) {
 
 TEST(ProgressLine, SaysWhatAnOperatorWantsToKnow) {
   const std::string text = progress_text(some_progress(), 200);
-  for (const char* part : {"rounds 3", "12034 pages left", "dirty 200 MiB/s", "sent 1.5 GiB/s",
+  for (const char* part : {"round 3", "12034 pages left", "dirty 200 MiB/s", "sent 1.5 GiB/s",
                            "downtime ~12.5 ms", "ETA 800.0 ms"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " in: " << text;
   }

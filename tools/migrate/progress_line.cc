@@ -38,10 +38,12 @@ std::string human_ms(double ms) {
 }
 
 std::string progress_text(const Progress& progress, std::size_t width) {
-  std::string text =
-      fmt::format("{} {} | {} pages left | dirty {}/s | sent {}/s", to_string(progress.phase),
-                  progress.round, progress.pages_left, human_bytes(progress.dirty_bytes_per_s),
-                  human_bytes(progress.throughput_bytes_per_s));
+  const std::string where = progress.phase == Phase::kRounds
+                                ? "round " + std::to_string(progress.round)
+                                : std::string(to_string(progress.phase));
+  std::string text = fmt::format("{} | {} pages left | dirty {}/s | sent {}/s", where,
+                                 progress.pages_left, human_bytes(progress.dirty_bytes_per_s),
+                                 human_bytes(progress.throughput_bytes_per_s));
   if (progress.predicted_downtime_ms > 0) {
     text += " | downtime ~" + human_ms(progress.predicted_downtime_ms);
   }
@@ -60,21 +62,15 @@ ProgressLine::ProgressLine(std::FILE* out, bool event_lines)
 void ProgressLine::show(const Progress& progress) {
   if (!terminal_) return;
   // One column short: a full line would wrap on some terminals.
-  last_ = progress_text(progress, terminal_width(out_) - 1);
-  std::fputs(("\r\x1b[K" + last_).c_str(), out_);
+  std::fputs(("\r\x1b[K" + progress_text(progress, terminal_width(out_) - 1)).c_str(), out_);
   std::fflush(out_);
   drawn_ = true;
 }
 
 void ProgressLine::show(const Event& event) {
   if (!terminal_ && !event_lines_) return;
-  const bool redraw = drawn_;
   clear();
   std::fputs((event_text(event) + "\n").c_str(), out_);
-  if (redraw) {
-    std::fputs(last_.c_str(), out_);
-    drawn_ = true;
-  }
   std::fflush(out_);
 }
 

@@ -37,7 +37,6 @@ class ProgressLine {
   bool terminal_;
   bool event_lines_;
   bool drawn_ = false;
-  std::string last_;
 };
 
 }  // namespace migrate::tool
