@@ -64,7 +64,7 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
   if (ready) {
     switchover();
   } else {
-    driver_->fail(explain(std::move(ready).error().at(phase_)));
+    driver_->fail(explain(std::move(ready).error()));
   }
   conclude(result);
   return result;
@@ -158,6 +158,7 @@ bool Outgoing::Impl::cancel() noexcept {
 // A lane that breaks is often the target's way of saying that it failed; its reason comes on the
 // control lane.
 Error Outgoing::Impl::explain(Error error) {
+  if (error.phase == Phase::kNone) error.phase = phase_;
   if (error.side == Side::kTarget) return error;
   if (gate_.load() == Gate::kCancelled) {
     return cancelled_error().at(phase_);
@@ -199,6 +200,8 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
     MutexLock lock(watch_mutex_);
     sending_ = nullptr;
   }
+  // Of a round that broke off.
+  if (senders_ != nullptr) bulk_.wire_bytes += senders_->wire_bytes_now();
   senders_.reset();
   const SourceState state = driver_->machine().state();
   report_.error = driver_->error();
@@ -222,7 +225,8 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
       result.outcome = Outcome::kUncertain;
       break;
   }
-  if (result.outcome != Outcome::kDone) undo_throttle();
+  // A guest that was released has no vCPUs any more.
+  if (state != SourceState::kReleased) undo_throttle();
   if (result.outcome == Outcome::kCancelled) {
     // Whatever call noticed it first.
     const Phase phase = report_.error->phase;

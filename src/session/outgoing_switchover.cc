@@ -29,7 +29,7 @@ void Outgoing::Impl::switchover() {
   driver_->drive(SourceEvent::Kind::kBegin);
   if (driver_->machine().state() != SourceState::kPaused) return;
   if (Status sent = send_everything(); !sent) {
-    return driver_->fail(explain(std::move(sent).error().at(phase_)));
+    return driver_->fail(explain(std::move(sent).error()));
   }
   phase_ = Phase::kHandover;
   driver_->drive(SourceEvent::Kind::kOfferable);

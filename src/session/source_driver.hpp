@@ -43,6 +43,8 @@ class SourceDriver {
   };
   SourceDriver(Context context, std::unique_ptr<RecordChannel> control);
 
+  /// An event of now.
+  [[nodiscard]] SourceEvent event(SourceEvent::Kind kind) const;
   /// Feeds one event and performs all that follows from it.
   void drive(SourceEvent::Kind kind);
   void drive(SourceEvent event);
@@ -83,7 +85,6 @@ class SourceDriver {
   void send_abort(const SourceAction& action);
   Result<SourceEvent> to_event(const RecordChannel::Record& record);
   Result<SourceEvent> on_ready(const wire::Ready& ready);
-  [[nodiscard]] SourceEvent event(SourceEvent::Kind kind) const;
   void remember(Error error);
 
   Context context_;

@@ -23,10 +23,8 @@ class Handle final : public UncertainHandover {
  private:
   Status resolve(Connector& connector, Kind wish, bool force, SourceState wanted) {
     driver_->use(connector);
-    SourceEvent event;
-    event.kind = wish;
+    SourceEvent event = driver_->event(wish);
     event.force = force;
-    event.now = system_clock().boottime();
     driver_->drive(event);
     driver_->settle();
     if (driver_->machine().state() == wanted) return {};
