@@ -287,7 +287,7 @@ TEST_F(SlowMigrationTest, SigtermToTheTargetLeavesTheGuestAtTheSource) {
   ASSERT_NO_FATAL_FAILURE(begin());
   target_->signal(SIGTERM);
   EXPECT_EQ(target_->wait(), 4) << target_->err();
-  EXPECT_NE(send_->wait(), 0);
+  EXPECT_EQ(send_->wait(), 1) << send_->out() << send_->err();
   EXPECT_EQ(send_->json()["error"]["side"], "target") << send_->out();
   EXPECT_EQ(a_.state(), "running");
   stop(a_, *source_);
