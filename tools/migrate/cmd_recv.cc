@@ -158,7 +158,9 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
   Fd arriving(options.process.arriving_fd);
   auto acceptor = open(Fd(options.process.connection_fd));
   if (!acceptor) return fail(global, acceptor.error());
-  const auto session = ReceiveSession::create(folder, options.session, global);
+  ReceiveOptions of_session = options.session;
+  of_session.hello_is_due = true;
+  const auto session = ReceiveSession::create(folder, of_session, global);
   if (!session) return fail(global, session.error());
   return (*session)->run(
       *std::move(acceptor), [&] { return open(Fd()); }, *signals, [&] { arriving.reset(); });

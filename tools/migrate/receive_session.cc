@@ -14,6 +14,9 @@
 namespace migrate::tool {
 namespace {
 
+// The engine's own deadline comes first, and tells the peer.
+constexpr std::chrono::milliseconds kHelloGrace{1'000};
+
 GuestFacts facts_of(const GuestDescription& description, const std::string& name) {
   GuestFacts facts;
   // What this VMM cannot read the adapter refuses in a moment, and says why.
@@ -57,6 +60,10 @@ ReceiveSession::~ReceiveSession() {
 }
 
 Status ReceiveSession::on_described(const GuestDescription& description) {
+  {
+    MutexLock lock(mutex_);
+    described_ = true;
+  }
   const std::string& name = options_.name.empty() ? description.name : options_.name;
   MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
   guest_ = std::make_unique<VmmGuest>(facts_of(description, name));
@@ -137,11 +144,23 @@ int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const
   return code;
 }
 
+bool ReceiveSession::is_described() {
+  MutexLock lock(mutex_);
+  return described_;
+}
+
 /// False when the session ended without a guest.
 bool ReceiveSession::wait_for_start(const SignalFd& signals) {
+  const auto hello_time = options_.incoming.hello_timeout + kHelloGrace;
+  int timeout = options_.hello_is_due ? static_cast<int>(hello_time.count()) : -1;
   for (;;) {
     std::array<pollfd, 2> waits = {pollfd{signals.fd(), POLLIN, 0}, pollfd{wake_.fd(), POLLIN, 0}};
-    if (poll(waits.data(), waits.size(), -1) < 0) continue;
+    const int ready = poll(waits.data(), waits.size(), timeout);
+    if (ready < 0) continue;
+    if (ready == 0) {
+      timeout = -1;
+      if (!is_described()) incoming_->cancel();
+    }
     wake_.clear();
     if (waits[0].revents != 0 && signals.take() != 0) {
       if (incoming_->cancel()) {

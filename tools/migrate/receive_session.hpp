@@ -24,6 +24,9 @@ namespace migrate::tool {
 struct ReceiveOptions {
   IncomingOptions incoming;
   std::string name;  ///< What to call the guest here; empty: as at the source.
+  /// Its first connection has begun to introduce itself: without a good HELLO in time nothing
+  /// comes.
+  bool hello_is_due = false;
 };
 
 class ReceiveSession final : private Incoming::Host, private Observer {
@@ -58,6 +61,7 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   void migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen);
   void answer_late_questions(const Report& report, const Reopen& reopen);
   bool wait_for_start(const SignalFd& signals);
+  [[nodiscard]] bool is_described() MIGRATE_EXCLUDES(mutex_);
   int host(const SignalFd& signals);
 
   const RuntimeDir folder_;
@@ -74,6 +78,7 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   std::unique_ptr<AskResponder> responder_;  // Of the migration's thread, then of run().
 
   Mutex mutex_;
+  bool described_ MIGRATE_GUARDED_BY(mutex_) = false;
   bool started_ MIGRATE_GUARDED_BY(mutex_) = false;
   std::optional<Outcome> outcome_ MIGRATE_GUARDED_BY(mutex_);
   bool stop_wanted_ = false;     // Of the main thread.
