@@ -52,7 +52,8 @@ struct Limits {
 struct Outcomes {
   GuestChoice guest;
   std::string strategy;
-  Samples total_ms, gb_per_s, rounds_gb_per_s, wire_bytes, cpu_s, rounds, downtime_ms;
+  std::uint64_t memory_bytes = 0;
+  Samples total_ms, once_ms, wire_bytes, cpu_s, rounds, downtime_ms;
   Samples setup, pre_copy, quiesce, final_sync, state_save, final_pages, state_load, handover;
   Samples start, verify;
 };
@@ -68,6 +69,11 @@ std::vector<Column> phases_of(const Outcomes& outcomes) {
           {"state_save", outcomes.state_save}, {"final_pages", outcomes.final_pages},
           {"state_load", outcomes.state_load}, {"handover", outcomes.handover},
           {"start", outcomes.start},           {"verify", outcomes.verify}};
+}
+
+/// Guest memory over a median time.
+double gb_per_s(const Outcomes& outcomes, const Samples& ms) {
+  return ms.median() > 0 ? static_cast<double>(outcomes.memory_bytes) / 1e6 / ms.median() : 0;
 }
 
 Limits measure_limits(const Settings& settings) {
@@ -89,15 +95,12 @@ Limits measure_limits(const Settings& settings) {
 
 void add(Outcomes& outcomes, const LoopbackRun& run) {
   const Report& report = run.source;
-  const auto gigabytes = static_cast<double>(report.guest.memory_bytes) / 1e9;
-  double rounds_ms = report.phases_ms.final_pages;
-  for (const RoundReport& round : report.rounds) rounds_ms += round.ms;
   outcomes.strategy = report.strategy;
   outcomes.total_ms.add(report.total_ms);
-  outcomes.gb_per_s.add(gigabytes / (report.total_ms / 1000));
-  // Round 0 alone takes every page once; with stop-copy the final round does.
-  const double once_ms = report.rounds.empty() ? rounds_ms : report.rounds.front().ms;
-  if (once_ms > 0) outcomes.rounds_gb_per_s.add(gigabytes / (once_ms / 1000));
+  outcomes.memory_bytes = report.guest.memory_bytes;
+  // Round 0 alone takes every page once; with stop-copy all that follows set-up does.
+  outcomes.once_ms.add(report.rounds.empty() ? report.total_ms - report.phases_ms.setup
+                                             : report.rounds.front().ms);
   outcomes.wire_bytes.add(static_cast<double>(report.bytes.wire));
   outcomes.cpu_s.add(run.cpu_s);
   outcomes.rounds.add(static_cast<double>(report.rounds.size()));
@@ -136,11 +139,11 @@ void print_limits(const Settings& settings, const Limits& limits) {
 }
 
 void print_guest(const Limits& limits, const Outcomes& outcomes) {
-  const double once = outcomes.rounds_gb_per_s.median();
+  const double once = gb_per_s(outcomes, outcomes.once_ms);
   std::printf("\n%s%s, %s\n", outcomes.guest.workload.c_str(),
               outcomes.guest.paused ? " (paused)" : "", outcomes.strategy.c_str());
   std::printf("  total          %9.1f ms   %.2f GB/s of guest memory\n", outcomes.total_ms.median(),
-              outcomes.gb_per_s.median());
+              gb_per_s(outcomes, outcomes.total_ms));
   std::printf(
       "  all pages once %9.2f GB/s %.2f x the pump, %.2f x the pump that copies first,"
       " %.2f x memcpy\n",
@@ -166,8 +169,8 @@ void print_json_guest(const Outcomes& outcomes) {
               quoted(outcomes.guest.workload).c_str(), outcomes.guest.paused ? "true" : "false",
               quoted(outcomes.strategy).c_str());
   std::printf("\"total_ms\":%.3f,\"gb_per_s\":%.3f,\"gb_per_s_once\":%.3f,\"wire_bytes\":%.0f,",
-              outcomes.total_ms.median(), outcomes.gb_per_s.median(),
-              outcomes.rounds_gb_per_s.median(), outcomes.wire_bytes.median());
+              outcomes.total_ms.median(), gb_per_s(outcomes, outcomes.total_ms),
+              gb_per_s(outcomes, outcomes.once_ms), outcomes.wire_bytes.median());
   std::printf("\"rounds\":%.0f,\"cpu_s\":%.3f,", outcomes.rounds.median(), outcomes.cpu_s.median());
   if (outcomes.downtime_ms.count() > 0) {
     std::printf("\"downtime_ms\":{\"p50\":%.3f,\"p99\":%.3f},", outcomes.downtime_ms.median(),
