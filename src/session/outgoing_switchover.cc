@@ -15,8 +15,8 @@ using std::chrono::duration;
 constexpr std::uint64_t kSamplePagesMin = 32;
 constexpr std::uint64_t kSamplePagesMax = 65536;
 constexpr std::uint64_t kSampleStep = 32;
-// Before each step the source sleeps for READY: hashing without a rest would keep the processor from
-// a target (or guests) on the same host, which waited 2 ms and more for it on a busy one.
+// Before each step the source sleeps for READY: hashing without a rest would keep the processor
+// from a target (or guests) on the same host, which waited 2 ms and more for it on a busy one.
 constexpr std::chrono::microseconds kSamplePause{50};
 
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
