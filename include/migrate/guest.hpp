@@ -108,8 +108,9 @@ class SourceGuest {
   virtual Status throttle(std::uint32_t vcpu, double share) = 0;
   /// Lets go of what only one host may hold (disk locks), before the target may take it.
   virtual Status relinquish() = 0;
-  /// Takes it back after a failed handover. An error keeps the guest paused; kBusy is tried again for
-  /// a while, because a target that cannot be reached holds its locks until its lease has run out.
+  /// Takes it back after a failed handover. An error keeps the guest paused; kBusy is tried again
+  /// for a while, because a target that cannot be reached holds its locks until its lease has run
+  /// out.
   virtual Status reclaim() = 0;
   /// The guest runs at the target: drop it. Called once, after STARTED.
   virtual Status release() = 0;

@@ -121,7 +121,6 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   PageBitmap taken_;  // Manual style: what the latest collect gave and was not re-armed.
   bool tracking_ = false;
   bool running_ = false;
-  bool paused_by_engine_ = false;
   bool holds_lock_ = false;
   bool released_ = false;
   int pauses_ = 0;
