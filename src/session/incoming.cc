@@ -19,6 +19,14 @@ bool says_no_to_the_guest(ErrorCode code) {
          code != ErrorCode::kTimeout && code != ErrorCode::kProtocol;
 }
 
+Error lease_expired_error() {
+  return make_error(ErrorCode::kLeaseExpired,
+                    "no COMMIT came while this side was ready, and its lease ran out")
+      .advise("check the link; the guest is at the source, see its output")
+      .at(Phase::kHandover)
+      .on(Side::kTarget);
+}
+
 }  // namespace
 
 Incoming::Impl::Impl(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
@@ -207,11 +215,18 @@ void Incoming::Impl::finish(IncomingResult& result) {
     report_.error = driver_->error();
   } else {
     report_.error = driver_->error();
-    const bool cancelled = report_.error && report_.error->code == ErrorCode::kCancelled;
+    // Only a READY that waited in vain ends without an error on the way.
+    if (!report_.error) report_.error = lease_expired_error();
+    const bool cancelled = report_.error->code == ErrorCode::kCancelled;
     result.outcome = cancelled ? Outcome::kCancelled : Outcome::kFailed;
   }
+  if (report_.error && report_.error->remedy.empty()) {
+    report_.error->remedy = "see the source's output; the guest is there unless it says otherwise";
+  }
   fill_report(result);
-  // The peer sees the end now, not when this object goes.
+  // The peer sees the end now, not when this object goes; the journal's lock says until then that
+  // the guest's process lives.
+  if (driver_ != nullptr) journal_ = std::move(driver_->journal());
   driver_.reset();
   control_.reset();
   result.guest = std::move(guest_);

@@ -233,7 +233,7 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
     report_.error = cancelled_error().at(phase);
   }
   if (report_.error && report_.error->phase == Phase::kNone) report_.error->phase = phase_;
-  if (report_.error && report_.error->side == Side::kTarget && report_.error->remedy.empty()) {
+  if (report_.error && report_.error->remedy.empty()) {
     report_.error->remedy = "see the target's output for the reason, then send again";
   }
   if (result.outcome == Outcome::kLost) {
