@@ -7,7 +7,6 @@ process, cut the link) and lets it pass or drops it. docs/wire-format.md has the
 import socket
 import struct
 import threading
-import time
 
 from harness import PATIENCE_S
 
@@ -215,16 +214,3 @@ def flip(bit_at):
         return bytes(changed)
     return verdict
 
-
-def wait_until_listening(address):
-    """For addresses that were just given up and taken again."""
-    host, port = address.rsplit(":", 1)
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            socket.create_connection((host, int(port))).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
