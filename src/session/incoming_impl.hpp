@@ -94,6 +94,7 @@ class Incoming::Impl {
   std::unique_ptr<BulkReceivers> receivers_;
   std::unique_ptr<session::TargetDriver> driver_;
   session::StateBuffer state_;
+  std::optional<session::Journal> journal_;  // The driver's, once run() has ended.
   std::optional<wire::Regions> pending_regions_;
   std::optional<wire::Offer> offer_;
   std::uint64_t memory_digest_ = 0;

@@ -62,7 +62,8 @@ void Incoming::Impl::linger(Introductions& introductions) {
       }
     }
   }
-  if (released_) driver_->journal().remove();
+  // Only a source that may have seen READY ever asks.
+  if (released_ || !driver_->ready_was_sent()) driver_->journal().remove();
 }
 
 SteadyTime Incoming::Impl::lease_over() const {
