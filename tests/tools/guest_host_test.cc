@@ -243,7 +243,11 @@ TEST_F(GuestHostTest, StoppingCancelsTheMigrationFirst) {
 TEST_F(GuestHostTest, AGuestThatEndsByItselfEndsItsMigration) {
   Target target(world_, scratch_);
   guest_.hold_at("collect");
-  ASSERT_TRUE(host_->start_migration(target.request()));
+  MigrationRequest request = target.request();
+  // A limit that no migration keeps: it cannot be over before the crash is noticed.
+  request.options.max_downtime = std::chrono::microseconds(1);
+  request.options.max_rounds = 10'000;
+  ASSERT_TRUE(host_->start_migration(request));
   guest_.wait_until_held();
   guest_.crash();
   auto end = std::async(std::launch::async, [this] { return host_->serve(*signals_); });
