@@ -151,7 +151,7 @@ Result<std::unique_ptr<SourceGuest>> make_kvm_source(KvmVm vm, KvmSourceHooks& h
     MIGRATE_ASSIGN(tracker, make_kvm_bitmap_tracker(vm.vm_fd, vm.slots));
   }
   if (options.vmm_writes != nullptr) {
-    tracker = make_composite_tracker(std::move(tracker), std::move(options.vmm_writes));
+    tracker = make_composite_tracker({std::move(tracker), std::move(options.vmm_writes)});
   }
   return std::unique_ptr<SourceGuest>(
       std::make_unique<kvm::KvmSource>(std::move(vm), hooks, std::move(tracker)));

@@ -3,18 +3,24 @@
 
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include "migrate/memory.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate {
 
-/// Which writes a tracker sees. A guest whose writers are not all covered needs a composite.
+/// Which writes a tracker sees. A guest whose writers are not all covered needs a composite, or
+/// marks (SoftwareBitmap) for the others.
 struct DirtyCoverage {
   bool guest_cpu = false;  ///< Stores by the guest's vCPUs or threads.
-  bool kernel = false;     ///< The kernel on the guest's behalf (kvmclock, vhost, read(2)).
-  bool vmm = false;        ///< Stores by the VMM through its own mapping.
-  bool pinned = false;     ///< Pages pinned by a device, io_uring or O_DIRECT in flight.
+  bool kvm = false;        ///< KVM's own for the guest: kvmclock, steal time, page table bits.
+  bool kernel = false;     ///< The kernel through the tracked mapping: read(2), vhost.
+  bool vmm = false;        ///< Stores by the VMM (or any thread) through the tracked mapping.
+  /// The same memory through another mapping or process, and write(2) to its file.
+  bool other_mappings = false;
+  bool pinned = false;  ///< Pages pinned by a device, io_uring or O_DIRECT in flight.
+  friend bool operator==(const DirtyCoverage&, const DirtyCoverage&) = default;
 };
 
 /// Tracks writes to guest memory. Implemented in src/dirtylog; made by migrate/trackers.hpp.
@@ -50,6 +56,10 @@ class DirtyTracker {
   /// re-arms). Takes nothing: the next collect() still reports them. May kick every vCPU: the
   /// caller limits it by time, never once a batch.
   virtual Status peek(PageBitmap& again) = 0;
+
+  /// Pages each vCPU has newly written since start(), by vCPU id, as of the latest collect() or
+  /// peek(); empty where the tracker cannot tell writers apart. For throttling who writes.
+  [[nodiscard]] virtual std::vector<std::uint64_t> written_by_vcpu() const = 0;
 
   /// Ends tracking and frees what it holds; harmless when not started. Not called inside the
   /// downtime.

@@ -9,13 +9,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "migrate/guest.hpp"
+#include "migrate/kvm_dirty_ring.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/result.hpp"
+#include "migrate/tracker_choice.hpp"
 #include "migrate/trackers.hpp"
 
 struct kvm_run;  // <linux/kvm.h>
@@ -37,6 +40,8 @@ struct KvmVm {
   std::vector<KvmMemorySlot> slots;
   bool irqchip = false;  ///< KVM_CREATE_IRQCHIP was called.
   bool pit = false;      ///< KVM_CREATE_PIT2 was called.
+  /// Where one was enabled on the VM: it is how its writes are tracked then.
+  std::shared_ptr<KvmDirtyRing> dirty_ring;
   /// From capture_cpu_model(), where the VMM took it; otherwise describing a running guest stops it
   /// for an instant, because KVM answers no question about a vCPU that runs.
   KvmCpuModel cpu_model;
@@ -128,8 +133,12 @@ class KvmTargetHooks {
 };
 
 struct KvmSourceOptions {
-  /// Tracks vCPU writes; null: make_kvm_bitmap_tracker over the slots.
+  /// Tracks vCPU writes; null: one of the kind `tracking`, over the slots.
   std::unique_ptr<DirtyTracker> tracker;
+  /// nullopt: the best this host and VM offer (tracker_choice.hpp). kProcessWriteProtect and
+  /// kSoftDirty are for other processes and refused, as is the ring without KvmVm::dirty_ring and
+  /// the bitmap with it.
+  std::optional<TrackerKind> tracking;
   /// Where the VMM marks its own writes to guest memory, joined to the tracker; null for a VMM that
   /// writes none while the guest runs.
   std::shared_ptr<SoftwareBitmap> vmm_writes;

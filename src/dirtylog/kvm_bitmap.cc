@@ -41,7 +41,7 @@ class KvmBitmapTracker final : public DirtyTracker {
 
   [[nodiscard]] std::string_view name() const override { return "kvm-bitmap"; }
   [[nodiscard]] DirtyCoverage covers() const override {
-    return {.guest_cpu = true, .kernel = true, .vmm = false, .pinned = false};
+    return {.guest_cpu = true, .kvm = true};
   }
   [[nodiscard]] bool rearms_in_collect() const override { return !manual_; }
 
@@ -49,6 +49,7 @@ class KvmBitmapTracker final : public DirtyTracker {
   Status collect(PageBitmap& round_set) override;
   Status rearm(const PageBitmap& set, const RegionId& region, PageRange range) override;
   Status peek(PageBitmap& again) override;
+  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override { return {}; }
   Status stop() override;
 
  private:

@@ -24,7 +24,7 @@ class AtomicBitmap final : public SoftwareBitmap {
 
   [[nodiscard]] std::string_view name() const override { return "software"; }
   [[nodiscard]] DirtyCoverage covers() const override {
-    return {.guest_cpu = false, .kernel = false, .vmm = true, .pinned = true};
+    return {.kernel = true, .vmm = true, .other_mappings = true, .pinned = true};
   }
   [[nodiscard]] bool rearms_in_collect() const override { return true; }
 
@@ -69,6 +69,7 @@ class AtomicBitmap final : public SoftwareBitmap {
     return {};
   }
 
+  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override { return {}; }
   Status stop() override { return {}; }
 
  private:

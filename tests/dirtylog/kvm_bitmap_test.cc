@@ -278,8 +278,8 @@ TEST_P(KvmBitmap, StartsAgainAfterStopAndInTheOtherMode) {
 TEST_P(KvmBitmap, CoversWritesOfTheGuestAndOfKvmAndNoOthers) {
   TinyGuest guest;
   const auto tracker = tracker_for(guest);
-  EXPECT_TRUE(tracker->covers().guest_cpu && tracker->covers().kernel);
-  EXPECT_FALSE(tracker->covers().vmm || tracker->covers().pinned);
+  EXPECT_TRUE(tracker->covers().guest_cpu && tracker->covers().kvm);
+  EXPECT_FALSE(tracker->covers().vmm || tracker->covers().kernel || tracker->covers().pinned);
   EXPECT_EQ(tracker->rearms_in_collect(), plain());
 }
 
@@ -387,7 +387,7 @@ TEST_F(ManualKvmBitmap, JoinedWithMarksSeesTheWritesOfTheVmmToo) {
   options.gated = true;
   TinyGuest guest(options);
   const auto marks = make_software_bitmap(guest.regions());
-  const auto tracker = make_composite_tracker(tracker_for(guest), marks);
+  const auto tracker = make_composite_tracker({tracker_for(guest), marks});
   Copy copy(guest);
   ASSERT_TRUE(tracker->start());
   const PageBitmap set = collected(*tracker, guest);

@@ -115,6 +115,7 @@ class ScriptedTracker final : public DirtyTracker {
   [[nodiscard]] std::string_view name() const override { return "scripted"; }
   [[nodiscard]] DirtyCoverage covers() const override { return {.guest_cpu = true}; }
   [[nodiscard]] bool rearms_in_collect() const override { return false; }
+  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override { return {7}; }
   Status start() override { return {}; }
   Status collect(PageBitmap& set) override {
     if (fails) return make_error(ErrorCode::kIo, "scripted");
@@ -139,10 +140,11 @@ TEST(CompositeTracker, IsDirtyWhereEitherSaysSo) {
   auto primary = std::make_unique<ScriptedTracker>();
   ScriptedTracker& scripted = *primary;
   const auto marks = make_software_bitmap(kRegions);
-  const auto both = make_composite_tracker(std::move(primary), marks);
+  const auto both = make_composite_tracker({std::move(primary), marks});
   EXPECT_EQ(both->name(), "scripted");
   EXPECT_TRUE(both->covers().guest_cpu && both->covers().vmm && both->covers().pinned);
-  EXPECT_FALSE(both->covers().kernel);
+  EXPECT_FALSE(both->covers().kvm);
+  EXPECT_EQ(both->written_by_vcpu(), std::vector<std::uint64_t>{7});
   EXPECT_FALSE(both->rearms_in_collect());
   ASSERT_TRUE(both->start());
   marks->mark(0, PageRange{{1000}, 1});
@@ -152,21 +154,47 @@ TEST(CompositeTracker, IsDirtyWhereEitherSaysSo) {
   const PageBitmap set = collected(*both);
   EXPECT_TRUE(set.test(kLow, {5}) && set.test(kHigh, {1000}));
   EXPECT_EQ(set.count(), 2U);
+  ASSERT_EQ(both->counts().size(), 2U);
+  EXPECT_EQ(both->counts()[0].name, "scripted");
+  EXPECT_EQ(both->counts()[0].pages, 1U);
+  EXPECT_EQ(both->counts()[1].name, "software");
+  EXPECT_EQ(both->counts()[1].pages, 1U);
   ASSERT_TRUE(both->rearm(set, kLow, PageRange{{0}, 100}));
   EXPECT_EQ(scripted.rearmed, 100U);
 }
 
-TEST(CompositeTracker, KeepsMarksWhenThePrimaryFails) {
+TEST(CompositeTracker, KeepsMarksWhenAnotherPartFails) {
   auto primary = std::make_unique<ScriptedTracker>();
   ScriptedTracker& scripted = *primary;
   const auto marks = make_software_bitmap(kRegions);
-  const auto both = make_composite_tracker(std::move(primary), marks);
+  const auto both = make_composite_tracker({std::move(primary), marks});
   marks->mark(0, PageRange{{1000}, 1});
   scripted.fails = true;
   PageBitmap lost(kRegions);
   EXPECT_FALSE(both->collect(lost));
   scripted.fails = false;
   EXPECT_TRUE(collected(*both).test(kHigh, {1000}));
+}
+
+// Also what a part has handed over before the other one failed, and for regions asked for later.
+TEST(CompositeTracker, KeepsWhatWasTakenBeforeAPartFailed) {
+  const auto scripted = std::make_shared<ScriptedTracker>();
+  const auto marks = make_software_bitmap(kRegions);
+  const auto both = make_composite_tracker({marks, scripted});
+  marks->mark(0, PageRange{{1000}, 1});
+  marks->mark(0, PageRange{{7}, 1});
+  scripted->fails = true;
+  PageBitmap lost(kRegions);
+  EXPECT_FALSE(both->collect(lost));
+  EXPECT_TRUE(lost.empty());
+  scripted->fails = false;
+  PageBitmap low(std::span<const Region>(kRegions).first(1));
+  ASSERT_TRUE(both->collect(low));
+  EXPECT_TRUE(low.test(kLow, {7}));
+  EXPECT_TRUE(collected(*both).test(kHigh, {1000}));
+  PageBitmap again(kRegions);
+  ASSERT_TRUE(both->collect(again));
+  EXPECT_EQ(again.count(), 1U) << "only what the scripted part always says";
 }
 
 }  // namespace

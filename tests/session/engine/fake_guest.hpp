@@ -102,12 +102,13 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   Status holes(const RegionId& region, PageBitmap& holes) override;
   // DirtyTracker
   std::string_view name() const override { return "fake"; }
-  DirtyCoverage covers() const override { return {true, true, true, true}; }
+  DirtyCoverage covers() const override { return {true, true, true, true, true, true}; }
   Status start() override;
   Status collect(PageBitmap& round_set) override;
   Status rearm(const PageBitmap& set, const RegionId& region, PageRange range) override;
   bool rearms_in_collect() const override { return script_.style == TrackerStyle::kRearmInCollect; }
   Status peek(PageBitmap& again) override;
+  std::vector<std::uint64_t> written_by_vcpu() const override { return {}; }
   Status stop() override;
 
   void fill_page(const RegionId& region, GuestPage page, std::uint8_t value);

@@ -1,0 +1,61 @@
+// Userfault: a userfaultfd and the ranges registered with it. Every registration in the library
+// goes through here, so that a range has one owner: write-protect tracking, lazy filling, or a
+// snapshot.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "memory/pagemap.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate {
+
+/// What the kernel offers and forbids here.
+struct UserfaultSupport {
+  bool available = false;
+  std::uint64_t features = 0;                      ///< UFFD_FEATURE_*.
+  int sys_errno = 0;                               ///< Why it is not available.
+  [[nodiscard]] bool write_protect_async() const;  ///< WP_ASYNC and WP_UNPOPULATED.
+};
+[[nodiscard]] UserfaultSupport probe_userfault();
+
+/// Unregisters all of its ranges and closes the descriptor when it goes. One thread at a time.
+class Userfault {
+ public:
+  enum class Use : std::uint8_t { kWriteProtect = 1, kMissing = 2, kMinor = 3 };
+
+  /// Of this process. `owner` names the user in errors, such as "write-protect tracking".
+  static Result<Userfault> open(std::uint64_t features, std::string_view owner);
+  /// Of another process: `fd` was made there by userfaultfd(2) and has not been spoken to yet.
+  static Result<Userfault> adopt(Fd fd, std::uint64_t features, std::string_view owner);
+
+  Userfault(Userfault&&) noexcept;
+  Userfault& operator=(Userfault&&) = delete;
+  ~Userfault();
+
+  /// Registers `range`. kBusy, naming the other owner where it is known, when some of it has a
+  /// userfaultfd already; kNotFound when nothing is mapped there; kUnsupported for memory that
+  /// cannot be registered so.
+  Status add(AddressRange range, Use use);
+  /// Unregisters it; memory that has been unmapped meanwhile is no error.
+  Status remove(AddressRange range);
+  /// Forgets a range that is no longer mapped, without a call.
+  void forget(AddressRange range);
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+ private:
+  Userfault(Fd fd, std::string owner, bool own_process);
+  Status speak(std::uint64_t features);
+
+  Fd fd_;
+  std::string owner_;
+  bool own_process_ = true;  ///< Its ranges are in the process-wide list of owners.
+  std::vector<AddressRange> ranges_;
+};
+
+}  // namespace migrate
