@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/fd.hpp"
+#include "memory/uffd_abi.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate {
@@ -37,8 +38,12 @@ class Pagemap {
   static Result<Pagemap> open(pid_t pid = 0);
 
   using Take = std::function<void(AddressRange written)>;
-  /// Calls `take` for each run of written pages, in order, and protects them again by the same
-  /// call, so that no write falls between.
+  /// Calls `take` for runs of written pages and protects them again by the same call, so that no
+  /// write falls between. Memory that was discarded (MADV_DONTNEED) counts as written. Protects no
+  /// more than 16 MiB at a time, and nothing where nothing was written. When it fails, pages whose
+  /// state is not known have been given to `take` as well, so that none is lost.
+  ///
+  /// Protection is by the page of the backing: `range` must begin and end on one for hugetlb.
   Result<ScanOutcome> take_written(AddressRange range, const Take& take);
   /// The same without protecting: takes nothing.
   Result<ScanOutcome> look(AddressRange range, const Take& take);
@@ -46,16 +51,20 @@ class Pagemap {
   Result<ScanOutcome> protect(AddressRange range);
 
  private:
-  explicit Pagemap(Fd fd);
-  Result<ScanOutcome> scan(AddressRange range, bool protect, const Take* take);
+  struct Query;
+  Pagemap(Fd fd, bool foreign);
+  /// One call of the kernel, from `range.begin` on; `range.begin` moves to where it ended.
+  Result<ScanOutcome> scan_once(AddressRange& range, const Query& query, std::size_t runs_max);
+  Result<ScanOutcome> look_for(AddressRange range, const Query& query, const Take& take);
+  Result<ScanOutcome> take_matching(AddressRange range, const Query& query, const Take& take);
 
-  struct PageRegion {  // The kernel's struct page_region.
-    std::uint64_t begin;
-    std::uint64_t end;
-    std::uint64_t categories;
-  };
+  Result<ScanOutcome> take_piece(AddressRange& range, const Query& query, const Take& take);
+  [[nodiscard]] bool gone() const;
+
   Fd fd_;
-  std::vector<PageRegion> found_;
+  bool foreign_ = false;
+  std::vector<AddressRange> found_;  ///< By the latest scan_once().
+  std::vector<abi::PageRegion> raw_;
 };
 
 }  // namespace migrate

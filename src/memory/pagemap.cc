@@ -1,0 +1,200 @@
+// PAGEMAP_SCAN answers fastest (0.25 ms a GiB of clean memory, half of anything else) when it is
+// asked for written pages and nothing more. That answer has gaps on some memory, which are asked
+// for separately: memory that lost its page tables or a whole huge page (MADV_DONTNEED) counts as
+// written only since kernel fixes of 2026, and empty hugetlb pages never do.
+#include "memory/pagemap.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+
+#include "memory/uffd_abi.hpp"
+
+namespace migrate {
+namespace {
+
+/// Runs of pages one call gives; a call that found more is followed by another one.
+constexpr std::size_t kRunsMax = 4096;
+
+/// Protected by one call. For its length the faults of a KVM guest on that memory wait, and
+/// afterwards the guest faults in all of it again: 16 MiB take about 0.2 ms. A multiple of a
+/// transparent huge page, which would be split at a boundary within.
+constexpr std::uint64_t kProtectBytes = std::uint64_t{16} << 20;
+
+/// Looked at by one call, which holds up whoever wants to map or unmap memory: up to 1 ms.
+constexpr std::uint64_t kLookBytes = std::uint64_t{1} << 30;
+
+/// Tried instead where a huge page is larger than that: the largest there is on x86-64.
+constexpr std::uint64_t kGiganticBytes = std::uint64_t{1} << 30;
+
+std::uint64_t next_multiple(std::uint64_t address, std::uint64_t of) {
+  return address / of * of + of;
+}
+
+Error scan_error(int error) {
+  if (error == ENOTTY || error == EINVAL) {
+    return make_errno_error(ErrorCode::kUnsupported, error,
+                            "the kernel refuses to tell which pages were written (PAGEMAP_SCAN)")
+        .advise("use Linux 6.7 or newer; hugetlb memory must be given in whole huge pages");
+  }
+  return make_errno_error(ErrorCode::kIo, error,
+                          "asking the kernel which pages were written failed (PAGEMAP_SCAN)");
+}
+
+}  // namespace
+
+struct Pagemap::Query {
+  std::uint64_t flags = 0;
+  std::uint64_t inverted = 0;
+  std::uint64_t mask = 0;
+
+  [[nodiscard]] static Query written() { return {0, 0, abi::kPageIsWritten}; }
+  /// Neither there nor, which would show as swapped, marked as protected.
+  [[nodiscard]] static Query unprotected_holes() {
+    constexpr std::uint64_t kAny = abi::kPageIsPresent | abi::kPageIsSwapped;
+    return {0, kAny, kAny};
+  }
+  [[nodiscard]] Query with(std::uint64_t more) const { return {flags | more, inverted, mask}; }
+};
+
+Pagemap::Pagemap(Fd fd, bool foreign) : fd_(std::move(fd)), foreign_(foreign), raw_(kRunsMax) {
+  found_.reserve(kRunsMax);
+}
+
+Result<Pagemap> Pagemap::open(pid_t pid) {
+  const std::string path = "/proc/" + (pid == 0 ? "self" : std::to_string(pid)) + "/pagemap";
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) {
+    const int error = errno;
+    if (error == ENOENT || error == ESRCH) {
+      return make_errno_error(ErrorCode::kNotFound, error, path + " does not exist");
+    }
+    return make_errno_error(
+               error == EACCES || error == EPERM ? ErrorCode::kPermission : ErrorCode::kIo, error,
+               path + " does not open")
+        .advise("run with the right to ptrace that process");
+  }
+  Pagemap pagemap(std::move(fd), pid != 0);
+  // An empty range: only tells whether the call exists.
+  AddressRange nothing;
+  auto exists = pagemap.scan_once(nothing, Query::written(), 1);
+  if (!exists) return std::move(exists).error();
+  return pagemap;
+}
+
+Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query,
+                                       std::size_t runs_max) {
+  found_.clear();
+  abi::ScanArguments arguments{};
+  arguments.size = sizeof(arguments);
+  arguments.flags = query.flags | abi::kScanCheckAsync;
+  arguments.begin = range.begin;
+  arguments.end = range.end;
+  arguments.vec = runs_max == 0 ? 0 : reinterpret_cast<std::uint64_t>(raw_.data());
+  arguments.vec_len = runs_max;
+  arguments.category_inverted = query.inverted;
+  arguments.category_mask = query.mask;
+  arguments.return_mask = runs_max == 0 ? 0 : abi::kPageIsWritten;
+  const int runs = ::ioctl(fd_.get(), abi::kPagemapScan, &arguments);
+  if (runs < 0) {
+    if (errno == EPERM) return ScanOutcome::kUnregistered;
+    return scan_error(errno);
+  }
+  for (std::size_t i = 0; i < static_cast<std::size_t>(runs); ++i) {
+    found_.push_back({raw_[i].begin, raw_[i].end});
+  }
+  range.begin = arguments.walk_end;
+  return ScanOutcome::kDone;
+}
+
+bool Pagemap::gone() const {
+  // Scanning the memory of a process that has ended finds nothing and succeeds; reading its page
+  // map says so by giving nothing at all.
+  std::uint64_t entry = 0;
+  return foreign_ && ::pread(fd_.get(), &entry, sizeof(entry), 0) == 0;
+}
+
+Result<ScanOutcome> Pagemap::look_for(AddressRange range, const Query& query, const Take& take) {
+  while (range.begin < range.end) {
+    AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, kLookBytes))};
+    MIGRATE_ASSIGN(const ScanOutcome outcome, scan_once(piece, query, kRunsMax));
+    if (outcome != ScanOutcome::kDone) return outcome;
+    for (const AddressRange& run : found_) take(run);
+    range.begin = piece.begin;
+  }
+  return ScanOutcome::kDone;
+}
+
+Result<ScanOutcome> Pagemap::take_matching(AddressRange range, const Query& query,
+                                           const Take& take) {
+  while (range.begin < range.end) {
+    // Looked for first: protecting takes the mappings from a KVM guest, written or not.
+    AddressRange ahead{range.begin, std::min(range.end, next_multiple(range.begin, kLookBytes))};
+    MIGRATE_ASSIGN(const ScanOutcome looked, scan_once(ahead, query, 1));
+    if (looked != ScanOutcome::kDone) return looked;
+    if (found_.empty()) {
+      range.begin = ahead.begin;
+      continue;
+    }
+    range.begin = found_.front().begin;
+    MIGRATE_ASSIGN(const ScanOutcome taken, take_piece(range, query, take));
+    if (taken != ScanOutcome::kDone) return taken;
+  }
+  return ScanOutcome::kDone;
+}
+
+Result<ScanOutcome> Pagemap::take_piece(AddressRange& range, const Query& query, const Take& take) {
+  const Query protecting = query.with(abi::kScanProtectMatching);
+  for (const std::uint64_t bytes : {kProtectBytes, kGiganticBytes}) {
+    AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
+    const AddressRange whole = piece;
+    auto outcome = scan_once(piece, protecting, kRunsMax);
+    if (!outcome && outcome.error().sys_errno == EINVAL && bytes < kGiganticBytes) continue;
+    if (!outcome) {
+      take(whole);
+      return outcome;
+    }
+    for (const AddressRange& run : found_) take(run);
+    range.begin = piece.begin;
+    return outcome;
+  }
+  return ScanOutcome::kDone;
+}
+
+Result<ScanOutcome> Pagemap::take_written(AddressRange range, const Take& take) {
+  for (const Query& query : {Query::written(), Query::unprotected_holes()}) {
+    MIGRATE_ASSIGN(const ScanOutcome outcome, take_matching(range, query, take));
+    if (outcome != ScanOutcome::kDone) return outcome;
+  }
+  return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;
+}
+
+Result<ScanOutcome> Pagemap::look(AddressRange range, const Take& take) {
+  for (const Query& query : {Query::written(), Query::unprotected_holes()}) {
+    MIGRATE_ASSIGN(const ScanOutcome outcome, look_for(range, query, take));
+    if (outcome != ScanOutcome::kDone) return outcome;
+  }
+  return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;
+}
+
+Result<ScanOutcome> Pagemap::protect(AddressRange range) {
+  const Query everything{abi::kScanProtectMatching, 0, 0};
+  while (range.begin < range.end) {
+    std::uint64_t bytes = kProtectBytes;
+    AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
+    auto outcome = scan_once(piece, everything, 0);
+    if (!outcome && outcome.error().sys_errno == EINVAL) {
+      piece = {range.begin, std::min(range.end, next_multiple(range.begin, kGiganticBytes))};
+      outcome = scan_once(piece, everything, 0);
+    }
+    if (!outcome || *outcome != ScanOutcome::kDone) return outcome;
+    range.begin = piece.begin;
+  }
+  return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;
+}
+
+}  // namespace migrate
