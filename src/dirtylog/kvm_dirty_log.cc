@@ -13,7 +13,30 @@ std::string slot_text(const KvmMemorySlot& slot) {
   return "memory slot " + std::to_string(slot.slot);
 }
 
+Error has_ring(int error) {
+  return make_errno_error(ErrorCode::kUnsupported, error,
+                          "this VM has a dirty ring and therefore no dirty bitmap")
+      .advise("use the ring's tracker, or make the VM without a ring");
+}
+
 }  // namespace
+
+Status check_slots(std::span<const KvmMemorySlot> slots) {
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const KvmMemorySlot& slot = slots[i];
+    if (slot.bytes == 0 || slot.bytes % kPageSize != 0 ||
+        slot.guest_address.value % kPageSize != 0 || slot.host == nullptr) {
+      return make_error(ErrorCode::kInvalidArgument,
+                        slot_text(slot) + " is not made of whole, mapped pages");
+    }
+    for (const KvmMemorySlot& other : slots.first(i)) {
+      if (other.slot == slot.slot) {
+        return make_error(ErrorCode::kInvalidArgument, slot_text(slot) + " is given twice");
+      }
+    }
+  }
+  return {};
+}
 
 KvmDirtyLog::ManualProtect KvmDirtyLog::manual_protect() const {
   const int offered = ::ioctl(vm_fd_, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
@@ -31,6 +54,14 @@ Status KvmDirtyLog::enable_manual_protect(bool enabled, bool initially_set) {
     return make_errno_error(ErrorCode::kUnsupported, errno,
                             "KVM refuses to change how its dirty log is re-armed");
   }
+  return {};
+}
+
+Status KvmDirtyLog::check_has_bitmaps() const {
+  // KVM looks for a ring before it looks at the slot; one that cannot exist leaves every log alone.
+  kvm_dirty_log log{};
+  log.slot = ~std::uint32_t{0};
+  if (::ioctl(vm_fd_, KVM_GET_DIRTY_LOG, &log) != 0 && errno == ENXIO) return has_ring(ENXIO);
   return {};
 }
 
@@ -57,11 +88,9 @@ Status KvmDirtyLog::get(const KvmMemorySlot& slot, std::span<std::uint64_t> word
   log.slot = slot.slot;
   log.dirty_bitmap = words.data();
   if (::ioctl(vm_fd_, KVM_GET_DIRTY_LOG, &log) != 0) {
-    const int error = errno;
-    Error failure =
-        make_errno_error(ErrorCode::kIo, error, "cannot read the dirty log of " + slot_text(slot));
-    if (error == ENXIO) failure.advise("this VM has a dirty ring: use the ring's tracker");
-    return failure;
+    if (errno == ENXIO) return has_ring(ENXIO);
+    return make_errno_error(ErrorCode::kIo, errno,
+                            "cannot read the dirty log of " + slot_text(slot));
   }
   return {};
 }

@@ -9,6 +9,9 @@
 
 namespace migrate {
 
+/// kInvalidArgument for slots that overlap in number or are not made of whole, mapped pages.
+Status check_slots(std::span<const KvmMemorySlot> slots);
+
 /// One thread at a time. The descriptor stays the caller's.
 class KvmDirtyLog {
  public:
@@ -22,6 +25,9 @@ class KvmDirtyLog {
   [[nodiscard]] ManualProtect manual_protect() const;
   /// Chooses how the logs of this VM's slots are re-armed from their next start on.
   Status enable_manual_protect(bool enabled, bool initially_set);
+
+  /// kUnsupported for a VM with a dirty ring that has no bitmaps.
+  [[nodiscard]] Status check_has_bitmaps() const;
 
   Status set_logging(const KvmMemorySlot& slot, bool enabled);
 

@@ -256,6 +256,41 @@ TEST_P(KvmBitmap, KeepsRegionsTheSetDoesNotHave) {
   EXPECT_GE(second_only.count(), 3000U - (2100U - 1024U));
 }
 
+/// Sets or removes the log flag of a slot behind the tracker's back.
+void set_log_flag(const TinyGuest& guest, const KvmMemorySlot& slot, bool on) {
+  kvm_userspace_memory_region region{};
+  region.slot = slot.slot;
+  region.flags = on ? KVM_MEM_LOG_DIRTY_PAGES : 0U;
+  region.guest_phys_addr = slot.guest_address.value;
+  region.memory_size = slot.bytes;
+  region.userspace_addr = reinterpret_cast<std::uintptr_t>(slot.host);
+  ASSERT_EQ(::ioctl(guest.vm().vm_fd, KVM_SET_USER_MEMORY_REGION, &region), 0);
+}
+
+// The first slot's log has been read when the second's cannot be. Nobody got those pages, so not
+// even a caller that re-arms everything may make KVM forget them.
+TEST_P(KvmBitmap, AFailedCollectLosesNothing) {
+  TinyGuestOptions options = two_slots();
+  options.gated = true;
+  TinyGuest guest(options);
+  const auto tracker = tracker_for(guest);
+  ASSERT_TRUE(tracker->start());
+  rearm_all(*tracker, guest, collected(*tracker, guest));
+  guest.sweep(1);
+  set_log_flag(guest, guest.slots().back(), false);
+  PageBitmap set(guest.regions());
+  EXPECT_FALSE(tracker->collect(set));
+  EXPECT_TRUE(set.empty());
+  set.set_all();
+  rearm_all(*tracker, guest, set);
+  set_log_flag(guest, guest.slots().back(), true);
+  const Region first = guest.regions().front();
+  const PageBitmap again = collected(*tracker, guest);
+  for (std::uint64_t page = options.sweep_first; page < first.range.count; ++page) {
+    ASSERT_TRUE(again.test(first.id, {page})) << "page " << page;
+  }
+}
+
 TEST_P(KvmBitmap, StartsAgainAfterStopAndInTheOtherMode) {
   TinyGuestOptions options;
   options.gated = true;
