@@ -39,6 +39,9 @@ class Channel {
   [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;
   /// "10.0.0.2:4444" or the like, for messages.
   [[nodiscard]] virtual std::string peer() const = 0;
+  /// Who the peer has proved to be, the same on each of its channels: "sha256:" and the fingerprint
+  /// of its certificate, or "psk:" and the id of the key. Empty: nobody in particular.
+  [[nodiscard]] virtual std::string peer_identity() const = 0;
 };
 
 /// Makes channels to one peer. Used by the coordinator's thread.

@@ -29,6 +29,7 @@ class SocketChannel final : public Channel {
   /// On a UNIX socket the kernel counts its buffers, so this is an upper bound there.
   [[nodiscard]] std::size_t unsent_bytes() const override;
   [[nodiscard]] std::string peer() const override { return peer_; }
+  [[nodiscard]] std::string peer_identity() const override { return {}; }
 
  private:
   enum class Way : std::uint8_t { kSend, kReceive };

@@ -32,6 +32,7 @@ class InProcessNetwork::LinkChannel final : public Channel {
   [[nodiscard]] std::string peer() const override {
     return "in-process lane " + std::to_string(lane_->number);
   }
+  [[nodiscard]] std::string peer_identity() const override { return {}; }
 
  private:
   const std::shared_ptr<LinkState> link_;

@@ -49,6 +49,7 @@ class RecordingChannel final : public Channel {
   void shutdown() noexcept override { inner_->shutdown(); }
   [[nodiscard]] std::size_t unsent_bytes() const override { return inner_->unsent_bytes(); }
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
+  [[nodiscard]] std::string peer_identity() const override { return inner_->peer_identity(); }
 
  private:
   std::unique_ptr<Channel> inner_;

@@ -36,6 +36,7 @@ class ScriptedChannel final : public Channel {
   void shutdown() noexcept override {}
   std::size_t unsent_bytes() const override { return 0; }
   std::string peer() const override { return "script"; }
+  std::string peer_identity() const override { return "psk:script"; }
 
  private:
   std::string answers_;
