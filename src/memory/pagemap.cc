@@ -5,6 +5,7 @@
 #include "memory/pagemap.hpp"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <utility>
 
 #include "memory/uffd_abi.hpp"
+#include "memory/userfault.hpp"
 
 namespace migrate {
 namespace {
@@ -20,16 +22,8 @@ namespace {
 /// Runs of pages one call gives; a call that found more is followed by another one.
 constexpr std::size_t kRunsMax = 4096;
 
-/// Protected by one call. For its length the faults of a KVM guest on that memory wait, and
-/// afterwards the guest faults in all of it again: 16 MiB take about 0.2 ms. A multiple of a
-/// transparent huge page, which would be split at a boundary within.
-constexpr std::uint64_t kProtectBytes = std::uint64_t{16} << 20;
-
 /// Looked at by one call, which holds up whoever wants to map or unmap memory: up to 1 ms.
 constexpr std::uint64_t kLookBytes = std::uint64_t{1} << 30;
-
-/// Tried instead where a huge page is larger than that: the largest there is on x86-64.
-constexpr std::uint64_t kGiganticBytes = std::uint64_t{1} << 30;
 
 std::uint64_t next_multiple(std::uint64_t address, std::uint64_t of) {
   return address / of * of + of;
@@ -46,6 +40,11 @@ Error scan_error(int error) {
 }
 
 }  // namespace
+
+bool is_mapped(AddressRange range) {
+  return ::msync(reinterpret_cast<void*>(range.begin), range.end - range.begin, MS_ASYNC) == 0 ||
+         errno != ENOMEM;
+}
 
 struct Pagemap::Query {
   std::uint64_t flags = 0;
@@ -111,6 +110,32 @@ Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query,
   return ScanOutcome::kDone;
 }
 
+bool Pagemap::kernel_tells_holes() {
+  // Tried on memory that was never touched: 4 MiB have a range of one page table in them.
+  constexpr std::size_t kBytes = std::size_t{4} << 20;
+  void* memory = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return false;
+  const auto begin = reinterpret_cast<std::uint64_t>(memory);
+  std::uint64_t told = 0;
+  {
+    auto registered = Userfault::open(abi::kUffdWriteTracking, "a look at what the kernel tells");
+    auto pagemap = Pagemap::open();
+    const AddressRange range{begin, begin + kBytes};
+    if (registered && pagemap && registered->add(range, Userfault::Use::kWriteProtect)) {
+      (void)pagemap->look_for(range, Query::written(),
+                              [&](AddressRange run) { told += run.end - run.begin; });
+    }
+  }
+  ::munmap(memory, kBytes);
+  return told == kBytes;
+}
+
+bool Pagemap::holes_are_untold(AddressRange range, const Userfault* registered) {
+  static const bool told = kernel_tells_holes();
+  return !told || registered == nullptr || registered->hugetlb(range);
+}
+
 bool Pagemap::gone() const {
   // Scanning the memory of a process that has ended finds nothing and succeeds; reading its page
   // map says so by giving nothing at all.
@@ -149,11 +174,11 @@ Result<ScanOutcome> Pagemap::take_matching(AddressRange range, const Query& quer
 
 Result<ScanOutcome> Pagemap::take_piece(AddressRange& range, const Query& query, const Take& take) {
   const Query protecting = query.with(abi::kScanProtectMatching);
-  for (const std::uint64_t bytes : {kProtectBytes, kGiganticBytes}) {
+  for (const std::uint64_t bytes : {kProtectBytesMax, kGiganticPageBytes}) {
     AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
     const AddressRange whole = piece;
     auto outcome = scan_once(piece, protecting, kRunsMax);
-    if (!outcome && outcome.error().sys_errno == EINVAL && bytes < kGiganticBytes) continue;
+    if (!outcome && outcome.error().sys_errno == EINVAL && bytes < kGiganticPageBytes) continue;
     if (!outcome) {
       take(whole);
       return outcome;
@@ -165,30 +190,52 @@ Result<ScanOutcome> Pagemap::take_piece(AddressRange& range, const Query& query,
   return ScanOutcome::kDone;
 }
 
-Result<ScanOutcome> Pagemap::take_written(AddressRange range, const Take& take) {
-  for (const Query& query : {Query::written(), Query::unprotected_holes()}) {
-    MIGRATE_ASSIGN(const ScanOutcome outcome, take_matching(range, query, take));
-    if (outcome != ScanOutcome::kDone) return outcome;
+Result<ScanOutcome> Pagemap::take_holes(AddressRange range, const Take& take,
+                                        const Userfault& registered) {
+  // Protected after the look and told after that: what is written in between is told, too.
+  std::vector<AddressRange> holes;
+  MIGRATE_ASSIGN(
+      const ScanOutcome outcome,
+      look_for(range, Query::unprotected_holes(), [&](AddressRange run) { holes.push_back(run); }));
+  if (outcome != ScanOutcome::kDone) return outcome;
+  for (const AddressRange& hole : holes) {
+    Status protection = registered.protect(hole);
+    take(hole);
+    if (protection) continue;
+    if (protection.error().code == ErrorCode::kNotFound) return ScanOutcome::kUnregistered;
+    return std::move(protection).error();
   }
-  return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;
+  return ScanOutcome::kDone;
 }
 
-Result<ScanOutcome> Pagemap::look(AddressRange range, const Take& take) {
-  for (const Query& query : {Query::written(), Query::unprotected_holes()}) {
-    MIGRATE_ASSIGN(const ScanOutcome outcome, look_for(range, query, take));
-    if (outcome != ScanOutcome::kDone) return outcome;
+Result<ScanOutcome> Pagemap::take_written(AddressRange range, const Take& take,
+                                          const Userfault* registered) {
+  MIGRATE_ASSIGN(ScanOutcome outcome, take_matching(range, Query::written(), take));
+  if (outcome == ScanOutcome::kDone && holes_are_untold(range, registered)) {
+    MIGRATE_ASSIGN(outcome, registered != nullptr
+                                ? take_holes(range, take, *registered)
+                                : take_matching(range, Query::unprotected_holes(), take));
   }
-  return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;
+  return outcome == ScanOutcome::kDone && gone() ? ScanOutcome::kGone : outcome;
+}
+
+Result<ScanOutcome> Pagemap::look(AddressRange range, const Take& take,
+                                  const Userfault* registered) {
+  MIGRATE_ASSIGN(ScanOutcome outcome, look_for(range, Query::written(), take));
+  if (outcome == ScanOutcome::kDone && holes_are_untold(range, registered)) {
+    MIGRATE_ASSIGN(outcome, look_for(range, Query::unprotected_holes(), take));
+  }
+  return outcome == ScanOutcome::kDone && gone() ? ScanOutcome::kGone : outcome;
 }
 
 Result<ScanOutcome> Pagemap::protect(AddressRange range) {
   const Query everything{abi::kScanProtectMatching, 0, 0};
   while (range.begin < range.end) {
-    std::uint64_t bytes = kProtectBytes;
+    std::uint64_t bytes = kProtectBytesMax;
     AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
     auto outcome = scan_once(piece, everything, 0);
     if (!outcome && outcome.error().sys_errno == EINVAL) {
-      piece = {range.begin, std::min(range.end, next_multiple(range.begin, kGiganticBytes))};
+      piece = {range.begin, std::min(range.end, next_multiple(range.begin, kGiganticPageBytes))};
       outcome = scan_once(piece, everything, 0);
     }
     if (!outcome || *outcome != ScanOutcome::kDone) return outcome;

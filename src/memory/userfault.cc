@@ -159,7 +159,7 @@ Userfault::Userfault(Userfault&& other) noexcept
 }
 
 Userfault::~Userfault() {
-  while (!ranges_.empty()) (void)remove(ranges_.back());
+  while (!ranges_.empty()) (void)remove(ranges_.back().range);
 }
 
 Result<Userfault> Userfault::open(std::uint64_t features, std::string_view owner) {
@@ -199,7 +199,9 @@ Status Userfault::add(AddressRange range, Use use) {
   registration.range = range_of(range);
   registration.mode = mode_of(use);
   if (::ioctl(fd_.get(), UFFDIO_REGISTER, &registration) == 0) {
-    ranges_.push_back(range);
+    // Zeroing by the userfaultfd is what the kernel offers for all memory but hugetlb.
+    const bool hugetlb = (registration.ioctls & (std::uint64_t{1} << _UFFDIO_ZEROPAGE)) == 0;
+    ranges_.push_back({range, hugetlb});
     return {};
   }
   const int error = errno;
@@ -207,8 +209,8 @@ Status Userfault::add(AddressRange range, Use use) {
   if (error == EBUSY) return busy(range, owner_, {}, error);
   const std::string what =
       "memory at " + to_text(range) + " cannot be registered for " + std::string(name_of(use));
-  // The kernel says ENOMEM where nothing is mapped, or the process has no memory any more.
-  if (error == ENOMEM || error == ESRCH) {
+  // The kernel calls unmapped memory as invalid as memory that cannot be registered.
+  if (error == ENOMEM || error == ESRCH || (own_process_ && !is_mapped(range))) {
     return make_errno_error(ErrorCode::kNotFound, error, what + ": nothing is mapped there");
   }
   if (error == EINVAL || error == EPERM) {
@@ -218,6 +220,34 @@ Status Userfault::add(AddressRange range, Use use) {
             "mapped writable");
   }
   return make_errno_error(ErrorCode::kIo, error, what);
+}
+
+bool Userfault::hugetlb(AddressRange range) const {
+  return std::any_of(ranges_.begin(), ranges_.end(), [&](const Registered& entry) {
+    return entry.hugetlb && entry.range.begin < range.end && range.begin < entry.range.end;
+  });
+}
+
+Status Userfault::protect(AddressRange range) const {
+  const std::uint64_t most = hugetlb(range) ? kGiganticPageBytes : kProtectBytesMax;
+  for (std::uint64_t at = range.begin; at < range.end;) {
+    const std::uint64_t end = std::min(range.end, at / most * most + most);
+    uffdio_writeprotect protection{};
+    protection.range = range_of({at, end});
+    protection.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+    if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &protection) != 0) {
+      const int error = errno;
+      const bool gone = error == ENOENT || error == ESRCH;
+      return make_errno_error(
+                 gone ? ErrorCode::kNotFound : ErrorCode::kIo, error,
+                 "memory at " + to_text({at, end}) + " cannot be write-protected for " + owner_)
+          .advise(
+              "keep memory mapped while its writes are tracked; give hugetlb memory in whole "
+              "huge pages");
+    }
+    at = end;
+  }
+  return {};
 }
 
 Status Userfault::remove(AddressRange range) {
@@ -233,7 +263,7 @@ Status Userfault::remove(AddressRange range) {
 }
 
 void Userfault::forget(AddressRange range) {
-  std::erase(ranges_, range);
+  std::erase_if(ranges_, [&](const Registered& entry) { return entry.range == range; });
   if (own_process_) owners().release(this, range);
 }
 

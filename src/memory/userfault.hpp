@@ -41,6 +41,11 @@ class Userfault {
   /// userfaultfd already; kNotFound when nothing is mapped there; kUnsupported for memory that
   /// cannot be registered so.
   Status add(AddressRange range, Use use);
+  /// Write-protects all of the range, holes too, kProtectBytesMax at a time. kNotFound when some of
+  /// it is not registered any more.
+  Status protect(AddressRange range) const;
+  /// Some of that registered range is hugetlb memory.
+  [[nodiscard]] bool hugetlb(AddressRange range) const;
   /// Unregisters it; memory that has been unmapped meanwhile is no error.
   Status remove(AddressRange range);
   /// Forgets a range that is no longer mapped, without a call.
@@ -49,13 +54,17 @@ class Userfault {
   [[nodiscard]] int fd() const { return fd_.get(); }
 
  private:
+  struct Registered {
+    AddressRange range;
+    bool hugetlb = false;
+  };
   Userfault(Fd fd, std::string owner, bool own_process);
   Status speak(std::uint64_t features);
 
   Fd fd_;
   std::string owner_;
   bool own_process_ = true;  ///< Its ranges are in the process-wide list of owners.
-  std::vector<AddressRange> ranges_;
+  std::vector<Registered> ranges_;
 };
 
 }  // namespace migrate
