@@ -99,11 +99,12 @@ Status find_anonymous_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
 
 Status zero_pages(const KvmMemorySlot& slot, PageRange range) {
   std::byte* address = address_of(slot, range);
+  const bool cheap = range.count <= kOverwritePagesMax && all_resident(address, range.count);
   if (slot.backing == Backing::kMemfd) {
-    const bool cheap = range.count <= kOverwritePagesMax && all_resident(address, range.count);
     if (!cheap && punch(slot, range)) return {};
   } else if (slot.backing == Backing::kAnonymous) {
-    if (::madvise(address, range.bytes(), MADV_DONTNEED) == 0) return {};
+    // Giving back a part of a huge page splits it.
+    if (!cheap && ::madvise(address, range.bytes(), MADV_DONTNEED) == 0) return {};
   }
   std::memset(address, 0, range.bytes());
   return {};

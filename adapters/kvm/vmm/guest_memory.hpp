@@ -1,4 +1,4 @@
-// GuestMemory: the guest's memory as one memfd, mapped whole, in one or two slots.
+// GuestMemory: the guest's memory, private and anonymous, in one or two slots.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "base/fd.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/result.hpp"
 
@@ -17,12 +16,13 @@ namespace migrate::vmm {
 /// Does not move after create(): slots and spans stay good for as long as it lives.
 class GuestMemory {
  public:
-  /// Memory that reads as zero; nothing is allocated until it is touched. kNoMemory when the host
-  /// has not got that much free.
+  /// Memory that reads as zero; nothing is allocated until it is touched, and then by huge pages
+  /// where the host gives them (transparent_hugepage "madvise" or "always"). kNoMemory when the
+  /// host has not got that much free.
   static Result<GuestMemory> create(const std::string& name, std::uint64_t bytes);
   ~GuestMemory();
   GuestMemory(GuestMemory&& other) noexcept
-      : memfd_(std::move(other.memfd_)),
+      : mapping_(std::exchange(other.mapping_, nullptr)),
         address_(std::exchange(other.address_, nullptr)),
         bytes_(std::exchange(other.bytes_, 0)),
         slots_(std::move(other.slots_)) {}
@@ -34,9 +34,6 @@ class GuestMemory {
   }
   [[nodiscard]] const std::vector<KvmMemorySlot>& slots() const { return slots_; }
 
-  /// Writes through the memfd, which for fresh pages takes half the time of faulting them in.
-  Status write(std::uint64_t offset, std::span<const std::byte> from) const;
-
   /// A T in the system area, which is mapped one to one.
   template <typename T>
   [[nodiscard]] T* at(std::uint64_t address) const {
@@ -45,9 +42,9 @@ class GuestMemory {
   }
 
  private:
-  GuestMemory(Fd memfd, std::byte* address, std::uint64_t bytes);
+  GuestMemory(std::byte* mapping, std::byte* address, std::uint64_t bytes);
 
-  Fd memfd_;
+  std::byte* mapping_ = nullptr;  ///< Longer than the guest's memory, to align that.
   std::byte* address_ = nullptr;
   std::uint64_t bytes_ = 0;
   std::vector<KvmMemorySlot> slots_;
