@@ -80,14 +80,14 @@ Result<Pagemap> Pagemap::open(pid_t pid) {
   Pagemap pagemap(std::move(fd), pid != 0);
   // An empty range: only tells whether the call exists.
   AddressRange nothing;
-  auto exists = pagemap.scan_once(nothing, Query::written(), 1);
+  auto exists = pagemap.scan_once(nothing, Query::written(), Amount::kRuns);
   if (!exists) return std::move(exists).error();
   return pagemap;
 }
 
-Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query,
-                                       std::size_t runs_max) {
+Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query, Amount amount) {
   found_.clear();
+  const std::size_t runs_max = amount == Amount::kNone ? 0 : kRunsMax;
   abi::ScanArguments arguments{};
   arguments.size = sizeof(arguments);
   arguments.flags = query.flags | abi::kScanCheckAsync;
@@ -95,6 +95,7 @@ Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query,
   arguments.end = range.end;
   arguments.vec = runs_max == 0 ? 0 : reinterpret_cast<std::uint64_t>(raw_.data());
   arguments.vec_len = runs_max;
+  arguments.pages_max = amount == Amount::kFirstPage ? 1 : 0;
   arguments.category_inverted = query.inverted;
   arguments.category_mask = query.mask;
   arguments.return_mask = runs_max == 0 ? 0 : abi::kPageIsWritten;
@@ -146,7 +147,7 @@ bool Pagemap::gone() const {
 Result<ScanOutcome> Pagemap::look_for(AddressRange range, const Query& query, const Take& take) {
   while (range.begin < range.end) {
     AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, kLookBytes))};
-    MIGRATE_ASSIGN(const ScanOutcome outcome, scan_once(piece, query, kRunsMax));
+    MIGRATE_ASSIGN(const ScanOutcome outcome, scan_once(piece, query, Amount::kRuns));
     if (outcome != ScanOutcome::kDone) return outcome;
     for (const AddressRange& run : found_) take(run);
     range.begin = piece.begin;
@@ -159,7 +160,7 @@ Result<ScanOutcome> Pagemap::take_matching(AddressRange range, const Query& quer
   while (range.begin < range.end) {
     // Looked for first: protecting takes the mappings from a KVM guest, written or not.
     AddressRange ahead{range.begin, std::min(range.end, next_multiple(range.begin, kLookBytes))};
-    MIGRATE_ASSIGN(const ScanOutcome looked, scan_once(ahead, query, 1));
+    MIGRATE_ASSIGN(const ScanOutcome looked, scan_once(ahead, query, Amount::kFirstPage));
     if (looked != ScanOutcome::kDone) return looked;
     if (found_.empty()) {
       range.begin = ahead.begin;
@@ -177,7 +178,7 @@ Result<ScanOutcome> Pagemap::take_piece(AddressRange& range, const Query& query,
   for (const std::uint64_t bytes : {kProtectBytesMax, kGiganticPageBytes}) {
     AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
     const AddressRange whole = piece;
-    auto outcome = scan_once(piece, protecting, kRunsMax);
+    auto outcome = scan_once(piece, protecting, Amount::kRuns);
     if (!outcome && outcome.error().sys_errno == EINVAL && bytes < kGiganticPageBytes) continue;
     if (!outcome) {
       take(whole);
@@ -228,17 +229,20 @@ Result<ScanOutcome> Pagemap::look(AddressRange range, const Take& take,
   return outcome == ScanOutcome::kDone && gone() ? ScanOutcome::kGone : outcome;
 }
 
-Result<ScanOutcome> Pagemap::protect(AddressRange range) {
+Result<ScanOutcome> Pagemap::protect(AddressRange range, const Userfault* registered) {
+  if (registered != nullptr && registered->hugetlb(range)) {
+    Status protection = registered->protect(range);
+    if (protection) return ScanOutcome::kDone;
+    if (protection.error().code == ErrorCode::kNotFound) return ScanOutcome::kUnregistered;
+    return std::move(protection).error();
+  }
+  // A tenth of what the userfaultfd takes for it.
   const Query everything{abi::kScanProtectMatching, 0, 0};
   while (range.begin < range.end) {
-    std::uint64_t bytes = kProtectBytesMax;
-    AddressRange piece{range.begin, std::min(range.end, next_multiple(range.begin, bytes))};
-    auto outcome = scan_once(piece, everything, 0);
-    if (!outcome && outcome.error().sys_errno == EINVAL) {
-      piece = {range.begin, std::min(range.end, next_multiple(range.begin, kGiganticPageBytes))};
-      outcome = scan_once(piece, everything, 0);
-    }
-    if (!outcome || *outcome != ScanOutcome::kDone) return outcome;
+    AddressRange piece{range.begin,
+                       std::min(range.end, next_multiple(range.begin, kProtectBytesMax))};
+    MIGRATE_ASSIGN(const ScanOutcome outcome, scan_once(piece, everything, Amount::kNone));
+    if (outcome != ScanOutcome::kDone) return outcome;
     range.begin = piece.begin;
   }
   return gone() ? ScanOutcome::kGone : ScanOutcome::kDone;

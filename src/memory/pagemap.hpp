@@ -64,15 +64,17 @@ class Pagemap {
   /// The same without protecting: takes nothing.
   Result<ScanOutcome> look(AddressRange range, const Take& take,
                            const Userfault* registered = nullptr);
-  /// Protects all pages of the range, written or not, without telling; not hugetlb's holes, which
-  /// Userfault::protect() does.
-  Result<ScanOutcome> protect(AddressRange range);
+  /// Protects all pages of the range, written or not, without telling, kProtectBytesMax at a time.
+  /// Hugetlb needs `registered`, as above.
+  Result<ScanOutcome> protect(AddressRange range, const Userfault* registered = nullptr);
 
  private:
   struct Query;
+  /// How much a call tells.
+  enum class Amount : std::uint8_t { kNone = 0, kFirstPage = 1, kRuns = 2 };
   Pagemap(Fd fd, bool foreign);
   /// One call of the kernel, from `range.begin` on; `range.begin` moves to where it ended.
-  Result<ScanOutcome> scan_once(AddressRange& range, const Query& query, std::size_t runs_max);
+  Result<ScanOutcome> scan_once(AddressRange& range, const Query& query, Amount amount);
   Result<ScanOutcome> look_for(AddressRange range, const Query& query, const Take& take);
   Result<ScanOutcome> take_matching(AddressRange range, const Query& query, const Take& take);
 

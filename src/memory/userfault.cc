@@ -191,6 +191,12 @@ Status Userfault::speak(std::uint64_t features) {
 }
 
 Status Userfault::add(AddressRange range, Use use) {
+  const std::string what =
+      "memory at " + to_text(range) + " cannot be registered for " + std::string(name_of(use));
+  // Looked at first, because the kernel passes over gaps in the range.
+  if (own_process_ && !is_mapped(range)) {
+    return make_errno_error(ErrorCode::kNotFound, ENOMEM, what + ": it is not mapped");
+  }
   if (own_process_) {
     const std::string other = owners().claim(this, range, owner_);
     if (!other.empty()) return busy(range, owner_, other, 0);
@@ -201,16 +207,13 @@ Status Userfault::add(AddressRange range, Use use) {
   if (::ioctl(fd_.get(), UFFDIO_REGISTER, &registration) == 0) {
     // Zeroing by the userfaultfd is what the kernel offers for all memory but hugetlb.
     const bool hugetlb = (registration.ioctls & (std::uint64_t{1} << _UFFDIO_ZEROPAGE)) == 0;
-    ranges_.push_back({range, hugetlb});
+    ranges_.push_back({range, use, hugetlb});
     return {};
   }
   const int error = errno;
   if (own_process_) owners().release(this, range);
   if (error == EBUSY) return busy(range, owner_, {}, error);
-  const std::string what =
-      "memory at " + to_text(range) + " cannot be registered for " + std::string(name_of(use));
-  // The kernel calls unmapped memory as invalid as memory that cannot be registered.
-  if (error == ENOMEM || error == ESRCH || (own_process_ && !is_mapped(range))) {
+  if (error == ENOMEM || error == ESRCH) {
     return make_errno_error(ErrorCode::kNotFound, error, what + ": nothing is mapped there");
   }
   if (error == EINVAL || error == EPERM) {
@@ -228,29 +231,39 @@ bool Userfault::hugetlb(AddressRange range) const {
   });
 }
 
-Status Userfault::protect(AddressRange range) const {
+int Userfault::set_protection(AddressRange range, bool on) const {
   const std::uint64_t most = hugetlb(range) ? kGiganticPageBytes : kProtectBytesMax;
   for (std::uint64_t at = range.begin; at < range.end;) {
     const std::uint64_t end = std::min(range.end, at / most * most + most);
     uffdio_writeprotect protection{};
     protection.range = range_of({at, end});
-    protection.mode = UFFDIO_WRITEPROTECT_MODE_WP;
-    if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &protection) != 0) {
-      const int error = errno;
-      const bool gone = error == ENOENT || error == ESRCH;
-      return make_errno_error(
-                 gone ? ErrorCode::kNotFound : ErrorCode::kIo, error,
-                 "memory at " + to_text({at, end}) + " cannot be write-protected for " + owner_)
-          .advise(
-              "keep memory mapped while its writes are tracked; give hugetlb memory in whole "
-              "huge pages");
-    }
+    protection.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0;
+    if (::ioctl(fd_.get(), UFFDIO_WRITEPROTECT, &protection) != 0) return errno;
     at = end;
   }
-  return {};
+  return 0;
+}
+
+Status Userfault::protect(AddressRange range) const {
+  const int error = set_protection(range, true);
+  if (error == 0) return {};
+  const bool gone = error == ENOENT || error == ESRCH;
+  return make_errno_error(
+             gone ? ErrorCode::kNotFound : ErrorCode::kIo, error,
+             "memory at " + to_text(range) + " cannot be write-protected for " + owner_)
+      .advise(
+          "keep memory mapped while its writes are tracked; give hugetlb memory in whole huge "
+          "pages");
 }
 
 Status Userfault::remove(AddressRange range) {
+  const auto entry = std::find_if(ranges_.begin(), ranges_.end(),
+                                  [&](const Registered& one) { return one.range == range; });
+  // Unregistering lifts the protection, too, but in one go and with the process's memory map locked
+  // (60 ms a GiB), for which a KVM guest's faults wait.
+  if (entry != ranges_.end() && entry->use == Use::kWriteProtect) {
+    (void)set_protection(range, false);
+  }
   uffdio_range raw = range_of(range);
   const bool removed = ::ioctl(fd_.get(), UFFDIO_UNREGISTER, &raw) == 0;
   const int error = errno;

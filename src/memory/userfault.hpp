@@ -56,10 +56,13 @@ class Userfault {
  private:
   struct Registered {
     AddressRange range;
+    Use use = Use::kWriteProtect;
     bool hugetlb = false;
   };
   Userfault(Fd fd, std::string owner, bool own_process);
   Status speak(std::uint64_t features);
+  /// The errno of a failure, or 0.
+  [[nodiscard]] int set_protection(AddressRange range, bool on) const;
 
   Fd fd_;
   std::string owner_;
