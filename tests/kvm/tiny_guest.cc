@@ -85,6 +85,11 @@ TinyGuest::TinyGuest(TinyGuestOptions options) : options_(std::move(options)) {
   install_kick_handler();
   kvm_ = Fd(must(::open("/dev/kvm", O_RDWR | O_CLOEXEC), "/dev/kvm"));
   vm_ = Fd(must(::ioctl(kvm_.get(), KVM_CREATE_VM, 0), "KVM_CREATE_VM"));
+  if (options_.ring_entries != 0) {
+    auto ring = KvmDirtyRing::enable(vm_.get(), options_.ring_entries);
+    if (!ring) throw std::runtime_error(ring.error().to_text());
+    ring_ = *std::move(ring);
+  }
   must(::ioctl(vm_.get(), KVM_SET_TSS_ADDR, 0xfffbd000), "KVM_SET_TSS_ADDR");
   if (options_.irqchip) must(::ioctl(vm_.get(), KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
   run_bytes_ = static_cast<std::size_t>(
@@ -157,7 +162,13 @@ void TinyGuest::load_program() {
 
 void TinyGuest::add_vcpu(std::uint32_t id) {
   auto vcpu = std::make_unique<Vcpu>();
+  vcpu->id = id;
   vcpu->fd = Fd(must(::ioctl(vm_.get(), KVM_CREATE_VCPU, id), "KVM_CREATE_VCPU"));
+  if (ring_ != nullptr) {
+    if (const Status added = ring_->add_vcpu(vcpu->fd.get()); !added) {
+      throw std::runtime_error(added.error().to_text());
+    }
+  }
   void* run = ::mmap(nullptr, run_bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd.get(), 0);
   if (run == MAP_FAILED) throw std::runtime_error("mmap of kvm_run");
   vcpu->run = static_cast<kvm_run*>(run);
@@ -210,6 +221,7 @@ KvmVm TinyGuest::vm() const {
   for (const auto& vcpu : vcpus_) vm.vcpu_fds.push_back(vcpu->fd.get());
   vm.slots = slots_;
   vm.irqchip = options_.irqchip;
+  vm.dirty_ring = ring_;
   return vm;
 }
 
@@ -332,9 +344,22 @@ void TinyGuest::run_vcpu(Vcpu& vcpu) {
     vcpu.run->immediate_exit = 0;
     lock.unlock();
     const int error = ::ioctl(vcpu.fd.get(), KVM_RUN, 0) < 0 ? errno : 0;
+    // Without the lock, as vCPUs of a real VMM do it: beside each other and beside the tracker.
+    const Status emptied = handle_full_ring(vcpu, error);
     lock.lock();
-    handle_exit(vcpu, error);
+    if (!emptied) {
+      vcpu.failure = emptied.error().to_text();
+      changed_.notify_all();
+    } else {
+      handle_exit(vcpu, error);
+    }
   }
+}
+
+Status TinyGuest::handle_full_ring(Vcpu& vcpu, int error) {
+  if (error != 0 || vcpu.run->exit_reason != KVM_EXIT_DIRTY_RING_FULL) return {};
+  if (ring_ == nullptr) return make_error(ErrorCode::kInternal, "there is no ring to be full");
+  return ring_->on_ring_full(vcpu.id);
 }
 
 void TinyGuest::handle_exit(Vcpu& vcpu, int error) {
@@ -343,6 +368,7 @@ void TinyGuest::handle_exit(Vcpu& vcpu, int error) {
     vcpu.failure = std::string("KVM_RUN: ") + std::strerror(error);
     return;
   }
+  if (vcpu.run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) return;
   if (vcpu.run->exit_reason != KVM_EXIT_IO) {
     vcpu.failure = "the guest left with exit " + std::to_string(vcpu.run->exit_reason);
     return;

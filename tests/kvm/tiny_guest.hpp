@@ -27,8 +27,9 @@ struct TinyGuestOptions {
   bool anonymous = false;                          ///< Private anonymous memory instead of a memfd.
   std::uint64_t sweep_first = 1024;  ///< First page swept; the pages are dealt out to the vCPUs.
   std::uint64_t sweep_pages = 2048;
-  bool programmed = true;  ///< False: nothing is loaded, as at a migration's target.
-  bool gated = false;      ///< Sweeps happen only when sweep() asks for them.
+  bool programmed = true;          ///< False: nothing is loaded, as at a migration's target.
+  bool gated = false;              ///< Sweeps happen only when sweep() asks for them.
+  std::uint32_t ring_entries = 0;  ///< Not 0: with a dirty ring of so many a vCPU.
 };
 
 /// True where /dev/kvm opens; `reason` says why not.
@@ -49,6 +50,8 @@ class TinyGuest {
   TinyGuest& operator=(const TinyGuest&) = delete;
 
   [[nodiscard]] KvmVm vm() const;
+  /// Null without `ring_entries`.
+  [[nodiscard]] const std::shared_ptr<KvmDirtyRing>& ring() const { return ring_; }
   [[nodiscard]] const TinyGuestOptions& options() const { return options_; }
   [[nodiscard]] std::span<const KvmMemorySlot> slots() const { return slots_; }
   [[nodiscard]] std::vector<Region> regions() const;
@@ -79,6 +82,7 @@ class TinyGuest {
 
  private:
   struct Vcpu {
+    std::uint32_t id = 0;
     Fd fd;
     kvm_run* run = nullptr;
     std::thread thread;
@@ -94,12 +98,15 @@ class TinyGuest {
   void set_registers(Vcpu& vcpu, std::uint64_t first_page, std::uint64_t count);
   void run_vcpu(Vcpu& vcpu);
   void handle_exit(Vcpu& vcpu, int error);
+  /// Empties the vCPU's ring when that is why it left; what went wrong otherwise, if anything.
+  Status handle_full_ring(Vcpu& vcpu, int error);
   bool may_run(const Vcpu& vcpu) const;
   void check_failures();
 
   TinyGuestOptions options_;
   Fd kvm_;
   Fd vm_;
+  std::shared_ptr<KvmDirtyRing> ring_;
   std::size_t run_bytes_ = 0;
   std::vector<Fd> memfds_;
   std::vector<KvmMemorySlot> slots_;
