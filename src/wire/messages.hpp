@@ -35,11 +35,6 @@ inline constexpr std::uint16_t kVersionMax = 1;
 inline constexpr std::uint64_t kFeatureVerifyFull = std::uint64_t{1} << 0;
 inline constexpr std::uint64_t kFeaturesKnown = kFeatureVerifyFull;
 
-/// Sets of PageEncoding and ContentCodec as bits (1 << number). Version 1's are always there.
-inline constexpr std::uint32_t kEncodingsBase = (1u << static_cast<unsigned>(PageEncoding::kRaw)) |
-                                                (1u << static_cast<unsigned>(PageEncoding::kZeros));
-inline constexpr std::uint32_t kCodecsBase = 1u << static_cast<unsigned>(ContentCodec::kNone);
-
 /// In HELLO what the source would use, in WELCOME what it may use (no more than it asked for).
 struct SessionLimits {
   std::uint32_t batch_entries = kBatchEntriesMax;

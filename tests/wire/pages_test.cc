@@ -177,12 +177,12 @@ TEST_F(BatchTest, RunOverAFollowingPageIsRefused) {
   EXPECT_THAT(complaint(), HasSubstr("a run of no pages"));
 }
 
-TEST_F(BatchTest, UnknownEncodingAndCodecAreRefused) {
+TEST_F(BatchTest, EncodingAndCodecThatWereNotAgreedAreRefused) {
   entry(0)[7] = std::byte{3};
-  EXPECT_THAT(complaint(), HasSubstr("page encoding 3 is not known"));
+  EXPECT_THAT(complaint(), HasSubstr("page encoding 3 was not agreed"));
   entry(0)[7] = std::byte{1};
   body_[10] = std::byte{1};
-  EXPECT_THAT(complaint(), HasSubstr("content codec 1 is not known"));
+  EXPECT_THAT(complaint(), HasSubstr("content codec 1 was not agreed"));
   body_[10] = std::byte{0};
   body_[11] = std::byte{1};
   EXPECT_THAT(complaint(), HasSubstr("reserved"));
