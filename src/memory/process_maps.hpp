@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -30,11 +31,13 @@ struct ProcessRegion {
 };
 
 /// The regions that `mappings` (in order of address, those that belong to the process only) make of
-/// those that were there: `old` ones that are still mapped alike, in full, stay; what else is mapped
-/// becomes new ones, at most one a mapping, with ids from `next_id` on. In order of address.
-[[nodiscard]] std::vector<ProcessRegion> next_regions(const std::vector<ProcessRegion>& old,
-                                                      const std::vector<ProcessMapping>& mappings,
-                                                      std::uint32_t space, std::uint32_t& next_id);
+/// those that were there: `old` ones that are still mapped alike, in full, stay; what else is
+/// mapped becomes new ones where `worth_one` says so, with ids from `next_id` on. In order of
+/// address.
+[[nodiscard]] std::vector<ProcessRegion> next_regions(
+    const std::vector<ProcessRegion>& old, const std::vector<ProcessMapping>& mappings,
+    const std::function<bool(const ProcessMapping&)>& worth_one, std::uint32_t space,
+    std::uint32_t& next_id);
 
 /// What changed between two looks; ids are compared.
 [[nodiscard]] RegionDelta delta_between(const std::vector<Region>& before,

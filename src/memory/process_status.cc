@@ -65,9 +65,8 @@ Result<std::string> read_proc_file(const std::string& path) {
 }
 
 Result<ThreadStatus> thread_status(pid_t pid, pid_t tid) {
-  MIGRATE_ASSIGN(const std::string text,
-                 read_proc_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) +
-                                "/status"));
+  MIGRATE_ASSIGN(const std::string text, read_proc_file("/proc/" + std::to_string(pid) + "/task/" +
+                                                        std::to_string(tid) + "/status"));
   return parse_thread_status(text);
 }
 

@@ -19,10 +19,10 @@ namespace {
 
 // ptrace requests that older C libraries lack; numbers and layouts as in Linux's
 // include/uapi/linux/ptrace.h and include/uapi/linux/rseq.h.
-constexpr int kGetSigmask = 0x420a;                 // PTRACE_GETSIGMASK
-constexpr int kSetSigmask = 0x420b;                 // PTRACE_SETSIGMASK
-constexpr int kGetRseqConfiguration = 0x420f;       // PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13
-constexpr int kGetSyscallUserDispatch = 0x4211;     // PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 6.4
+constexpr int kGetSigmask = 0x420a;              // PTRACE_GETSIGMASK
+constexpr int kSetSigmask = 0x420b;              // PTRACE_SETSIGMASK
+constexpr int kGetRseqConfiguration = 0x420f;    // PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13
+constexpr int kGetSyscallUserDispatch = 0x4211;  // PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, 6.4
 constexpr std::uint64_t kAllSignals = ~std::uint64_t{0};  // The kernel leaves KILL and STOP out.
 constexpr std::uint64_t kNoSystemCall = ~std::uint64_t{0};
 
@@ -66,8 +66,8 @@ void abort_restartable_sequence(const TracedThread& thread, user_regs_struct& re
   }
   std::uint64_t at = 0;
   RseqSection section{};
-  if (!read_foreign(thread.tid(), configuration.address + kRseqSectionOffset, &at, sizeof(at)) || at == 0 ||
-      !read_foreign(thread.tid(), at, &section, sizeof(section))) {
+  if (!read_foreign(thread.tid(), configuration.address + kRseqSectionOffset, &at, sizeof(at)) ||
+      at == 0 || !read_foreign(thread.tid(), at, &section, sizeof(section))) {
     return;
   }
   if (registers.rip - section.start < section.length) registers.rip = section.abort;
@@ -154,8 +154,7 @@ Result<long> RemoteCalls::call(long number, const std::array<std::uint64_t, 3>& 
 /// Brings the thread to a stop of kind kHeld, the only one from which the system call that was
 /// interrupted goes on.
 Status RemoteCalls::hold_again() {
-  const Deadline deadline =
-      std::max(deadline_, std::chrono::steady_clock::now() + kRestoreTime);
+  const Deadline deadline = std::max(deadline_, std::chrono::steady_clock::now() + kRestoreTime);
   MIGRATE_TRY(thread_->interrupt());
   if (thread_->stopped()) MIGRATE_TRY(skip_system_call());
   for (int signal = 0;;) {

@@ -25,7 +25,7 @@ using std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kStopOneMax{500};
 constexpr std::chrono::seconds kStopMax{2};
 
-constexpr unsigned kUserModeOnly = 1;  // UFFD_USER_MODE_ONLY, Linux 5.11.
+constexpr unsigned kUserModeOnly = 1;      // UFFD_USER_MODE_ONLY, Linux 5.11.
 constexpr unsigned kPidfdThread = O_EXCL;  // PIDFD_THREAD, Linux 6.9.
 
 /// Lower is better: a thread at work loses least; one in a call that has to be begun again may wait
@@ -35,8 +35,8 @@ int reluctance(pid_t pid, pid_t tid) {
   if (!status || status->state == 'Z' || status->state == 'X') return 100;
   if (status->state == 'D') return 50;
   if (status->state == 'R') return 0;
-  const auto call = read_proc_file("/proc/" + std::to_string(pid) + "/task/" +
-                                   std::to_string(tid) + "/syscall");
+  const auto call =
+      read_proc_file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(tid) + "/syscall");
   long number = -1;
   if (call) std::from_chars(call->data(), call->data() + call->size(), number);
   return number == SYS_futex || number == SYS_poll || number == SYS_clock_nanosleep ? 1 : 2;
@@ -78,8 +78,8 @@ Status call_on_any(pid_t pid, const std::function<Status(RemoteCalls&, pid_t)>& 
     for (const pid_t tid : threads) {
       last = call_on(pid, tid, deadline, work);
       // Threads may end at any time; others may be there, or new ones.
-      if (last || (last.error().code != ErrorCode::kNotFound &&
-                   last.error().code != ErrorCode::kTimeout)) {
+      if (last ||
+          (last.error().code != ErrorCode::kNotFound && last.error().code != ErrorCode::kTimeout)) {
         return last;
       }
       if (steady_clock::now() >= deadline) return last;
@@ -121,9 +121,9 @@ Result<Fd> duplicate_of(pid_t pid, pid_t tid, int number) {
   if (!fd) {
     const int error = errno;
     if (error == ESRCH) return ended(pid);
-    return make_errno_error(error == EPERM ? ErrorCode::kPermission : ErrorCode::kIo, error,
-                            "the userfaultfd made in process " + std::to_string(pid) +
-                                " could not be taken over");
+    return make_errno_error(
+        error == EPERM ? ErrorCode::kPermission : ErrorCode::kIo, error,
+        "the userfaultfd made in process " + std::to_string(pid) + " could not be taken over");
   }
   if (!is_userfaultfd(fd)) {
     return make_error(ErrorCode::kInternal, "process " + std::to_string(pid) +
@@ -153,9 +153,8 @@ Result<bool> stop_more(pid_t pid, std::deque<TracedThread>& held, Deadline deadl
   MIGRATE_ASSIGN(const std::vector<pid_t> threads, threads_of(pid));
   const std::size_t before = held.size();
   for (const pid_t tid : threads) {
-    const bool known = std::any_of(held.begin(), held.end(), [&](const TracedThread& thread) {
-      return thread.tid() == tid;
-    });
+    const bool known = std::any_of(held.begin(), held.end(),
+                                   [&](const TracedThread& thread) { return thread.tid() == tid; });
     if (known) continue;
     auto thread = TracedThread::attach(pid, tid);
     if (thread) {

@@ -30,8 +30,7 @@ constexpr std::uint64_t kSearchedMax = std::uint64_t{4} << 20;
 std::optional<std::uint64_t> search(pid_t tid, const ProcessMapping& mapping) {
   std::vector<unsigned char> code(std::min(mapping.end - mapping.begin, kSearchedMax));
   if (!read_foreign(tid, mapping.begin, code.data(), code.size())) return std::nullopt;
-  const auto at =
-      std::search(code.begin(), code.end(), kInstruction.begin(), kInstruction.end());
+  const auto at = std::search(code.begin(), code.end(), kInstruction.begin(), kInstruction.end());
   if (at == code.end()) return std::nullopt;
   return mapping.begin + static_cast<std::uint64_t>(at - code.begin());
 }
@@ -45,8 +44,7 @@ Result<std::uint64_t> find_syscall_instruction(pid_t tid, const user_regs_struct
       before == kInstruction) {
     return registers.rip - before.size();
   }
-  MIGRATE_ASSIGN(const std::string text,
-                 read_proc_file("/proc/" + std::to_string(tid) + "/maps"));
+  MIGRATE_ASSIGN(const std::string text, read_proc_file("/proc/" + std::to_string(tid) + "/maps"));
   MIGRATE_ASSIGN(std::vector<ProcessMapping> mappings, parse_process_maps(text));
   std::stable_partition(mappings.begin(), mappings.end(),
                         [](const ProcessMapping& mapping) { return mapping.name == "[vdso]"; });
@@ -55,9 +53,9 @@ Result<std::uint64_t> find_syscall_instruction(pid_t tid, const user_regs_struct
     if (!mapping.executable || !mapping.readable || mapping.name == "[vsyscall]") continue;
     if (const auto found = search(tid, mapping)) return *found;
   }
-  return make_error(ErrorCode::kUnsupported,
-                    "no system call instruction was found in the code of thread " +
-                        std::to_string(tid));
+  return make_error(
+      ErrorCode::kUnsupported,
+      "no system call instruction was found in the code of thread " + std::to_string(tid));
 }
 #endif
 

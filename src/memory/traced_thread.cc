@@ -1,9 +1,10 @@
 // How the kernel takes up a system call that ptrace interrupted (arch_do_signal_or_restart() in
 // Linux's arch/x86/kernel/signal.c): a thread held at a PTRACE_EVENT_STOP is on its way back to its
-// own code. If by then orig_rax is a system call's number and rax one of the kernel's restart codes,
-// the call is begun again or, where a signal's handler has to run first, made to return EINTR as it
-// would have anyhow. So whoever puts all registers back at such a stop, orig_rax among them, changes
-// nothing. At a stop at a system call's exit the kernel does not look again: never detach there.
+// own code. If by then orig_rax is a system call's number and rax one of the kernel's restart
+// codes, the call is begun again or, where a signal's handler has to run first, made to return
+// EINTR as it would have anyhow. So whoever puts all registers back at such a stop, orig_rax among
+// them, changes nothing. At a stop at a system call's exit the kernel does not look again: never
+// detach there.
 #include "memory/traced_thread.hpp"
 
 #include <sched.h>
@@ -13,11 +14,11 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include <elf.h>
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <elf.h>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -45,16 +46,13 @@ constexpr auto kRestartUnlessHandler = static_cast<unsigned long long>(-514L);  
 /// (signal(7), "Interruption of system calls and library functions by stop signals"), and those
 /// that can on a socket with a time limit. All of them have done nothing yet when they return it,
 /// and may be made again.
-constexpr std::array kBegunAgain = {
-    SYS_epoll_wait,   SYS_epoll_pwait, 441L /* epoll_pwait2 */,
-    SYS_semop,        SYS_semtimedop,  SYS_rt_sigtimedwait,
-    SYS_io_getevents, 333L /* io_pgetevents */, 426L /* io_uring_enter */,
-    SYS_read,         SYS_readv,       SYS_recvfrom,
-    SYS_recvmsg,      SYS_recvmmsg,    SYS_write,
-    SYS_writev,       SYS_sendto,      SYS_sendmsg,
-    SYS_sendmmsg,     SYS_accept,      SYS_accept4,
-    SYS_connect,
-};
+constexpr auto kBegunAgain = std::to_array<long>({
+    SYS_epoll_wait,      SYS_epoll_pwait,  SYS_epoll_pwait2,  SYS_semop,          SYS_semtimedop,
+    SYS_rt_sigtimedwait, SYS_io_getevents, SYS_io_pgetevents, SYS_io_uring_enter, SYS_read,
+    SYS_readv,           SYS_recvfrom,     SYS_recvmsg,       SYS_recvmmsg,       SYS_write,
+    SYS_writev,          SYS_sendto,       SYS_sendmsg,       SYS_sendmmsg,       SYS_accept,
+    SYS_accept4,         SYS_connect,
+});
 #endif
 
 std::string thread_name(pid_t pid, pid_t tid) {
