@@ -161,6 +161,9 @@ Status TlsContext::use_psk(const std::string& file) {
   if (role_ == TlsRole::kConnect) {
     SSL_CTX_set_psk_use_session_callback(context_.get(), &TlsContext::on_psk_use);
   } else {
+    // To OpenSSL a key is a session, and an accepting side that verifies wants theirs named.
+    constexpr unsigned char kSessionContext[] = {'m', 'i', 'g', 'r', 'a', 't', 'e'};
+    SSL_CTX_set_session_id_context(context_.get(), kSessionContext, sizeof kSessionContext);
     SSL_CTX_set_psk_find_session_callback(context_.get(), &TlsContext::on_psk_find);
   }
   return {};

@@ -41,15 +41,16 @@ bool decode_hex(std::string_view text, std::vector<unsigned char>& bytes) {
 }
 
 bool decode_base64(std::string_view text, std::vector<unsigned char>& bytes) {
-  if (text.size() % 4 != 0) return false;
+  // OpenSSL takes padding for digits wherever it stands, and counts it too.
+  const std::size_t digits = std::min(text.size(), text.find('='));
+  const std::size_t padding = text.size() - digits;
+  if (text.size() % 4 != 0 || padding > 2) return false;
+  if (text.find_first_not_of('=', digits) != std::string_view::npos) return false;
   bytes.resize(text.size() / 4 * 3);
   const int size =
       EVP_DecodeBlock(bytes.data(), reinterpret_cast<const unsigned char*>(text.data()),
                       static_cast<int>(text.size()));
   if (size < 0) return false;
-  // It counts the padding's zeros too.
-  const auto padding = text.size() - std::min(text.size(), text.find_last_not_of('=') + 1);
-  if (padding > 2) return false;
   bytes.resize(static_cast<std::size_t>(size) - padding);
   return true;
 }

@@ -21,7 +21,7 @@ struct TypeTraits {
   Keying keying;
 };
 
-// HELLO, WELCOME, JOIN, ASK and ANSWER come before both sides share a secret, or are read by a
+// HELLO, WELCOME, JOIN, ASK, ANSWER and RESUME come before both sides share a secret, or are read by a
 // process that does not have it (a listener that answers for another one's journal).
 constexpr TypeTraits kTypes[] = {
     {RecordType::kHello, "HELLO", kHelloBytesMax, Keying::kUnkeyed},
@@ -33,10 +33,16 @@ constexpr TypeTraits kTypes[] = {
     {RecordType::kError, "ERROR", kErrorBytesMax, Keying::kEither},
     {RecordType::kPing, "PING", 16, Keying::kKeyed},
     {RecordType::kPong, "PONG", 16, Keying::kKeyed},
+    {RecordType::kResume, "RESUME", 52, Keying::kUnkeyed},
+    {RecordType::kResumed, "RESUMED", 12, Keying::kKeyed},
+    {RecordType::kResumeTerms, "RESUME_TERMS", 4, Keying::kKeyed},
     {RecordType::kRegions, "REGIONS", kRegionsBytesMax, Keying::kKeyed},
     {RecordType::kPages, "PAGES", kBatchHeadBytesMax + kBatchContentBytesMax, Keying::kKeyed},
     {RecordType::kBarrier, "BARRIER", 21, Keying::kKeyed},
     {RecordType::kBarrierAck, "BARRIER_ACK", 12, Keying::kKeyed},
+    {RecordType::kVoid, "VOID", 16 + kVoidWordsMax * 8, Keying::kKeyed},
+    {RecordType::kVoidEnd, "VOID_END", 16, Keying::kKeyed},
+    {RecordType::kVoided, "VOIDED", 8, Keying::kKeyed},
     {RecordType::kSectionBegin, "SECTION_BEGIN", 9 + kSectionNameBytesMax, Keying::kKeyed},
     {RecordType::kSectionData, "SECTION_DATA", kSectionChunkBytesMax, Keying::kKeyed},
     {RecordType::kSectionEnd, "SECTION_END", 8, Keying::kKeyed},
@@ -97,6 +103,11 @@ std::uint64_t checksum_of(const RecordHeader& header, std::span<const std::byte>
   return chosen.hash(bytes);
 }
 
+/// RFC 8446, 5.1: a handshake or an alert, of any version of TLS. No record of ours begins so.
+bool begins_tls(std::span<const std::byte, kRecordHeaderBytes> bytes) {
+  return (bytes[0] == std::byte{22} || bytes[0] == std::byte{21}) && bytes[1] == std::byte{3};
+}
+
 }  // namespace
 
 std::string_view to_string(RecordType type) {
@@ -124,6 +135,10 @@ Result<RecordHeader> decode_header(std::span<const std::byte, kRecordHeaderBytes
   header.length = load_u32(bytes.data() + 4);
   header.sequence = load_u64(bytes.data() + 8);
   header.checksum = load_u64(bytes.data() + 16);
+  if (expected_sequence == 0 && begins_tls(bytes)) {
+    return make_error(ErrorCode::kProtocol, "the peer speaks TLS, this side does not")
+        .advise("give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides or on none");
+  }
   if (!header.known() && (static_cast<unsigned>(header.type) & kOptionalTypeBit) == 0) {
     return unknown_type(header.type, expected_sequence);
   }
