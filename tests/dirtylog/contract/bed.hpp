@@ -57,10 +57,12 @@ class TrackerBed {
   /// True when peek() sees writes.
   [[nodiscard]] virtual bool peeks() const { return true; }
 
-  /// Changes each page of the range, and returns when that is done.
-  virtual void touch(PageRange pages) = 0;
-  /// Gives one page the content that `value` stands for; false where writers only count up.
-  virtual bool put(GuestPage page, std::uint64_t value) = 0;
+  /// Changes the first page of each `stride` pages of the range, and returns when that is done.
+  virtual void touch(PageRange pages, std::uint64_t stride) = 0;
+  void touch(PageRange pages) { touch(pages, 1); }
+  /// Gives each page the content that `value` stands for, or another one where the bed's writers
+  /// can only count up.
+  virtual void put(PageRange pages, std::uint64_t value) = 0;
 
   /// One of each kind that the tracker covers.
   [[nodiscard]] virtual std::span<const std::unique_ptr<Writer>> writers() const = 0;

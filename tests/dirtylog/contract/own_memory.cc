@@ -6,12 +6,10 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "base/fd.hpp"
-
 namespace migrate::testing {
 namespace {
 
-constexpr std::uint64_t kHugePageBytes = 2ull << 20;
+constexpr std::uint64_t kHugePageBytes = OwnMemory::kPagesAHuge * kPageSize;
 /// Not a multiple of 64, and far from the next area's.
 constexpr std::uint64_t kFirstPage = 1000;
 constexpr std::uint64_t kApart = 100'000;
@@ -20,32 +18,19 @@ bool is_huge(MemoryKind kind) {
   return kind == MemoryKind::kHugePages || kind == MemoryKind::kHugetlb;
 }
 
-Backing backing_of(MemoryKind kind) {
-  switch (kind) {
-    case MemoryKind::kMemfd:
-      return Backing::kMemfd;
-    case MemoryKind::kHugetlb:
-      return Backing::kHugetlb;
-    case MemoryKind::kAnonymous:
-    case MemoryKind::kHugePages:
-      break;
-  }
-  return Backing::kAnonymous;
+bool has_memfd(MemoryKind kind) {
+  return kind == MemoryKind::kMemfd || kind == MemoryKind::kHugetlb;
 }
 
-/// Aligned to huge pages within `room`; nullptr with errno.
-std::byte* map_memory(MemoryKind kind, void* room, std::size_t bytes) {
-  const auto address =
-      (reinterpret_cast<std::uintptr_t>(room) + kHugePageBytes) & ~(kHugePageBytes - 1);
-  int flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS;
-  Fd memfd;
-  if (kind == MemoryKind::kMemfd || kind == MemoryKind::kHugetlb) {
-    memfd = Fd(::memfd_create("contract", MFD_CLOEXEC | (is_huge(kind) ? MFD_HUGETLB : 0U)));
-    if (!memfd || ::ftruncate(memfd.get(), static_cast<off_t>(bytes)) != 0) return nullptr;
-    flags = MAP_FIXED | MAP_SHARED;
-  }
-  void* memory = ::mmap(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE, flags,
-                        memfd.get(), 0);
+Backing backing_of(MemoryKind kind) {
+  if (kind == MemoryKind::kHugetlb) return Backing::kHugetlb;
+  return has_memfd(kind) ? Backing::kMemfd : Backing::kAnonymous;
+}
+
+std::byte* map_at(std::byte* place, std::size_t bytes, int memfd) {
+  const int flags = memfd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+  void* memory =
+      ::mmap(place, bytes, PROT_READ | PROT_WRITE, flags | (place ? MAP_FIXED : 0), memfd, 0);
   return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
 }
 
@@ -62,65 +47,49 @@ OwnMemory::OwnMemory(MemoryKind kind, std::span<const std::uint64_t> area_pages)
 }
 
 bool OwnMemory::map(MemoryKind kind, std::uint64_t pages) {
-  constexpr std::uint64_t kPagesAHuge = kHugePageBytes / kPageSize;
   if (is_huge(kind)) pages = (pages + kPagesAHuge - 1) / kPagesAHuge * kPagesAHuge;
-  // Guard pages keep areas from becoming one mapping.
-  const std::size_t bytes = pages * kPageSize + 2 * kHugePageBytes;
-  void* room =
-      ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (room == MAP_FAILED) return false;
-  rooms_.emplace_back(static_cast<std::byte*>(room), bytes);
-  std::byte* memory = map_memory(kind, room, pages * kPageSize);
-  if (memory == nullptr) return false;
-  const auto index = static_cast<std::uint32_t>(areas_.size());
-  if (kind == MemoryKind::kHugePages) {
-    ::madvise(memory, pages * kPageSize, MADV_HUGEPAGE);
-    std::memset(memory, 0, pages * kPageSize);
-  } else if (kind == MemoryKind::kAnonymous) {
-    ::madvise(memory, pages * kPageSize, MADV_NOHUGEPAGE);
+  const std::size_t bytes = pages * kPageSize;
+  Fd memfd;
+  if (has_memfd(kind)) {
+    memfd = Fd(::memfd_create("contract", MFD_CLOEXEC | (is_huge(kind) ? MFD_HUGETLB : 0U)));
+    if (!memfd || ::ftruncate(memfd.get(), static_cast<off_t>(bytes)) != 0) return false;
   }
-  areas_.push_back({{kFirstPage + index * kApart}, pages});
-  mapped_.push_back({{{0, index, 0}, areas_.back(), backing_of(kind)}, memory});
+  // Guard pages keep areas from becoming one mapping.
+  const std::size_t room_bytes = bytes + 2 * kHugePageBytes;
+  void* room =
+      ::mmap(nullptr, room_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return false;
+  rooms_.emplace_back(static_cast<std::byte*>(room), room_bytes);
+  const std::uintptr_t aligned =
+      (reinterpret_cast<std::uintptr_t>(room) + kHugePageBytes) & ~(kHugePageBytes - 1);
+  std::byte* memory = map_at(reinterpret_cast<std::byte*>(aligned), bytes, memfd.get());
+  if (memory == nullptr) return false;
+  if (kind == MemoryKind::kAnonymous) ::madvise(memory, bytes, MADV_NOHUGEPAGE);
+  if (kind == MemoryKind::kHugePages) {
+    ::madvise(memory, bytes, MADV_HUGEPAGE);
+    std::memset(memory, 0, bytes);
+  }
+  const auto index = static_cast<std::uint32_t>(areas_.size());
+  const PageRange range{{kFirstPage + index * kApart}, pages};
+  areas_.push_back({{{0, index, 0}, range, backing_of(kind)}, memory});
+  memfds_.push_back(std::move(memfd));
   return true;
+}
+
+std::vector<std::byte*> OwnMemory::map_again() {
+  std::vector<std::byte*> aliases;
+  for (std::size_t i = 0; i < areas_.size(); ++i) {
+    const auto bytes = static_cast<std::size_t>(areas_[i].region.range.bytes());
+    std::byte* alias = map_at(nullptr, bytes, memfds_[i].get());
+    if (alias == nullptr) throw std::runtime_error("a memfd cannot be mapped again");
+    rooms_.emplace_back(alias, bytes);
+    aliases.push_back(alias);
+  }
+  return aliases;
 }
 
 OwnMemory::~OwnMemory() {
   for (const std::span<std::byte> room : rooms_) ::munmap(room.data(), room.size());
-}
-
-std::vector<PlacedArea> OwnMemory::placed() const {
-  std::vector<PlacedArea> placed;
-  for (const MappedRegion& mapped : mapped_)
-    placed.push_back({mapped.region.range, mapped.address});
-  return placed;
-}
-
-std::byte* OwnMemory::at(GuestPage page) const {
-  for (const MappedRegion& mapped : mapped_) {
-    const PageRange range = mapped.region.range;
-    if (range.contains(page)) return mapped.address + (page - range.first) * kPageSize;
-  }
-  throw std::out_of_range("no such page");
-}
-
-Result<std::vector<Region>> OwnMemory::regions() {
-  std::vector<Region> regions;
-  for (const MappedRegion& mapped : mapped_) regions.push_back(mapped.region);
-  return regions;
-}
-
-Result<ReadOutcome> OwnMemory::read(const RegionId&, PageRange range, std::span<std::byte> into) {
-  std::memcpy(into.data(), at(range.first), range.bytes());
-  return ReadOutcome::kRead;
-}
-
-std::span<const std::byte> OwnMemory::mapped(const RegionId& region) {
-  for (const MappedRegion& mapped : mapped_) {
-    if (mapped.region.id == region) {
-      return {mapped.address, static_cast<std::size_t>(mapped.region.range.bytes())};
-    }
-  }
-  return {};
 }
 
 }  // namespace migrate::testing

@@ -1,4 +1,4 @@
-// OwnMemory: areas of this process's memory of a given backing, as a guest's.
+// OwnMemory: areas of this process's memory of a given backing.
 #pragma once
 
 #include <cstddef>
@@ -7,40 +7,35 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.hpp"
 #include "migrate/trackers.hpp"
-#include "tests/dirtylog/contract/thread_writer.hpp"
 
 namespace migrate::testing {
 
 enum class MemoryKind : std::uint8_t { kAnonymous, kMemfd, kHugePages, kHugetlb };
 
-class OwnMemory final : public PageSource {
+class OwnMemory {
  public:
+  static constexpr std::uint64_t kPagesAHuge = 512;
+
   /// Areas of `area_pages` pages (rounded up to whole huge pages) far apart from one another. When
   /// the host does not give such memory, why_not() says why and there are no areas.
   OwnMemory(MemoryKind kind, std::span<const std::uint64_t> area_pages);
-  ~OwnMemory() override;
+  ~OwnMemory();
   OwnMemory(const OwnMemory&) = delete;
   OwnMemory& operator=(const OwnMemory&) = delete;
 
   [[nodiscard]] const std::string& why_not() const { return why_not_; }
-  [[nodiscard]] std::span<const PageRange> areas() const { return areas_; }
-  [[nodiscard]] const std::vector<MappedRegion>& mapped_regions() const { return mapped_; }
-  [[nodiscard]] std::vector<PlacedArea> placed() const;
-  [[nodiscard]] std::byte* at(GuestPage page) const;
-
-  Result<std::vector<Region>> regions() override;
-  Result<ReadOutcome> read(const RegionId& region, PageRange range,
-                           std::span<std::byte> into) override;
-  std::span<const std::byte> mapped(const RegionId& region) override;
-  Status holes(const RegionId&, PageBitmap&) override { return {}; }
+  [[nodiscard]] const std::vector<MappedRegion>& areas() const { return areas_; }
+  /// Maps the areas of a memfd once more, for as long as this is there.
+  [[nodiscard]] std::vector<std::byte*> map_again();
 
  private:
   bool map(MemoryKind kind, std::uint64_t pages);
 
   std::vector<std::span<std::byte>> rooms_;  ///< The areas with the guard pages around them.
-  std::vector<PageRange> areas_;
-  std::vector<MappedRegion> mapped_;
+  std::vector<Fd> memfds_;
+  std::vector<MappedRegion> areas_;
   std::string why_not_;
 };
 

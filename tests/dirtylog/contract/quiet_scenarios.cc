@@ -41,7 +41,6 @@ class Quiet {
   Pages collect(const std::vector<Region>& chosen) {
     PageBitmap set(chosen);
     if (!verdict.expect(bed_.tracker().collect(set), "collect")) return {};
-    std::vector<std::byte> page(kPageSize);
     for (const Region& region : chosen) {
       verdict.expect(bed_.tracker().rearm(set, region.id, region.range), "rearm");
     }
@@ -63,26 +62,24 @@ class Quiet {
 
   void touch_some(const PageRange& area, Pages& touched) {
     const std::uint64_t last = area.count - 1;
+    const std::uint64_t from = chance_.below(area.count);
     switch (chance_.below(6)) {
       case 0:  // First and last.
-        touch({area.first, 1}, touched);
-        return touch({area.first + last, 1}, touched);
+        touch({area.first, area.count}, std::max<std::uint64_t>(1, last), touched);
+        return;
       case 1:  // Around a boundary of the bitmap's words.
-        return touch({area.first + std::min<std::uint64_t>(63, last),
-                      std::min(area.count, std::uint64_t{2})},
-                     area, touched);
+        if (last > 63) touch({area.first + 63, 2}, 1, touched);
+        return;
       case 2:
-        return touch(area, touched);
+        touch(area, 1, touched);
+        return;
       case 3:
         return;
-      case 4: {
-        const std::uint64_t from = chance_.below(area.count);
-        return touch({area.first + from, 1 + chance_.below(area.count - from)}, touched);
-      }
+      case 4:
+        touch({area.first + from, 1 + chance_.below(area.count - from)}, 1, touched);
+        return;
       default:
-        for (std::uint64_t i = 0; i <= area.count / 16; ++i) {
-          touch({area.first + chance_.below(area.count), 1}, touched);
-        }
+        touch({area.first + from, area.count - from}, 1 + chance_.below(70), touched);
     }
   }
 
@@ -108,13 +105,9 @@ class Quiet {
   Verdict verdict;
 
  private:
-  void touch(PageRange pages, const PageRange& area, Pages& touched) {
-    pages.count = std::min(pages.count, area.end() - pages.first);
-    touch(pages, touched);
-  }
-  void touch(PageRange pages, Pages& touched) {
-    bed_.touch(pages);
-    for (std::uint64_t i = 0; i < pages.count; ++i) touched.insert(pages.first + i);
+  void touch(PageRange pages, std::uint64_t stride, Pages& touched) {
+    bed_.touch(pages, stride);
+    for (std::uint64_t i = 0; i < pages.count; i += stride) touched.insert(pages.first + i);
   }
 
   /// Areas begin where their backing's pages begin.
@@ -316,23 +309,17 @@ Verdict pages_changed_and_changed_back_are_kept(TrackerBed& bed, std::uint64_t s
   copy.begin();
   copy.full_round();
   const PageRange area = bed.areas().back();
-  const auto put_all = [&](std::uint64_t value) {
-    for (GuestPage page = area.first; page < area.end(); page = page + 1) {
-      if (!bed.put(page, value)) return false;
-    }
-    return true;
-  };
   for (std::uint64_t i = 0; i < 8; ++i) {
-    if (!put_all(1)) return copy.verdict();
+    bed.put(area, 1);
     bool collected = false;
     copy.between_steps = [&](const RegionId&, PageRange window) {
       // The first step is after the collect, before anything is read.
-      if (!collected && window.empty()) put_all(2);
+      if (!collected && window.empty()) bed.put(area, 2);
       collected = true;
     };
     copy.full_round();
     copy.between_steps = nullptr;
-    put_all(1);
+    bed.put(area, 1);
     copy.compare();
   }
   return copy.verdict();
