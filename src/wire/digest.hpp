@@ -24,12 +24,17 @@ class PageDigest {
   /// `hasher` must be the session's (keyed).
   explicit PageDigest(const Hasher& hasher);
 
-  /// Of kPageSize bytes.
+  /// What stands in a table of hashes for a page of which nobody knows what the target has. No
+  /// page's hash.
+  static constexpr std::uint64_t kVoid = 0;
+
+  /// Of kPageSize bytes; never kVoid.
   [[nodiscard]] std::uint64_t hash(std::span<const std::byte> page) const;
   /// The hash of a page of zeros; what a page table starts with.
   [[nodiscard]] std::uint64_t zero_hash() const { return zero_hash_; }
 
-  /// What a page adds to the sum; `page` counts from 0 at the region's first. 0 for zero_hash().
+  /// What a page adds to the sum; `page` counts from 0 at the region's first. 0 for zero_hash() and
+  /// for kVoid.
   [[nodiscard]] std::uint64_t mix(RegionHandle region, std::uint64_t page,
                                   std::uint64_t hash) const;
   /// How the sum changes when a page's hash does (modulo 2^64).

@@ -46,6 +46,11 @@ inline constexpr std::uint32_t kVcpusMax = 65536;
 inline constexpr std::size_t kHelloBytesMax = std::size_t{2} << 20;
 /// REGIONS: 16384 regions of 29 bytes and as many handles of 4.
 inline constexpr std::size_t kRegionsBytesMax = std::size_t{1} << 20;
+/// VOID: 1 MiB of bits names 32 GiB of memory.
+inline constexpr std::size_t kVoidWordsMax = std::size_t{128} << 10;
+/// A source comes back after a lost link within this, or not at all: longer than any outage that
+/// somebody waits for.
+inline constexpr std::uint32_t kResumeWindowMsMax = 86'400'000;
 /// A record type this version does not know but may skip.
 inline constexpr std::size_t kOptionalBytesMax = std::size_t{64} << 10;
 

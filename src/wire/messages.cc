@@ -226,6 +226,46 @@ void describe(Codec& codec, Is<BarrierAck> auto& ack) {
 }
 
 template <typename Codec>
+void describe(Codec& codec, Is<ResumeTerms> auto& terms) {
+  codec.u32(terms.window_ms);
+  codec.require(terms.window_ms <= kResumeWindowMsMax, "the window is longer than a day");
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Resume> auto& resume) {
+  codec.fixed(resume.session.bytes);
+  codec.fixed(resume.proof.bytes);
+  codec.u32(resume.round);
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Resumed> auto& resumed) {
+  codec.u32(resumed.round);
+  codec.u64(resumed.digest);
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Void> auto& pages) {
+  codec.u32(pages.region.number);
+  codec.u64(pages.first);
+  codec.require(pages.first % 64 == 0 && pages.first < kPageNumberMax,
+                "the first page is not a multiple of 64, or beyond any region");
+  codec.list(pages.words, sizeof(std::uint64_t), {"bitmap", kVoidWordsMax},
+             [&](auto& word) { codec.u64(word); });
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<VoidEnd> auto& end) {
+  codec.u64(end.pages);
+  codec.u64(end.digest);
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Voided> auto& voided) {
+  codec.u64(voided.digest);
+}
+
+template <typename Codec>
 void describe(Codec& codec, Is<SectionBegin> auto& begin) {
   describe(codec, begin.info);
 }

@@ -33,7 +33,8 @@ inline constexpr std::uint16_t kVersionMax = 1;
 /// Feature bits: offered in HELLO, of which WELCOME gives back those in force. Unknown bits of the
 /// peer's are ignored.
 inline constexpr std::uint64_t kFeatureVerifyFull = std::uint64_t{1} << 0;
-inline constexpr std::uint64_t kFeaturesKnown = kFeatureVerifyFull;
+inline constexpr std::uint64_t kFeatureResume = std::uint64_t{1} << 1;
+inline constexpr std::uint64_t kFeaturesKnown = kFeatureVerifyFull | kFeatureResume;
 
 /// In HELLO what the source would use, in WELCOME what it may use (no more than it asked for).
 struct SessionLimits {
@@ -168,6 +169,45 @@ struct BarrierAck {
   std::uint64_t digest = 0;  ///< Of the target's whole memory, changes of REGIONS included.
 };
 
+/// Source to target, after WELCOME: how long it will try to come back after a lost link.
+struct ResumeTerms {
+  static constexpr RecordType kType = RecordType::kResumeTerms;
+  std::uint32_t window_ms = 0;
+};
+
+/// Source to target, opens a new control lane after the link was lost in the rounds.
+struct Resume {
+  static constexpr RecordType kType = RecordType::kResume;
+  SessionId session;
+  JoinSecret proof;
+  std::uint32_t round = 0;  ///< Its open round: the first that was not acknowledged.
+};
+
+/// Target to source: where rounds go on.
+struct Resumed {
+  static constexpr RecordType kType = RecordType::kResumed;
+  std::uint32_t round = 0;   ///< Its open round: RESUME's, or one more.
+  std::uint64_t digest = 0;  ///< As acknowledged after the round before.
+};
+
+/// Source to target, after RESUMED: pages that may have been sent in the open round.
+struct Void {
+  static constexpr RecordType kType = RecordType::kVoid;
+  RegionHandle region;
+  std::uint64_t first = 0;           ///< Page of the region, a multiple of 64.
+  std::vector<std::uint64_t> words;  ///< At most kVoidWordsMax; bits beyond the region are clear.
+};
+struct VoidEnd {
+  static constexpr RecordType kType = RecordType::kVoidEnd;
+  std::uint64_t pages = 0;   ///< Named by the VOID records since RESUMED.
+  std::uint64_t digest = 0;  ///< Of all memory, void pages counting nothing.
+};
+/// Target to source: these pages are void here too.
+struct Voided {
+  static constexpr RecordType kType = RecordType::kVoided;
+  std::uint64_t digest = 0;
+};
+
 struct SectionBegin {
   static constexpr RecordType kType = RecordType::kSectionBegin;
   SectionInfo info;
@@ -246,6 +286,7 @@ struct Discarded {
 #define MIGRATE_WIRE_MESSAGES(X)                                          \
   X(Hello) X(Welcome) X(Join) X(Joined) X(Ask) X(Answer) X(ErrorRecord)   \
   X(Ping) X(Pong) X(Regions) X(Barrier) X(BarrierAck)                     \
+  X(ResumeTerms) X(Resume) X(Resumed) X(Void) X(VoidEnd) X(Voided)        \
   X(SectionBegin) X(SectionEnd) X(StateEnd)                               \
   X(Offer) X(Ready) X(Commit) X(Started) X(Released) X(Abort) X(Discarded)
 // clang-format on

@@ -21,8 +21,8 @@ struct TypeTraits {
   Keying keying;
 };
 
-// HELLO, WELCOME, JOIN, ASK and ANSWER come before both sides share a secret, or are read by a
-// process that does not have it (a listener that answers for another one's journal).
+// HELLO, WELCOME, JOIN, ASK, ANSWER and RESUME come before both sides share a secret, or are read
+// by a process that does not have it (a listener that answers for another one's journal).
 constexpr TypeTraits kTypes[] = {
     {RecordType::kHello, "HELLO", kHelloBytesMax, Keying::kUnkeyed},
     {RecordType::kWelcome, "WELCOME", 192 + kNameBytesMax, Keying::kUnkeyed},
@@ -33,10 +33,16 @@ constexpr TypeTraits kTypes[] = {
     {RecordType::kError, "ERROR", kErrorBytesMax, Keying::kEither},
     {RecordType::kPing, "PING", 16, Keying::kKeyed},
     {RecordType::kPong, "PONG", 16, Keying::kKeyed},
+    {RecordType::kResume, "RESUME", 52, Keying::kUnkeyed},
+    {RecordType::kResumed, "RESUMED", 12, Keying::kKeyed},
+    {RecordType::kResumeTerms, "RESUME_TERMS", 4, Keying::kKeyed},
     {RecordType::kRegions, "REGIONS", kRegionsBytesMax, Keying::kKeyed},
     {RecordType::kPages, "PAGES", kBatchHeadBytesMax + kBatchContentBytesMax, Keying::kKeyed},
     {RecordType::kBarrier, "BARRIER", 21, Keying::kKeyed},
     {RecordType::kBarrierAck, "BARRIER_ACK", 12, Keying::kKeyed},
+    {RecordType::kVoid, "VOID", 16 + kVoidWordsMax * 8, Keying::kKeyed},
+    {RecordType::kVoidEnd, "VOID_END", 16, Keying::kKeyed},
+    {RecordType::kVoided, "VOIDED", 8, Keying::kKeyed},
     {RecordType::kSectionBegin, "SECTION_BEGIN", 9 + kSectionNameBytesMax, Keying::kKeyed},
     {RecordType::kSectionData, "SECTION_DATA", kSectionChunkBytesMax, Keying::kKeyed},
     {RecordType::kSectionEnd, "SECTION_END", 8, Keying::kKeyed},

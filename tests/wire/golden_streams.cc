@@ -133,6 +133,54 @@ StreamMaker refused() {
   return maker;
 }
 
+/// Round 0 is acknowledged; the link is lost in round 1, and region 2 does not come yet.
+StreamMaker cut_in_round_1() {
+  StreamMaker maker({memory(0, 0, 16), memory(1, 1 << 20, 200)}, 2);
+  maker.allow_resume();
+  maker.open();
+  maker.send(ResumeTerms{30'000});
+  maker.pages(1, 0, {{0, 1, 1}, {3, 1, 1}});
+  maker.pages(2, 1, {{130, 1, 1}});
+  maker.end_round(false);
+  maker.pages(1, 0, {{0, 1, 2}, {3, 1, std::nullopt}});
+  maker.pages(2, 1, {{7, 1, 1}, {129, 3, std::nullopt}});
+  maker.change_regions({RegionHandle{2}, {memory(2, 1 << 21, 4)}, {}});
+  return maker;
+}
+
+void finish_resumed(StreamMaker& maker) {
+  maker.end_round(true);
+  maker.state(40);
+  maker.offer(1);
+  maker.ready(1);
+  finish(maker, 1);
+}
+
+/// The link is lost in round 1, again while the void pages are told, and after round 1, before its
+/// acknowledgement. Page 3, void, is zero and then data; page 0 comes a round later than it was
+/// sent first.
+StreamMaker resumed() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(1);
+  maker.void_open_round();
+  maker.resume(1);
+  maker.void_open_round();
+  maker.rejoin();
+  maker.pages(2, 0, {{3, 1, std::nullopt}});
+  maker.pages(1, 1, {{7, 1, 1}, {129, 2, std::nullopt}, {131, 1, 1}});
+  maker.change_regions({RegionHandle{2}, {memory(2, 1 << 21, 4)}, {RegionHandle{1}}});
+  maker.end_round_on_lane(1, false);
+  maker.end_round_on_lane(2, false);
+  maker.end_round_on_lane(0, false);
+  maker.resume(2);
+  maker.void_open_round();
+  maker.rejoin();
+  maker.pages(1, 0, {{0, 1, 3}, {3, 1, 4}});
+  maker.pages(1, 2, {{0, 1, 2}});
+  finish_resumed(maker);
+  return maker;
+}
+
 // ---- Invalid streams: stop_copy() with one thing wrong.
 
 /// The valid beginning: opened, one batch sent in round 0.
@@ -265,6 +313,53 @@ StreamMaker incomplete() {
   return maker;
 }
 
+StreamMaker page_not_void() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(1);
+  maker.void_open_round(1);
+  return maker;
+}
+
+StreamMaker void_at_offer() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(1);
+  maker.void_open_round();
+  maker.rejoin();
+  maker.pages(1, 0, {{0, 1, 2}});
+  finish_resumed(maker);
+  return maker;
+}
+
+StreamMaker barrier_before_voided() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(1);
+  maker.end_round_on_lane(0, false);
+  return maker;
+}
+
+/// The target claims a round of which not all was sent.
+StreamMaker resumed_too_far() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(2);
+  return maker;
+}
+
+StreamMaker void_digest_mismatch() {
+  StreamMaker maker = cut_in_round_1();
+  maker.resume(1);
+  maker.void_open_round();
+  maker.spoil_digest();
+  maker.rejoin();
+  return maker;
+}
+
+StreamMaker resume_without_proof() {
+  StreamMaker maker = cut_in_round_1();
+  maker.spoil_proof();
+  maker.resume(1);
+  return maker;
+}
+
 /// "length default-secret custom-secret" a line; the Python test makes the same input and secret.
 GoldenFile vectors() {
   SessionRandom first;
@@ -303,6 +398,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"valid/asked_after_start", asked_after_start},
       {"valid/lost", lost},
       {"valid/refused", refused},
+      {"valid/resumed", resumed},
       {"invalid/checksum.bad_checksum", bad_checksum},
       {"invalid/page-hash.flipped_page_byte", flipped_page_byte},
       {"invalid/page-twice.page_twice", page_twice},
@@ -317,6 +413,12 @@ std::vector<GoldenFile> make_golden_files() {
       {"invalid/handover.commit_before_ready", commit_before_ready},
       {"invalid/handover.commit_after_abort", commit_after_abort},
       {"invalid/session.wrong_proof", wrong_proof},
+      {"invalid/session.resume_without_proof", resume_without_proof},
+      {"invalid/resume.page_not_void", page_not_void},
+      {"invalid/resume.void_at_offer", void_at_offer},
+      {"invalid/resume.barrier_before_voided", barrier_before_voided},
+      {"invalid/resume.resumed_too_far", resumed_too_far},
+      {"invalid/digest.void_digest_mismatch", void_digest_mismatch},
       {"invalid/truncated.truncated", truncated},
       {"invalid/incomplete.incomplete", incomplete},
   };

@@ -134,6 +134,21 @@ class Samples {
   }
   void fill(Barrier& m) { m = {u32(), coin(), random_(), random_()}; }
   void fill(BarrierAck& m) { m = {u32(), random_()}; }
+  void fill(ResumeTerms& m) { m.window_ms = u32() % (kResumeWindowMsMax + 1); }
+  void fill(Resume& m) {
+    fixed(m.session.bytes);
+    fixed(m.proof.bytes);
+    m.round = u32();
+  }
+  void fill(Resumed& m) { m = {u32(), random_()}; }
+  void fill(Void& m) {
+    m.region.number = u32();
+    m.first = below(1 << 20) * 64;
+    m.words.resize(below(5));
+    for (std::uint64_t& word : m.words) word = random_();
+  }
+  void fill(VoidEnd& m) { m = {random_(), random_()}; }
+  void fill(Voided& m) { m.digest = random_(); }
   void fill(SectionBegin& m) { fill(m.info); }
   void fill(SectionEnd& m) { m.bytes = random_(); }
   void fill(StateEnd& m) { m = {u32(), random_()}; }

@@ -34,10 +34,16 @@ TYPES = {
     0x0007: ("ERROR", _ERROR_MAX, EITHER),
     0x0008: ("PING", 16, KEYED),
     0x0009: ("PONG", 16, KEYED),
+    0x000A: ("RESUME", 52, UNKEYED),
+    0x000B: ("RESUMED", 12, KEYED),
+    0x000C: ("RESUME_TERMS", 4, KEYED),
     0x0010: ("REGIONS", 1 << 20, KEYED),
     0x0011: ("PAGES", BATCH_HEADER + ENTRIES_MAX * (ENTRY + PAGE), KEYED),
     0x0012: ("BARRIER", 21, KEYED),
     0x0013: ("BARRIER_ACK", 12, KEYED),
+    0x0014: ("VOID", 16 + (1 << 20), KEYED),
+    0x0015: ("VOID_END", 16, KEYED),
+    0x0016: ("VOIDED", 8, KEYED),
     0x0020: ("SECTION_BEGIN", 9 + 64, KEYED),
     0x0021: ("SECTION_DATA", 1 << 20, KEYED),
     0x0022: ("SECTION_END", 8, KEYED),
@@ -250,6 +256,14 @@ def _regions(f):
     return change
 
 
+def _void(f):
+    void = {"region": f.number("I"), "first": f.number("Q")}
+    if void["first"] % 64:
+        raise Violation("field", "the first page is not a multiple of 64", HEADER + 4)
+    void["words"] = [f.number("Q") for _ in range(f.bounded("I", 0, 1 << 17, "words"))]
+    return void
+
+
 def _ended(f):
     return {"attempt": f.number("I"), "scope": f.bounded("B", 1, 2, "scope"), "error": f.error()}
 
@@ -282,6 +296,11 @@ _PARSERS = {
     "BARRIER": lambda f: {"round": f.number("I"), "final": f.bounded("B", 0, 1, "final"),
                           "pages": f.number("Q"), "change": f.number("Q")},
     "BARRIER_ACK": _numbers(("round", "I"), ("digest", "Q")),
+    "RESUME": lambda f: {"session": f.bytes(16), "proof": f.bytes(32), "round": f.number("I")},
+    "RESUMED": _numbers(("round", "I"), ("digest", "Q")),
+    "RESUME_TERMS": lambda f: {"window": f.bounded("I", 0, 86400000, "window")},
+    "VOID": _void, "VOID_END": _numbers(("pages", "Q"), ("digest", "Q")),
+    "VOIDED": _numbers(("digest", "Q")),
     "SECTION_END": _numbers(("bytes", "Q")),
     "STATE_END": _numbers(("sections", "I"), ("bytes", "Q")),
     "READY": _numbers(("attempt", "I"), ("lease_ns", "Q"), ("digest", "Q"), ("final_apply", "Q"),

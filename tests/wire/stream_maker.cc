@@ -1,5 +1,6 @@
 #include "tests/wire/stream_maker.hpp"
 
+#include <algorithm>
 #include <string>
 
 #include "tests/wire/sample_messages.hpp"
@@ -45,7 +46,7 @@ StreamMaker::StreamMaker(std::vector<Region> regions, std::uint16_t bulk_lanes)
   fill(welcome_.random.bytes, random);
   fill(welcome_.secret.bytes, random);
   fill(welcome_.boot.bytes, random);
-  welcome_.features = kFeaturesKnown;
+  hello_.features = welcome_.features = kFeatureVerifyFull;
   welcome_.bulk_lanes = bulk_lanes;
   welcome_.limits.state_bytes = 1 << 20;
   welcome_.load_us = 300;
@@ -110,6 +111,7 @@ void StreamMaker::apply(std::uint16_t lane, RegionHandle region, std::uint64_t p
   const std::uint64_t change = page_digest_->change(region, page, at->second, hash);
   at->second = hash;
   digest_ += change;
+  open_pages_.insert({region.number, page});
   for (const std::uint16_t counted : {lane, std::uint16_t{0}}) {
     ++open_barriers_[counted].pages;
     open_barriers_[counted].digest_change += change;
@@ -128,7 +130,7 @@ void StreamMaker::end_round_on_lane(std::uint16_t lane, bool final) {
   send(barrier, lane);
 }
 
-void StreamMaker::acknowledge() {
+void StreamMaker::complete_round() {
   for (const Regions& change : std::exchange(pending_, {})) {
     for (const RegionHandle removed : change.removed) {
       for (const auto& [place, hash] : hashes_) {
@@ -141,7 +143,55 @@ void StreamMaker::acknowledge() {
     std::uint32_t handle = change.first_handle.number;
     for (const Region& region : change.added) regions_[handle++] = region;
   }
-  reply(BarrierAck{rounds_.at(0) - 1, digest_});
+  open_pages_.clear();
+  acknowledged_ = rounds_.at(0);
+  acknowledged_digest_ = digest_;
+}
+
+void StreamMaker::acknowledge() {
+  complete_round();
+  reply(BarrierAck{acknowledged_ - 1, digest_});
+}
+
+void StreamMaker::allow_resume() {
+  hello_.features |= kFeatureResume;
+  welcome_.features |= kFeatureResume;
+}
+
+void StreamMaker::resume(std::uint32_t round) {
+  first_connection_ = next_connection_;
+  next_connection_ = static_cast<std::uint16_t>(next_connection_ + hello_.bulk_lanes + 1);
+  std::erase_if(sequence_, [&](const auto& item) { return item.first.first <= hello_.bulk_lanes; });
+  send(Resume{hello_.session, secret_, acknowledged_});
+  if (round == acknowledged_ + 1) complete_round();
+  pending_.clear();
+  open_barriers_.clear();
+  for (auto& [lane, number] : rounds_) number = round;
+  reply(Resumed{round, acknowledged_digest_});
+}
+
+void StreamMaker::void_open_round(std::size_t left_out) {
+  std::map<std::uint32_t, Void> records;
+  std::size_t pages = open_pages_.size() - left_out;
+  for (const auto& [region, page] : open_pages_) {
+    if (pages-- == 0) break;
+    Void& record = records[region];
+    record.region = RegionHandle{region};
+    record.words.resize(std::max<std::size_t>(record.words.size(), page / 64 + 1));
+    record.words[page / 64] |= std::uint64_t{1} << (page % 64);
+    hashes_[{region, page}] = PageDigest::kVoid;
+  }
+  for (const auto& [region, record] : records) send(record);
+  digest_ = 0;
+  for (const auto& [place, hash] : hashes_) {
+    digest_ += page_digest_->mix(RegionHandle{place.first}, place.second, hash);
+  }
+  send(VoidEnd{open_pages_.size() - left_out, digest_});
+}
+
+void StreamMaker::rejoin() {
+  reply(Voided{digest_});
+  for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) join(lane);
 }
 
 void StreamMaker::end_round(bool final) {
@@ -208,7 +258,9 @@ void StreamMaker::put(const Message& message, std::uint16_t connection, Directio
 
 void StreamMaker::put_bytes(std::span<const std::byte> bytes, std::uint16_t connection,
                             Direction direction) {
-  frames_.push_back({connection, direction, {bytes.begin(), bytes.end()}});
+  const bool lane = connection <= hello_.bulk_lanes;
+  const int number = lane ? first_connection_ + connection : connection;
+  frames_.push_back({static_cast<std::uint16_t>(number), direction, {bytes.begin(), bytes.end()}});
 }
 
 #define INSTANTIATE(Message) \

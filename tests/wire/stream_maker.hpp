@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -57,6 +58,16 @@ class StreamMaker {
   void offer(std::uint32_t attempt);
   void ready(std::uint32_t attempt);
 
+  /// Before open(): both sides know feature bit 1.
+  void allow_resume();
+  /// After a link that was lost in the rounds: RESUME on a new control lane, RESUMED for `round`,
+  /// which is the open one or, when its acknowledgement was lost, the next.
+  void resume(std::uint32_t round);
+  /// VOID for what was sent in the open round, but for `left_out` of its pages, and VOID_END.
+  void void_open_round(std::size_t left_out = 0);
+  /// VOIDED, and all lanes join again.
+  void rejoin();
+
   /// After a lost link: ASK on a new connection, whose number is given back.
   std::uint16_t ask();
   [[nodiscard]] const BootId& target_boot() const { return welcome_.boot; }
@@ -81,6 +92,7 @@ class StreamMaker {
   void put(const Message& message, std::uint16_t connection, Direction direction);
   void put_bytes(std::span<const std::byte> bytes, std::uint16_t connection, Direction direction);
   void apply(std::uint16_t lane, RegionHandle region, std::uint64_t page, std::uint64_t hash);
+  void complete_round();
   void join(std::uint16_t lane);
 
   Hello hello_;
@@ -97,6 +109,10 @@ class StreamMaker {
   std::map<std::uint16_t, Barrier> open_barriers_;  // What each lane carried in its open round.
   std::vector<Regions> pending_;
   std::uint64_t digest_ = 0;
+  std::set<std::pair<std::uint32_t, std::uint64_t>> open_pages_;  // Sent in the open round.
+  std::uint32_t acknowledged_ = 0;                                // Rounds.
+  std::uint64_t acknowledged_digest_ = 0;
+  std::uint16_t first_connection_ = 0;  // Of the control lane; the others follow.
   std::uint16_t next_connection_;
 };
 

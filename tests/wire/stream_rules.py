@@ -9,6 +9,7 @@ import bisect
 import struct
 
 from stream_format import PAGE, RAW, Violation
+from stream_resume import Resume
 from xxh3 import xxh3_64
 
 CONTROL = 0
@@ -37,7 +38,7 @@ class Memory:
 
     def __init__(self, secret, regions, bulk_lanes):
         self.secret = secret
-        self.zero_hash = xxh3_64(bytes(PAGE), secret)
+        self.zero_hash = xxh3_64(bytes(PAGE), secret) or 1
         self.lanes = [CONTROL] + list(range(1, bulk_lanes + 1))
         self.lane_round = dict.fromkeys(self.lanes, 0)
         self.rounds = {0: _Round()}
@@ -48,14 +49,16 @@ class Memory:
         self.pages_sent = 0
         self.next_handle = 0
         self.regions = {}
-        self.table = {}  # region: {page: hash}, pages that are not zero
+        self.table = {}  # region: {page: hash}, pages that are not zero; None: void
         self._hashes = {}  # content: hash
         self._change_regions({"first": 0, "added": regions, "removed": []})
+        self.resume = Resume(self)
 
     def total_pages(self):
         return sum(region["count"] for region in self.regions.values())
 
     def pages(self, lane, batch, table, where):
+        self.resume.must_be_over("PAGES")
         if batch["round"] != self.lane_round[lane]:
             raise Violation("round", "pages of round %d on a lane that is in round %d" %
                             (batch["round"], self.lane_round[lane]), 28)
@@ -71,12 +74,14 @@ class Memory:
 
     def change_regions(self, change):
         """Takes effect when the control lane's round is complete."""
+        self.resume.must_be_over("REGIONS")
         changes = self.rounds.setdefault(self.lane_round[CONTROL], _Round()).changes
         if changes:
             raise Violation("region", "REGIONS twice in a round")
         changes.append(change)
 
     def barrier(self, lane, message):
+        self.resume.must_be_over("BARRIER")
         number = self.lane_round[lane]
         if message["round"] != number:
             raise Violation("round", "a barrier of round %d on a lane that is in round %d" %
@@ -98,14 +103,15 @@ class Memory:
                             (message["digest"], message["round"], self.digests[message["round"]]),
                             28)
         self.acknowledged += 1
+        self.resume.acknowledged()
 
     def _hash(self, content):
         if content not in self._hashes:
-            self._hashes[content] = xxh3_64(content, self.secret)
+            self._hashes[content] = xxh3_64(content, self.secret) or 1
         return self._hashes[content]
 
-    def _mix(self, region, page, value):
-        if value == self.zero_hash:
+    def mix(self, region, page, value):
+        if value is None or value == self.zero_hash:
             return 0
         return xxh3_64(struct.pack("<QQQ", region, page, value), self.secret)
 
@@ -115,7 +121,7 @@ class Memory:
         before = pages.pop(page, self.zero_hash)
         if value != self.zero_hash:
             pages[page] = value
-        return self._mix(region, page, value) - self._mix(region, page, before)
+        return self.mix(region, page, value) - self.mix(region, page, before)
 
     def _apply(self, where, byte, region, first, count, value):
         if region not in self.regions or first + count > self.regions[region]["count"]:
@@ -132,6 +138,7 @@ class Memory:
         return sum(self._set(region, page, self.zero_hash) for page in list(pages))
 
     def _complete(self, round_):
+        self.resume.completing(round_)
         total_pages, total_change = 0, 0
         finals = {message["final"] for message in round_.barriers.values()}
         if len(finals) != 1:
@@ -164,7 +171,7 @@ class Memory:
             if handle not in self.regions:
                 raise Violation("region", "region %d is removed, but is not there" % handle)
             for page, value in self.table.pop(handle).items():
-                self.digest = (self.digest - self._mix(handle, page, value)) & _MASK
+                self.digest = (self.digest - self.mix(handle, page, value)) & _MASK
             del self.regions[handle]
         if change["first"] != self.next_handle and change["added"]:
             raise Violation("region", "new regions are numbered from %d, not from %d" %
@@ -205,6 +212,11 @@ class Handover:
             self._begin()
         self.ended.add(attempt)
 
+    def must_not_have_begun(self):
+        """For RESUME."""
+        if self.section_bytes is not None or self.sections or self.state_ended or self.final:
+            raise Violation("resume", "RESUME in an attempt")
+
     def before_offer(self, name):
         """For what belongs to rounds and state: not between OFFER and the end of the attempt."""
         if self.attempt in self.offered:
@@ -223,7 +235,7 @@ class Handover:
             return
         offer, where = self.offer_to_check
         self.offer_to_check = None
-        violation = None
+        violation = self.memory.resume.void_page()
         if offer["digest"] != self.memory.digest:
             violation = Violation("digest", "the offered digest is %016x, the pages sent make %016x"
                                   % (offer["digest"], self.memory.digest), 30)

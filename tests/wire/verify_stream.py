@@ -18,8 +18,8 @@ from stream_rules import CONTROL, Handover, Memory
 _EVERYWHERE = {"ERROR", "PING", "PONG"}
 _ALLOWED = {
     ("control", TO_TARGET): _EVERYWHERE | {
-        "HELLO", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA", "SECTION_END", "STATE_END",
-        "OFFER", "COMMIT", "RELEASED", "ABORT"},
+        "HELLO", "RESUME_TERMS", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA",
+        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT"},
     ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "BARRIER_ACK", "READY", "STARTED",
                                            "DISCARDED", "ANSWER"},
     ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER"},
@@ -27,8 +27,14 @@ _ALLOWED = {
     ("ask", TO_TARGET): _EVERYWHERE | {"ASK", "COMMIT", "RELEASED", "ABORT"},
     ("ask", TO_SOURCE): _EVERYWHERE | {"ANSWER", "STARTED", "DISCARDED"},
 }
-_OPENERS = {"HELLO": "control", "JOIN": "bulk", "ASK": "ask"}
-_REPLIES = {"control": {"WELCOME"}, "bulk": {"JOINED"}, "ask": {"ANSWER", "STARTED", "DISCARDED"}}
+# A control lane too, after a lost link.
+_ALLOWED["resume", TO_TARGET] = (_ALLOWED["control", TO_TARGET] - {"HELLO"}) | {
+    "RESUME", "VOID", "VOID_END"}
+_ALLOWED["resume", TO_SOURCE] = (_ALLOWED["control", TO_SOURCE] - {"WELCOME"}) | {
+    "RESUMED", "VOIDED"}
+_OPENERS = {"HELLO": "control", "JOIN": "bulk", "ASK": "ask", "RESUME": "resume"}
+_REPLIES = {"control": {"WELCOME"}, "bulk": {"JOINED"}, "ask": {"ANSWER", "STARTED", "DISCARDED"},
+            "resume": {"RESUMED"}}
 _ROUND_AND_STATE = {"REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA", "SECTION_END",
                     "STATE_END", "OFFER"}
 
@@ -48,8 +54,9 @@ class Where:
 class Connection:
     def __init__(self):
         self.kind = None
-        self.opening = None  # HELLO, JOIN or ASK.
+        self.opening = None  # HELLO, JOIN, ASK or RESUME.
         self.replied = False
+        self.retired = False  # A later RESUME has taken its place.
         self.pings = {TO_TARGET: set(), TO_SOURCE: set()}
 
 
@@ -62,6 +69,7 @@ class Verifier:
         self.hello = self.welcome = self.secret = None
         self.memory = self.handover = None
         self.lanes = set()
+        self.terms = False
         self.over = None
         self.records = 0
 
@@ -88,7 +96,8 @@ class Verifier:
         if cut:
             return
         for stream in self.streams.values():
-            if stream.buffer:
+            connection = self.connections.get(stream.connection)
+            if stream.buffer and not (connection and connection.retired):
                 violation = Violation("truncated", "%d bytes do not make a whole record" %
                                       len(stream.buffer), len(stream.buffer))
                 violation.where = Where(stream, stream.offset, "next record")
@@ -109,6 +118,8 @@ class Verifier:
         if record.type not in fmt.TYPES:
             return  # Optional type of a later version.
         connection = self.connections.setdefault(stream.connection, Connection())
+        if connection.retired and stream.direction == TO_TARGET:
+            raise Violation("resume", "the source goes on where it has lost the link")
         self._check_place(connection, stream, record)
         if record.name == "PAGES":
             self._pages(connection, record, where)
@@ -132,12 +143,12 @@ class Verifier:
         if record.name in _REPLIES[connection.kind] and not connection.replied:
             connection.replied = True
             return
-        again = record.name in _OPENERS or record.name in ("WELCOME", "JOINED")
+        again = record.name in _OPENERS or record.name in ("WELCOME", "JOINED", "RESUMED")
         if again or not connection.replied and record.name != "ERROR":
             raise Violation("direction", "it does not come before or after the connection's reply")
 
     def _message(self, connection, stream, record, message, where):
-        if record.name in _ROUND_AND_STATE and connection.kind == "control":
+        if record.name in _ROUND_AND_STATE and connection.kind in ("control", "resume"):
             self.handover.before_offer(record.name)
         handler = getattr(self, "_on_" + record.name.lower(), None)
         if handler is not None:
@@ -183,8 +194,37 @@ class Verifier:
         self.memory = Memory(self.secret, hello["regions"], welcome["bulk_lanes"])
         self.handover = Handover(self.memory, limits)
 
+    def _on_resume_terms(self, _connection, _stream, _terms):
+        if not self.welcome["features"] & 2 or self.terms:
+            raise Violation("resume", "RESUME_TERMS twice, or without the feature")
+        self.terms = True
+
+    def _on_resume(self, connection, _stream, resume):
+        self._check_proof(resume, 40)
+        if not self.welcome["features"] & 2:
+            raise Violation("resume", "RESUME without the feature")
+        self.handover.must_not_have_begun()
+        self.memory.resume.asked(resume)
+        for other in self.connections.values():
+            other.retired = other is not connection
+        self.lanes.clear()
+        connection.opening = resume
+
+    def _on_resumed(self, _connection, _stream, resumed):
+        self.memory.resume.answered(resumed)
+
+    def _on_void(self, _connection, _stream, void):
+        self.memory.resume.void(void)
+
+    def _on_void_end(self, _connection, _stream, end):
+        self.memory.resume.void_end(end)
+
+    def _on_voided(self, _connection, _stream, voided):
+        self.memory.resume.voided(voided)
+
     def _on_join(self, connection, _stream, join):
         self._check_proof(join, 43)
+        self.memory.resume.must_be_over("JOIN")
         last = self.welcome["bulk_lanes"] + (join["role"] == 2)
         if join["lane"] > last or join["lane"] in self.lanes:
             raise Violation("session", "lane %d is taken or was not agreed" % join["lane"], 40)
@@ -223,7 +263,7 @@ class Verifier:
         self.memory.pages(connection.opening["lane"], batch, table, where)
 
     def _barrier(self, connection, message):
-        lane = CONTROL if connection.kind == "control" else connection.opening["lane"]
+        lane = CONTROL if connection.kind != "bulk" else connection.opening["lane"]
         if lane not in self.memory.lane_round:
             raise Violation("direction", "a barrier on the urgent lane")
         if lane == CONTROL:
