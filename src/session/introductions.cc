@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/log.hpp"
+
 namespace migrate::session {
 namespace {
 
@@ -19,6 +21,7 @@ constexpr milliseconds kReplyPatience{1'000};
 constexpr milliseconds kAcceptPause{100};
 
 void refuse(RecordChannel& channel, Error error) {
+  log_line(LogLevel::kWarning, "refused " + channel.channel().peer() + ": " + error.to_text());
   Status sent = channel.send(wire::ErrorRecord{std::move(error).on(Side::kTarget)}, kReplyPatience);
   static_cast<void>(sent);
 }
@@ -175,6 +178,7 @@ void Introductions::take_hello(std::unique_ptr<RecordChannel> channel, const wir
     MutexLock lock(mutex_);
     if (!hello_taken_) {
       hello_taken_ = true;
+      source_ = channel->channel().peer_identity();
       arrival_ = Arrival{std::move(channel), hello};
       changed_.notify_all();
       return;
@@ -184,13 +188,21 @@ void Introductions::take_hello(std::unique_ptr<RecordChannel> channel, const wir
                        .advise("wait for it, or start another `migrate recv` there"));
 }
 
-Status Introductions::check_join(const wire::Join& join) {
+Status Introductions::check_peer(const Channel& channel) {
+  if (channel.peer_identity() == source_) return {};
+  return make_error(ErrorCode::kUnauthorized,
+                    channel.peer() + " is not the host that began the session")
+      .advise("all connections of a session come from one host, with one certificate or key");
+}
+
+Status Introductions::check_join(const Channel& channel, const wire::Join& join) {
   if (!expecting_ || join.session != session_) {
     return make_error(ErrorCode::kNotFound, "a lane wants to join a session that is not here");
   }
   if (!equal(join.proof, secret_)) {
     return make_error(ErrorCode::kUnauthorized, "a lane does not prove that it is the session's");
   }
+  MIGRATE_TRY(check_peer(channel));
   const std::size_t number = join.lane.number;
   if (join.role != wire::LaneRole::kBulk || number < 1 || number > lanes_.size() ||
       lanes_[number - 1] != nullptr) {
@@ -204,13 +216,13 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
   Status fits;
   {
     MutexLock lock(mutex_);
-    fits = check_join(join);
+    fits = check_join(channel->channel(), join);
     if (fits) channel->set_hasher(hasher_);
   }
   if (!fits) return refuse(*channel, std::move(fits).error());
   if (!channel->send(wire::Joined{join.lane}, kReplyPatience)) return;
   MutexLock lock(mutex_);
-  if (!check_join(join)) return;
+  if (!check_join(channel->channel(), join)) return;
   lanes_[join.lane.number - 1] = std::move(channel);
   ++joined_;
   changed_.notify_all();
@@ -218,22 +230,24 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
 
 void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask) {
   bool ours = false;
-  bool proven = false;
+  Status proven;
   {
     MutexLock lock(mutex_);
     ours = expecting_ && ask.session == session_;
-    proven = ours && equal(ask.proof, secret_);
-    if (proven) {
+    if (ours && !equal(ask.proof, secret_)) {
+      proven = make_error(ErrorCode::kUnauthorized,
+                          "the question does not prove that it is the session's");
+    } else if (ours) {
+      proven = check_peer(channel->channel());
+    }
+    if (ours && proven) {
       channel->set_hasher(hasher_);
       asking_ = std::move(channel);
       changed_.notify_all();
     }
   }
-  if (proven) return context_.on_ask();
-  if (ours) {
-    return refuse(*channel, make_error(ErrorCode::kUnauthorized,
-                                       "the question does not prove that it is the session's"));
-  }
+  if (!proven) return refuse(*channel, std::move(proven).error());
+  if (ours) return context_.on_ask();
   Status sent = channel->send(context_.consult(ask.session), kReplyPatience);
   static_cast<void>(sent);
 }

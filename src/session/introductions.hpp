@@ -39,7 +39,7 @@ class Introductions {
   /// Waits for the first HELLO, for as long as it takes; later ones are refused as busy.
   Result<Arrival> wait_for_hello();
 
-  /// From now on JOIN and ASK of this session are let in.
+  /// From now on JOIN and ASK of this session are let in, from the peer that said HELLO.
   void expect(const wire::SessionId& session, const wire::JoinSecret& secret,
               const wire::Hasher& hasher, std::uint16_t lanes);
   /// Waits until all lanes have joined; in order of their numbers.
@@ -58,7 +58,9 @@ class Introductions {
   void take_hello(std::unique_ptr<RecordChannel> channel, const wire::Hello& hello);
   void take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join);
   void take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask);
-  Status check_join(const wire::Join& join) MIGRATE_REQUIRES(mutex_);
+  Status check_join(const Channel& channel, const wire::Join& join) MIGRATE_REQUIRES(mutex_);
+  /// Of a connection that knows the session's secret: it must be the one that was told.
+  Status check_peer(const Channel& channel) MIGRATE_REQUIRES(mutex_);
   void reap(bool all);
   nanoseconds until_next_deadline();
   void interrupt_late() MIGRATE_REQUIRES(mutex_);
@@ -70,6 +72,7 @@ class Introductions {
   std::optional<Error> accept_error_ MIGRATE_GUARDED_BY(mutex_);
   bool hello_taken_ MIGRATE_GUARDED_BY(mutex_) = false;
   std::optional<Arrival> arrival_ MIGRATE_GUARDED_BY(mutex_);
+  std::string source_ MIGRATE_GUARDED_BY(mutex_);  // The identity of who said HELLO.
   bool expecting_ MIGRATE_GUARDED_BY(mutex_) = false;
   wire::SessionId session_ MIGRATE_GUARDED_BY(mutex_);
   wire::JoinSecret secret_ MIGRATE_GUARDED_BY(mutex_);
