@@ -6,15 +6,15 @@ that is stream_rules.py.
 
 import struct
 
+import page_content
+from page_content import DELTA, DUPLICATE, NO_CODEC, PAGE, RAW, ZEROS
 from xxh3 import xxh3_64
 
 TO_TARGET, TO_SOURCE = 0, 1
 DIRECTIONS = ("source to target", "target to source")
 
-PAGE = 4096
 HEADER = 24
 BATCH_HEADER, ENTRY = 24, 16
-RAW, ZEROS = 1, 2
 ENTRIES_MAX = 512
 PAGE_NUMBER_MAX = 1 << 52
 REGIONS_MAX = 16384
@@ -320,12 +320,18 @@ def parse_body(record):
     return message
 
 
-def parse_pages(body):
-    """(batch, [(byte, encoding, first, count, hash or None, content)]) of a PAGES body."""
+def parse_pages(body, agreed, unpacker):
+    """(batch, [(byte, encoding, first, count, hash or None, content)]) of a PAGES body.
+
+    `agreed` has WELCOME's encodings and codecs. The content is as page_content.split() gives it, or
+    None where it could not be unpacked.
+    """
     region, round_, entries, codec, reserved, content_bytes, pages = struct.unpack_from(
         "<IIHBBIQ", body)
-    if not 1 <= entries <= ENTRIES_MAX or codec or reserved:
-        raise Violation("page-table", "entries, codec or reserved byte are invalid", HEADER + 8)
+    if not 1 <= entries <= ENTRIES_MAX or reserved:
+        raise Violation("page-table", "entries or reserved byte are invalid", HEADER + 8)
+    if codec > page_content.ZSTD or not agreed["codecs"] >> codec & 1:
+        raise Violation("page-table", "codec %d was not agreed" % codec, HEADER + 10)
     content_at = BATCH_HEADER + ENTRY * entries
     if content_at + content_bytes != len(body) or content_bytes > ENTRIES_MAX * PAGE:
         raise Violation("page-table", "counts do not make the record's length", HEADER + 12)
@@ -333,17 +339,33 @@ def parse_pages(body):
     for at in range(BATCH_HEADER, content_at, ENTRY):
         word, value = struct.unpack_from("<QQ", body, at)
         encoding, first = word >> 56, word & (1 << 56) - 1
-        if encoding not in (RAW, ZEROS):
-            raise Violation("page-table", "encoding %d is not known" % encoding, HEADER + at)
+        known = encoding in (RAW, ZEROS, DELTA, DUPLICATE)
+        if not known or not agreed["encodings"] >> encoding & 1:
+            raise Violation("page-table", "encoding %d was not agreed" % encoding, HEADER + at)
         count = value if encoding == ZEROS else 1
         if first < following or count == 0:
             raise Violation("page-table", "entries do not ascend", HEADER + at)
         following = first + count
-        content = None
-        if encoding == RAW:
-            content = body[content_at:content_at + PAGE]
-            content_at += PAGE
-        table.append((HEADER + at, encoding, first, count, value, content))
-    if content_at != len(body) or pages != sum(entry[3] for entry in table):
-        raise Violation("page-table", "the table does not agree with its counts", HEADER + 12)
-    return {"region": region, "round": round_, "pages": pages}, table
+        table.append((HEADER + at, encoding, first, count, value))
+    if pages != sum(entry[3] for entry in table):
+        raise Violation("page-table", "the table does not agree with its counts", HEADER + 16)
+    contents = _contents([entry[1] for entry in table], codec, body[content_at:], unpacker,
+                         HEADER + content_at)
+    return ({"region": region, "round": round_, "pages": pages},
+            [entry + (content,) for entry, content in zip(table, contents)])
+
+
+def _contents(encodings, codec, content, unpacker, byte):
+    low, high = page_content.content_bounds(encodings)
+    try:
+        if codec == NO_CODEC:
+            if not low <= len(content) <= high:
+                raise Violation("page-table", "%d bytes of content, the table allows %d to %d" %
+                                (len(content), low, high), HEADER + 12)
+        else:
+            content = unpacker.unpack(content, (low, high))
+            if content is None:
+                return [None] * len(encodings)
+        return page_content.split(encodings, content)
+    except page_content.Broken as broken:
+        raise Violation(broken.rule, broken.text, byte + broken.byte) from None

@@ -8,17 +8,19 @@ ones, so rounds are judged when all lanes have reached their barrier.
 import bisect
 import struct
 
-from stream_format import PAGE, RAW, Violation
+from page_content import DELTA, DUPLICATE, PAGE, RAW, ZEROS, Broken, apply_delta
+from stream_format import Violation
 from stream_resume import Resume
 from xxh3 import xxh3_64
 
 CONTROL = 0
+PAGE_NUMBER_MAX = 1 << 52
 _MASK = (1 << 64) - 1
 
 
 class _Round:
     def __init__(self):
-        self.entries = {}  # lane: [(where, region, encoding, first, count, hash)]
+        self.entries = {}  # lane: [(where, byte, region, encoding, first, count, value, content)]
         self.barriers = {}  # lane: message
         self.changes = []  # REGIONS
         self.taken = {}  # region: sorted [(first, end)] of the pages that were sent
@@ -31,6 +33,11 @@ class _Round:
             raise Violation("page-twice", "page %d of region %d, or one after it, was already sent "
                             "in this round" % (first, region), byte)
         taken.insert(at, (first, end))
+
+    def has(self, region, page):
+        taken = self.taken.get(region, [])
+        at = bisect.bisect_right(taken, (page, PAGE_NUMBER_MAX))
+        return at > 0 and taken[at - 1][1] > page
 
 
 class Memory:
@@ -51,6 +58,7 @@ class Memory:
         self.regions = {}
         self.table = {}  # region: {page: hash}, pages that are not zero; None: void
         self._hashes = {}  # content: hash
+        self._contents = {self.zero_hash: bytes(PAGE)}  # hash: content, as far as it is known
         self._change_regions({"first": 0, "added": regions, "removed": []})
         self.resume = Resume(self)
 
@@ -64,12 +72,11 @@ class Memory:
                             (batch["round"], self.lane_round[lane]), 28)
         round_ = self.rounds.setdefault(batch["round"], _Round())
         for byte, encoding, first, count, value, content in table:
-            if encoding == RAW and self._hash(content) != value:
-                raise Violation("page-hash", "page %d of region %d is not what its hash says" %
-                                (first, batch["region"]), byte)
+            if encoding == RAW and content is not None:
+                self._check_content(batch["region"], first, value, content, byte)
             round_.take(batch["region"], first, first + count, byte)
             round_.entries.setdefault(lane, []).append(
-                (where, byte, batch["region"], first, count, value if encoding == RAW else None))
+                (where, byte, batch["region"], encoding, first, count, value, content))
         self.pages_sent += batch["pages"]
 
     def change_regions(self, change):
@@ -105,6 +112,12 @@ class Memory:
         self.acknowledged += 1
         self.resume.acknowledged()
 
+    def _check_content(self, region, page, value, content, byte):
+        if self._hash(content) != value:
+            raise Violation("page-hash", "page %d of region %d is not what its hash says" %
+                            (page, region), byte)
+        self._contents[value] = content
+
     def _hash(self, content):
         if content not in self._hashes:
             self._hashes[content] = xxh3_64(content, self.secret) or 1
@@ -123,14 +136,47 @@ class Memory:
             pages[page] = value
         return self.mix(region, page, value) - self.mix(region, page, before)
 
-    def _apply(self, where, byte, region, first, count, value):
-        if region not in self.regions or first + count > self.regions[region]["count"]:
-            violation = Violation("region", "pages %d to %d are not in a region %d" %
-                                  (first, first + count - 1, region), byte)
+    def _apply(self, round_, where, byte, region, encoding, first, count, value, content):
+        try:
+            if region not in self.regions or first + count > self.regions[region]["count"]:
+                raise Violation("region", "pages %d to %d are not in a region %d" %
+                                (first, first + count - 1, region), byte)
+            if encoding == DELTA:
+                self._check_delta(region, first, value, content, byte)
+            elif encoding == DUPLICATE:
+                self._check_duplicate(round_, region, first, value, content, byte)
+        except Violation as violation:
             violation.where = where
-            raise violation
-        if value is not None:
-            return self._set(region, first, value)
+            raise
+        return self._set(region, first, value) if encoding != ZEROS else self._clear(
+            region, first, count)
+
+    def _check_delta(self, region, page, value, delta, byte):
+        """A delta is against the round before: no other entry of this round has the page."""
+        base = self._contents.get(self.table[region].get(page, self.zero_hash))
+        if delta is None or base is None:
+            return  # Not unpacked.
+        try:
+            content = apply_delta(base, delta)
+        except Broken as broken:
+            raise Violation(broken.rule, "page %d of region %d: %s" % (page, region, broken.text),
+                            byte) from None
+        self._check_content(region, page, value, content, byte)
+
+    def _check_duplicate(self, round_, region, page, value, original, byte):
+        if original is None:
+            return  # Not unpacked.
+        other, there = original
+        if other not in self.regions or there >= self.regions[other]["count"]:
+            raise Violation("duplicate", "page %d of region %d is not there" % (there, other), byte)
+        if round_.has(other, there):
+            raise Violation("duplicate", "page %d of region %d is sent in the same round" %
+                            (there, other), byte)
+        if self.table[other].get(there, self.zero_hash) != value:
+            raise Violation("page-hash", "page %d of region %d is not equal to page %d of region %d"
+                            % (page, region, there, other), byte)
+
+    def _clear(self, region, first, count):
         # A run of zeros may be long, the table short.
         known = self.table[region]
         pages = range(first, first + count) if count < len(known) else [
@@ -145,8 +191,8 @@ class Memory:
             raise Violation("round", "the lanes do not agree whether it is the final round", 28)
         for lane in self.lanes[1:]:
             entries = round_.entries.get(lane, [])
-            change = sum(self._apply(*entry) for entry in entries) & _MASK
-            pages = sum(entry[4] for entry in entries)
+            change = sum(self._apply(round_, *entry) for entry in entries) & _MASK
+            pages = sum(entry[5] for entry in entries)
             self._check_barrier("lane %d" % lane, round_.barriers[lane], pages, change)
             total_pages += pages
             total_change += change

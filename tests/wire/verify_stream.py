@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Checks recorded migration streams against docs/wire-format.md; needs nothing but Python 3.11.
+"""Checks recorded migration streams against docs/wire-format.md; with Python 3.11 alone.
 
     verify_stream.py [--cut] FILE...
 
 Exit code 0 when all are valid, 1 when one is not (it says which rule is broken at which byte of
-which connection), 2 for wrong usage. --cut: the link was lost, so a stream may end anywhere.
+which connection), 2 for wrong usage. --cut: the link was lost, so a stream may end anywhere. Batches
+packed by zstd are looked into with the `zstd` command; where it is absent the result says so.
 """
 
 import argparse
 import sys
 
 import stream_format as fmt
+from page_content import Unpacker
 from stream_format import TO_SOURCE, TO_TARGET, Violation
 from stream_rules import CONTROL, Handover, Memory
 
@@ -72,6 +74,7 @@ class Verifier:
         self.terms = False
         self.over = None
         self.records = 0
+        self.unpacker = Unpacker()
 
     def feed(self, connection, direction, data):
         stream = self.streams.setdefault((connection, direction),
@@ -108,10 +111,13 @@ class Verifier:
     def summary(self):
         if self.memory is None:
             return "%d records, no session" % self.records
-        return "%d records, %d rounds, %d pages, %d attempts, %s" % (
+        unseen = self.unpacker.skipped
+        return "%d records, %d rounds, %d pages, %d attempts, %s%s" % (
             self.records, self.memory.completed, self.memory.pages_sent,
             len(self.handover.offered | self.handover.ended),
-            self.handover.over or self.over or "cut")
+            self.handover.over or self.over or "cut",
+            "; NOT LOOKED INTO: %d packed batches, there is no zstd command" % unseen
+            if unseen else "")
 
     def _on_record(self, stream, record, where):
         self.records += 1
@@ -257,7 +263,7 @@ class Verifier:
             raise Violation("ping", "PONG answers no PING", 24)
 
     def _pages(self, connection, record, where):
-        batch, table = fmt.parse_pages(record.body)
+        batch, table = fmt.parse_pages(record.body, self.welcome, self.unpacker)
         if len(table) > self.welcome["limits"]["batch_entries"]:
             raise Violation("page-table", "more entries than WELCOME allows", 32)
         self.memory.pages(connection.opening["lane"], batch, table, where)
