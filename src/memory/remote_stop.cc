@@ -62,10 +62,11 @@ Error ended(pid_t pid) {
 }
 
 Status call_on(pid_t pid, pid_t tid, Deadline deadline,
-               const std::function<Status(RemoteCalls&, pid_t)>& work) {
+               const std::function<Status(RemoteCalls&, pid_t)>& work, bool& begun) {
   MIGRATE_ASSIGN(TracedThread thread, TracedThread::attach(pid, tid));
   MIGRATE_TRY(thread.wait_stopped(std::min(deadline, steady_clock::now() + kStopOneMax)));
   MIGRATE_ASSIGN(RemoteCalls calls, RemoteCalls::begin(thread, pid, deadline));
+  begun = true;
   return work(calls, tid);
 }
 
@@ -76,13 +77,13 @@ Status call_on_any(pid_t pid, const std::function<Status(RemoteCalls&, pid_t)>& 
     MIGRATE_ASSIGN(const std::vector<pid_t> threads, candidates(pid));
     if (threads.empty()) return ended(pid);
     for (const pid_t tid : threads) {
-      last = call_on(pid, tid, deadline, work);
+      bool begun = false;
+      last = call_on(pid, tid, deadline, work, begun);
       // Threads may end at any time; others may be there, or new ones.
-      if (last ||
+      if (last || begun ||
           (last.error().code != ErrorCode::kNotFound && last.error().code != ErrorCode::kTimeout)) {
         return last;
       }
-      if (steady_clock::now() >= deadline) return last;
     }
   } while (steady_clock::now() < deadline);
   return last;

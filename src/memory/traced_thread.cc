@@ -13,6 +13,7 @@
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <elf.h>
 #include <algorithm>
@@ -97,7 +98,10 @@ Result<TracedThread> TracedThread::attach(pid_t pid, pid_t tid) {
 #if defined(__x86_64__)
   MIGRATE_ASSIGN(const ThreadStatus status, thread_status(pid, tid));
   bool unfiltered = true;
-  if (status.tracer != 0) return attach_error(pid, tid, EPERM);
+  if (status.tracer != 0) {
+    // This very thread's, from an attempt before: it ended and its parent has not looked yet.
+    return attach_error(pid, tid, status.tracer == ::gettid() ? ESRCH : EPERM);
+  }
   if (::ptrace(PTRACE_SEIZE, tid, nullptr, kTraceSysGood | kSuspendSeccomp) != 0) {
     // Suspending filters needs CAP_SYS_ADMIN and a kernel built for it.
     if (::ptrace(PTRACE_SEIZE, tid, nullptr, kTraceSysGood) != 0) {
@@ -153,19 +157,18 @@ Status TracedThread::run(bool to_syscall, int signal) {
 
 Result<TracedThread::Stop> TracedThread::next_stop(Deadline deadline) {
   for (int looks = 0;; ++looks) {
-    // Only stops are taken: how it ended is for its parent, who may be in this very process.
+    // Looked at, not taken: how it ended is for its parent to learn, who may be this very process.
     siginfo_t info{};
-    int waited = ::waitid(P_PID, static_cast<id_t>(tid_), &info, WSTOPPED | WNOHANG | __WALL);
+    const int waited = ::waitid(P_PID, static_cast<id_t>(tid_), &info,
+                                WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL);
     if (waited != 0 && errno == ECHILD) return vanished(ESRCH);
     if (waited == 0 && info.si_pid == tid_) {
+      if (info.si_code != CLD_TRAPPED && info.si_code != CLD_STOPPED) return vanished(ESRCH);
       stopped_ = true;
       if (info.si_status == kSyscallStop) return Stop{StopKind::kSyscall, 0};
       if ((info.si_status >> 8) == kEventStop) return Stop{StopKind::kHeld, 0};
       return Stop{StopKind::kSignal, info.si_status & 0xff};
     }
-    info.si_pid = 0;
-    waited = ::waitid(P_PID, static_cast<id_t>(tid_), &info, WEXITED | WNOHANG | WNOWAIT | __WALL);
-    if (waited == 0 && info.si_pid == tid_) return vanished(ESRCH);
     if (std::chrono::steady_clock::now() >= deadline) {
       return make_error(ErrorCode::kTimeout, thread_name(pid_, tid_) + " did not stop in time")
           .advise("it may wait for a disk or be frozen by its cgroup: try again once it runs");
