@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "precopy/void_pages.hpp"
+
 namespace migrate::precopy {
 namespace {
 
@@ -32,6 +34,7 @@ Rounds::Rounds(Context context) : context_(std::move(context)) {
 void Rounds::follow_regions(const std::vector<Region>& regions) {
   heat_.reshape(regions);
   set_.reshape(regions, true);  // All of a new region is dirty.
+  open_set_.reshape(regions, false);
   collected_.reshape(regions, false);
   again_.reshape(regions, false);
   holes_.reshape(regions, false);
@@ -88,42 +91,95 @@ Status Rounds::collect() {
 }
 
 Result<RoundOutcome> Rounds::run() {
-  RoundOutcome outcome;
-  outcome.round = round_;
-  outcome.set_pages = set_.count();
-  const auto begin = context_.clock.now();
+  open_ = {};
+  open_.round = round_;
+  open_.set_pages = set_.count();
+  open_since_ = peeked_at_ = context_.clock.now();
+  MIGRATE_TRY(send_round());
+  MIGRATE_TRY(await_ack());
+  return close_round();
+}
+
+Status Rounds::send_round() {
   dispatched_ = redirtied_ = 0;
-  peeked_at_ = begin;
+  barrier_sent_ = false;
   again_.clear_all();
   const bool rearm = tracking_ && !context_.tracker.rearms_in_collect();
   PageBitmap hot = heat_.hot_part(set_);
   PageBitmap cold = set_;
   cold.subtract(hot);
+  open_set_ = set_;
   set_.clear_all();
   MIGRATE_TRY(send_part(cold, rearm));
   MIGRATE_TRY(send_part(hot, rearm));
   MIGRATE_TRY(flush_batch());
   bool regions_changed = false;
   MIGRATE_TRY(sync_regions(regions_changed));
-  MIGRATE_ASSIGN(outcome.bulk, context_.senders.finish_round(round_, false));
-  MIGRATE_TRY(send_barrier(outcome.bulk, false));
-  MIGRATE_TRY(await_ack());
-  outcome.took = context_.clock.now() - begin;
-  outcome.looked_at = dispatched_;
-  outcome.redirtied = redirtied_;
-  const double seconds = std::chrono::duration<double>(outcome.took).count();
+  MIGRATE_ASSIGN(open_.bulk, context_.senders->finish_round(round_, false));
+  return send_barrier(open_.bulk, false);
+}
+
+Result<RoundOutcome> Rounds::close_round() {
+  open_.took = context_.clock.now() - open_since_;
+  open_.looked_at = dispatched_;
+  open_.redirtied = redirtied_;
+  const double seconds = std::chrono::duration<double>(open_.took).count();
   if (dispatched_ >= kWindowPages) {
     bytes_per_s_ = static_cast<double>(dispatched_ * kPageSize) / seconds;
   }
-  if (regions_changed) MIGRATE_TRY(apply_regions(pending_regions_));
+  open_set_.clear_all();
+  MIGRATE_TRY(apply_regions(std::exchange(pending_regions_, {})));
   ++round_;
+  acknowledged_digest_ = digest_;
   if (tracking_) {
     MIGRATE_TRY(collect());
     heat_.note(set_);
   }
-  outcome.collect = last_collect_;
-  outcome.dirty_after = set_.count();
-  return outcome;
+  open_.collect = last_collect_;
+  open_.dirty_after = set_.count();
+  return open_;
+}
+
+void Rounds::use(BulkSenders& senders, RecordChannel& control) {
+  context_.senders = &senders;
+  context_.control = &control;
+}
+
+Result<std::optional<RoundOutcome>> Rounds::reconcile(std::uint32_t round, std::uint64_t digest) {
+  const bool acknowledgement_lost = barrier_sent_ && round == round_ + 1;
+  if (round != round_ && !acknowledgement_lost) {
+    return make_error(ErrorCode::kProtocol, "the target is in round " + std::to_string(round) +
+                                                " after the link was lost in round " +
+                                                std::to_string(round_));
+  }
+  const std::uint64_t expected =
+      acknowledgement_lost ? digest_to_acknowledge() : acknowledged_digest_;
+  if (digest != expected) {
+    return make_error(ErrorCode::kIntegrity,
+                      "after the link was lost the target's memory has another digest than what it "
+                      "acknowledged")
+        .advise("send again; if it happens twice, please report it");
+  }
+  batch_.count = 0;
+  if (!acknowledgement_lost) {
+    MIGRATE_TRY(rewind());
+    return std::optional<RoundOutcome>();
+  }
+  barrier_sent_ = false;
+  MIGRATE_ASSIGN(auto closed, close_round());
+  return std::optional(closed);
+}
+
+Status Rounds::rewind() {
+  barrier_sent_ = false;
+  pending_regions_ = {};
+  make_void(context_.ledger, open_set_);
+  digest_ = digest_of(context_.ledger, context_.digest);
+  set_.merge(open_set_);
+  holes_.subtract(open_set_);
+  // Not all that was collected for the round may have been re-armed: those pages come again here,
+  // and only they may be re-armed for what is sent next.
+  return tracking_ ? collect() : Status{};
 }
 
 std::size_t Rounds::windows_ahead() const {
@@ -204,7 +260,7 @@ Status Rounds::flush_batch() {
   batch_.round = round_;
   batch_.stable = stable_;
   dispatched_ += batch_.count;
-  Status sent = context_.senders.submit(batch_);
+  Status sent = context_.senders->submit(batch_);
   batch_.count = 0;
   return sent;
 }
@@ -223,10 +279,11 @@ Status Rounds::sync_regions(bool& changed) {
     if (known == nullptr || !(known->region == region)) pending_regions_.added.push_back(region);
   }
   changed = !pending_regions_.added.empty() || !pending_regions_.removed.empty();
-  return changed ? context_.control.send(pending_regions_, context_.idle_max) : Status{};
+  return changed ? context_.control->send(pending_regions_, context_.idle_max) : Status{};
 }
 
 Status Rounds::apply_regions(const wire::Regions& change) {
+  if (change.added.empty() && change.removed.empty()) return {};
   for (const wire::RegionHandle handle : change.removed) {
     const PageLedger::Entry* entry = context_.ledger.find(handle.number);
     for (std::uint64_t page = 0; page < entry->hashes.size(); ++page) {
@@ -249,20 +306,31 @@ Status Rounds::apply_regions(const wire::Regions& change) {
 
 Status Rounds::send_barrier(const BulkTotals& totals, bool final) {
   digest_ += totals.digest_change;
+  barrier_sent_ = true;
   const wire::Barrier barrier{round_, final, totals.carried, totals.digest_change};
   // OFFER follows the last one and takes it along.
-  return final ? context_.control.send_later(barrier, context_.idle_max)
-               : context_.control.send(barrier, context_.idle_max);
+  return final ? context_.control->send_later(barrier, context_.idle_max)
+               : context_.control->send(barrier, context_.idle_max);
 }
 
 Status Rounds::await_ack() {
-  MIGRATE_ASSIGN(const auto ack, context_.control.expect<wire::BarrierAck>(context_.idle_max));
+  MIGRATE_ASSIGN(const auto ack, context_.control->expect<wire::BarrierAck>(context_.idle_max));
   if (ack.round != round_) {
     return make_error(ErrorCode::kProtocol, "the target acknowledged round " +
                                                 std::to_string(ack.round) + " in round " +
                                                 std::to_string(round_));
   }
-  // REGIONS take effect at the barrier: the target's digest is without the removed ones.
+  if (ack.digest != digest_to_acknowledge()) {
+    return make_error(ErrorCode::kIntegrity,
+                      "after round " + std::to_string(round_) +
+                          " the target's memory has another digest than what was sent")
+        .advise("send again; if it happens twice, please report it");
+  }
+  return {};
+}
+
+// REGIONS take effect at the barrier: the target's digest is without the removed ones.
+std::uint64_t Rounds::digest_to_acknowledge() {
   std::uint64_t expected = digest_;
   for (const wire::RegionHandle handle : pending_regions_.removed) {
     const PageLedger::Entry* entry = context_.ledger.find(handle.number);
@@ -270,13 +338,7 @@ Status Rounds::await_ack() {
       expected -= context_.digest.mix(handle, page, entry->hashes[page]);
     }
   }
-  if (ack.digest != expected) {
-    return make_error(ErrorCode::kIntegrity,
-                      "after round " + std::to_string(round_) +
-                          " the target's memory has another digest than what was sent")
-        .advise("send again; if it happens twice, please report it");
-  }
-  return {};
+  return expected;
 }
 
 Status Rounds::begin_final() {
@@ -288,7 +350,7 @@ Status Rounds::begin_final() {
   MIGRATE_TRY(sync_regions(changed));
   if (changed) {
     // New regions begin in the round after a barrier: one without pages makes room for them.
-    MIGRATE_ASSIGN(final_.bulk, context_.senders.finish_round(round_, false));
+    MIGRATE_ASSIGN(final_.bulk, context_.senders->finish_round(round_, false));
     MIGRATE_TRY(send_barrier(final_.bulk, false));
     MIGRATE_TRY(await_ack());
     MIGRATE_TRY(apply_regions(pending_regions_));
@@ -308,12 +370,12 @@ Result<RoundOutcome> Rounds::finish_final() {
     batch_.round = round_;
     batch_.stable = true;
     dispatched_ = batch_.count;
-    Status sent = context_.senders.send_here(batch_);
+    Status sent = context_.senders->send_here(batch_);
     batch_.count = 0;
     MIGRATE_TRY(std::move(sent));
   }
   MIGRATE_TRY(flush_batch());
-  MIGRATE_ASSIGN(const BulkTotals totals, context_.senders.finish_round(round_, true));
+  MIGRATE_ASSIGN(const BulkTotals totals, context_.senders->finish_round(round_, true));
   MIGRATE_TRY(send_barrier(totals, true));
   final_.bulk += totals;
   final_.looked_at = dispatched_;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "memory/page_ledger.hpp"
@@ -41,8 +42,8 @@ class Rounds {
     DirtyTracker& tracker;
     PageLedger& ledger;
     const wire::PageDigest& digest;
-    BulkSenders& senders;
-    RecordChannel& control;
+    BulkSenders* senders;
+    RecordChannel* control;
     Clock& clock;
     nanoseconds idle_max;
     /// Called every few milliseconds with the pages handed out so far; an error stops the round.
@@ -57,6 +58,17 @@ class Rounds {
 
   /// One round over the current set, through the target's acknowledgement; then collects the next.
   Result<RoundOutcome> run();
+
+  /// After run() failed with the link lost, and no lane works any more: the target says on a new
+  /// link that its open round is `round`, and that `digest` is what it acknowledged before. When
+  /// only the acknowledgement was lost, this is run()'s result. Otherwise nothing of the round
+  /// counts: all of it is dirty again, and void_set() is void here. kProtocol or kIntegrity when
+  /// the target cannot be right. May be called again when the new link is lost, too.
+  Result<std::optional<RoundOutcome>> reconcile(std::uint32_t round, std::uint64_t digest);
+  /// What may have been sent in the open round, after reconcile(): what the target must forget.
+  [[nodiscard]] const PageBitmap& void_set() const { return open_set_; }
+  /// The new link.
+  void use(BulkSenders& senders, RecordChannel& control);
 
   /// Collects for the last time and hands everything left to the lanes. The guest stands, and its
   /// memory is final.
@@ -81,6 +93,9 @@ class Rounds {
   };
   Status find_holes();
   Status collect();
+  Status send_round();
+  Result<RoundOutcome> close_round();
+  Status rewind();
   Status send_part(const PageBitmap& part, bool rearm);
   Status dispatch(const PageBitmap& part, const Window& window, bool skip_again);
   Status add_to_batch(PageLedger::Entry* entry, std::uint64_t page);
@@ -89,6 +104,7 @@ class Rounds {
   Status sync_regions(bool& changed);
   Status send_barrier(const BulkTotals& totals, bool final);
   Status await_ack();
+  [[nodiscard]] std::uint64_t digest_to_acknowledge();
   Status apply_regions(const wire::Regions& change);
   void follow_regions(const std::vector<Region>& regions);
   [[nodiscard]] std::size_t windows_ahead() const;
@@ -96,6 +112,7 @@ class Rounds {
   Context context_;
   PageHeat heat_;
   PageBitmap set_;        // What the next round sends.
+  PageBitmap open_set_;   // What the open round sends: kept until it is acknowledged.
   PageBitmap collected_;  // What the latest collect gave: the only bits that may be re-armed.
   PageBitmap again_;      // Written again since their re-arm, as of the latest peek.
   PageBitmap holes_;
@@ -104,6 +121,10 @@ class Rounds {
   bool stable_ = false;  // The guest stands for good.
   std::uint32_t round_ = 0;
   std::uint64_t digest_ = 0;
+  std::uint64_t acknowledged_digest_ = 0;
+  bool barrier_sent_ = false;  // The open round's, on the control lane.
+  RoundOutcome open_;
+  std::chrono::steady_clock::time_point open_since_{};
   std::uint64_t dispatched_ = 0;
   std::uint64_t redirtied_ = 0;
   double bytes_per_s_ = 0;  // Of page content, in the last long round.

@@ -85,8 +85,8 @@ Status Outgoing::Impl::setup(Connector& connector) {
     MIGRATE_TRY(ledger_->add(i, description_.regions[i]));
   }
   rounds_ = std::make_unique<precopy::Rounds>(precopy::Rounds::Context{
-      guest_->pages(), guest_->tracker(), *ledger_, *digest_, *senders_, driver_->control(), clock_,
-      options_.peer_timeout, [this](std::uint64_t pages) { return on_progress(pages); }});
+      guest_->pages(), guest_->tracker(), *ledger_, *digest_, senders_.get(), &driver_->control(),
+      clock_, options_.peer_timeout, [this](std::uint64_t pages) { return on_progress(pages); }});
   return {};
 }
 

@@ -34,7 +34,7 @@ struct BulkReceivers::Lane {
 };
 
 BulkReceivers::BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context)
-    : context_(std::move(context)) {
+    : context_(std::move(context)), round_(context_.round) {
   reset_seen();
   for (auto& channel : lanes) {
     lanes_.push_back(std::make_unique<Lane>());
@@ -46,14 +46,42 @@ BulkReceivers::BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, 
   }
 }
 
-BulkReceivers::~BulkReceivers() {
+BulkReceivers::~BulkReceivers() { stop(); }
+
+void BulkReceivers::stop() {
   {
     MutexLock lock(mutex_);
     stopping_ = true;
     changed_.notify_all();
   }
   for (auto& lane : lanes_) lane->channel->channel().shutdown();
-  for (auto& lane : lanes_) lane->thread.join();
+  for (auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+  }
+}
+
+void BulkReceivers::abandon() noexcept {
+  MutexLock lock(mutex_);
+  if (!error_) {
+    error_ = make_error(ErrorCode::kLinkLost, "the source has come back on another connection");
+  }
+  changed_.notify_all();
+}
+
+Status BulkReceivers::check_open_round_is_void() const {
+  for (const auto& entry : context_.ledger.entries()) {
+    const auto seen = seen_.find(entry->handle);
+    if (seen == seen_.end()) continue;
+    for (std::uint64_t page = 0; page < entry->region.range.count; ++page) {
+      const std::uint64_t word = (*seen->second)[page / 64].load(std::memory_order_relaxed);
+      if ((word >> (page % 64) & 1) == 0 || entry->hashes[page] == wire::PageDigest::kVoid)
+        continue;
+      return make_error(ErrorCode::kProtocol,
+                        page_text(*entry, page) + " came in round " + std::to_string(round_) +
+                            ", which the link cut short, and the source does not know of it");
+    }
+  }
+  return {};
 }
 
 void BulkReceivers::cancel() noexcept {

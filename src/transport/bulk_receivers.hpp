@@ -38,20 +38,30 @@ class BulkReceivers {
     const wire::PageDigest& digest;
     nanoseconds idle_max;              ///< How long waiting for a barrier lasts without a byte.
     std::function<void()> on_failure;  ///< Called once, from a lane, when one has failed.
+    std::uint32_t round = 0;           ///< In which the lanes begin.
   };
 
   BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
-  ~BulkReceivers();  ///< Shuts the lanes down and joins.
+  ~BulkReceivers();  ///< stop()
+
+  /// Shuts the lanes down and joins: from then on nothing comes, and on_failure is not called.
+  void stop();
 
   /// Waits until every lane stands at the barrier of `round` and checks that they agree on it.
   Result<BulkArrivals> wait_for_barrier(std::uint32_t round, bool final);
   /// Lets the lanes go on into the next round. The ledger's regions may change before this.
   void pass_barrier();
 
+  /// After stop(): whether all pages that came in the open round are void in the ledger. kProtocol
+  /// names one that is not.
+  [[nodiscard]] Status check_open_round_is_void() const;
+
   /// Grows whenever anything arrives; any thread.
   [[nodiscard]] std::uint64_t activity() const { return activity_.load(std::memory_order_relaxed); }
   /// Makes waiting for a barrier fail with kCancelled; any thread.
   void cancel() noexcept;
+  /// Makes it fail with kLinkLost: the source has come back on another link. Any thread.
+  void abandon() noexcept;
   /// The first failure of a lane, if there is one; any thread.
   [[nodiscard]] std::optional<Error> failure();
 
@@ -76,7 +86,7 @@ class BulkReceivers {
   // Pages that came in this round, by handle: a page is sent at most once between two barriers.
   // The map changes only while all lanes stand at a barrier.
   std::unordered_map<std::uint32_t, std::unique_ptr<SeenBits>> seen_;
-  std::uint32_t round_ = 0;  // Changed only while all lanes stand at a barrier.
+  std::uint32_t round_;  // Changed only while all lanes stand at a barrier.
 
   Mutex mutex_;
   CondVar changed_;
