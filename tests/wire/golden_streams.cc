@@ -426,6 +426,7 @@ std::vector<GoldenFile> make_golden_files() {
   for (const auto& [name, make] : streams) {
     files.push_back({std::string(name) + ".capture", make().capture()});
   }
+  add_content_streams(files);
   files.push_back(vectors());
   return files;
 }

@@ -15,4 +15,7 @@ struct GoldenFile {
 
 [[nodiscard]] std::vector<GoldenFile> make_golden_files();
 
+/// The part of them that is about deltas, duplicates and packed batches.
+void add_content_streams(std::vector<GoldenFile>& files);
+
 }  // namespace migrate::wire::testing

@@ -10,8 +10,12 @@
 
 #include "tests/wire/capture.hpp"
 #include "tests/wire/golden_streams.hpp"
+#include "tests/wire/page_samples.hpp"
+#include "wire/delta.hpp"
 #include "wire/digest.hpp"
 #include "wire/messages.hpp"
+#include "wire/packing.hpp"
+#include "wire/page_content.hpp"
 
 namespace migrate::wire::testing {
 namespace {
@@ -75,6 +79,7 @@ class Decoder {
       case RecordType::kWelcome: {
         MIGRATE_ASSIGN(const auto welcome, decode<Welcome>(body));
         hasher_ = Hasher(source_half_, welcome.random);
+        agreed_ = {welcome.encodings, welcome.codecs};
         return {};
       }
       case RecordType::kRegions: {
@@ -99,22 +104,45 @@ class Decoder {
   }
 
   Status on_pages(const RecordHeader& header, std::span<const std::byte> body) {
-    MIGRATE_ASSIGN(const auto batch, decode_batch_header(header, body.first<kBatchHeaderBytes>()));
+    MIGRATE_ASSIGN(const auto batch,
+                   decode_batch_header(header, body.first<kBatchHeaderBytes>(), agreed_));
     MIGRATE_TRY(check_record(header, body.first(batch.head_bytes()), hasher_));
     if (batch.region.number >= region_pages_.size()) {
       return make_error(ErrorCode::kProtocol, "unknown region");
     }
     MIGRATE_ASSIGN(const auto table,
                    decode_page_table(batch, body.subspan(kBatchHeaderBytes, batch.table_bytes()),
-                                     region_pages_[batch.region.number]));
-    const PageDigest digest(hasher_);
-    auto content = body.subspan(batch.head_bytes());
-    for (std::size_t i = 0; i < table.size(); ++i) {
-      if (table[i].encoding != PageEncoding::kRaw) continue;
-      if (digest.hash(content.first(kPageSize)) != table[i].hash) {
-        return make_error(ErrorCode::kIntegrity, "page " + std::to_string(table[i].first));
+                                     region_pages_[batch.region.number], agreed_));
+    std::span<const std::byte> content = body.subspan(batch.head_bytes());
+    std::vector<std::byte> unpacked(kBatchContentBytesMax);
+    if (batch.codec == ContentCodec::kZstd) {
+      MIGRATE_ASSIGN(ZstdUnpacker unpacker, ZstdUnpacker::create());
+      MIGRATE_ASSIGN(content, unpacker.unpack(table, content, unpacked));
+    }
+    MIGRATE_ASSIGN(auto entries, decode_content(table, content.first(table.raw_bytes()),
+                                                content.subspan(table.raw_bytes())));
+    for (PageContent entry; entries.next(entry);) MIGRATE_TRY(take(batch.region, entry));
+    return {};
+  }
+
+  Status take(RegionHandle region, const PageContent& entry) {
+    if (entry.entry.encoding == PageEncoding::kZeros) {
+      for (std::uint64_t i = 0; i < entry.entry.count; ++i) {
+        pages_.erase({region.number, entry.entry.first + i});
       }
-      content = content.subspan(kPageSize);
+      return {};
+    }
+    auto& page = pages_[{region.number, entry.entry.first}];
+    if (entry.entry.encoding == PageEncoding::kRaw) {
+      std::copy(entry.bytes.begin(), entry.bytes.end(), page.begin());
+    } else if (entry.entry.encoding == PageEncoding::kDelta) {
+      MIGRATE_TRY(decode_delta(page, entry.bytes, page));
+    } else {
+      const auto original = pages_.find({entry.original.region.number, entry.original.page});
+      page = original == pages_.end() ? testing::Page{} : original->second;
+    }
+    if (PageDigest(hasher_).hash(page) != entry.entry.hash) {
+      return make_error(ErrorCode::kIntegrity, "page " + std::to_string(entry.entry.first));
     }
     return {};
   }
@@ -122,7 +150,9 @@ class Decoder {
   std::map<std::pair<std::uint16_t, Direction>, Stream> streams_;
   SessionRandom source_half_;
   Hasher hasher_;
+  AgreedContent agreed_;
   std::vector<std::uint64_t> region_pages_;
+  std::map<std::pair<std::uint32_t, std::uint64_t>, testing::Page> pages_;
 };
 
 Status decode_all(std::span<const std::byte> capture) {
@@ -159,6 +189,9 @@ TEST(GoldenStreams, InvalidOnesAreRefusedWhereItIsTheDecodersTask) {
   const std::map<std::string, std::pair<ErrorCode, std::string>> refusals = {
       {"checksum", {ErrorCode::kIntegrity, "BARRIER record 2 was damaged"}},
       {"page-hash", {ErrorCode::kIntegrity, "page 2"}},
+      {"page-table", {ErrorCode::kProtocol, "was not agreed"}},
+      {"patch", {ErrorCode::kIntegrity, "invalid"}},
+      {"packed", {ErrorCode::kIntegrity, "invalid packed content"}},
       {"type", {ErrorCode::kProtocol, "type 153 is not known"}},
       {"length", {ErrorCode::kProtocol, "length 272"}},
       {"sequence", {ErrorCode::kProtocol, "sequence 3 instead of 2"}},

@@ -4,7 +4,8 @@
 #include <string>
 
 #include "tests/wire/sample_messages.hpp"
-#include "wire/pages.hpp"
+#include "wire/codec.hpp"
+#include "wire/delta.hpp"
 
 namespace migrate::wire::testing {
 namespace {
@@ -25,6 +26,36 @@ std::array<std::byte, kPageSize> page_content(std::uint64_t seed) {
   std::array<std::byte, kPageSize> page;
   for (std::size_t i = 0; i < page.size(); ++i) page[i] = line[i % line.size()];
   return page;
+}
+
+std::vector<std::byte> run_frame(std::span<const std::byte> content) {
+  constexpr std::size_t kBlockBytesMax = std::size_t{128} << 10;
+  constexpr std::uint32_t kRawBlock = 0;
+  constexpr std::uint32_t kRleBlock = 1;
+  std::vector<std::byte> frame(9);
+  store_u32(frame.data(), 0xFD2FB528);
+  frame[4] = std::byte{0xA0};  // A content size of four bytes, single segment.
+  store_u32(frame.data() + 5, static_cast<std::uint32_t>(content.size()));
+  const auto run_at = [&](std::size_t at) {
+    std::size_t run = 1;
+    while (at + run < content.size() && content[at + run] == content[at]) ++run;
+    return std::min(run, kBlockBytesMax);
+  };
+  for (std::size_t at = 0; at < content.size();) {
+    std::size_t size = run_at(at);
+    const bool rle = size >= 16;
+    while (!rle && at + size < content.size() && run_at(at + size) < 16) ++size;
+    const std::uint32_t last = at + size == content.size() ? 1 : 0;
+    const std::uint32_t header =
+        last | (rle ? kRleBlock : kRawBlock) << 1 | static_cast<std::uint32_t>(size) << 3;
+    for (const unsigned shift : {0, 8, 16}) {
+      frame.push_back(static_cast<std::byte>(header >> shift));
+    }
+    const auto bytes = content.subspan(at, rle ? 1 : size);
+    frame.insert(frame.end(), bytes.begin(), bytes.end());
+    at += size;
+  }
+  return frame;
 }
 
 StreamMaker::StreamMaker(std::vector<Region> regions, std::uint16_t bulk_lanes)
@@ -94,12 +125,70 @@ void StreamMaker::pages(std::uint16_t lane, std::uint32_t region, std::vector<Ru
         hash = page_digest_->hash(bytes);
         encoder.add_raw(page, hash);
         content.insert(content.end(), bytes.begin(), bytes.end());
+        contents_[{region, page}] = bytes;
+      } else {
+        contents_.erase({region, page});
       }
       apply(lane, RegionHandle{region}, page, hash);
     }
   }
   auto& sequence = sequence_[{lane, Direction::kToTarget}];
   const auto head = encoder.finish(sequence++, hasher_);
+  std::vector<std::byte> bytes(head.begin(), head.end());
+  bytes.insert(bytes.end(), content.begin(), content.end());
+  put_bytes(bytes, lane, Direction::kToTarget);
+}
+
+void StreamMaker::agree_all_content() {
+  hello_.encodings = welcome_.encodings = kEncodingsKnown;
+  hello_.codecs = welcome_.codecs = kCodecsKnown;
+}
+
+std::uint64_t StreamMaker::take_content(RegionHandle region, const Item& item) {
+  auto& content = contents_[{region.number, item.page}];  // Zeros where nothing was sent.
+  if (item.encoding == PageEncoding::kRaw) content.fill(item.fill);
+  if (item.encoding == PageEncoding::kZeros) content.fill(std::byte{0});
+  if (item.encoding == PageEncoding::kDuplicate) {
+    const auto original = contents_.find({item.original.region.number, item.original.page});
+    if (original != contents_.end()) content = original->second;
+  }
+  // A stream with an invalid delta says some hash or other.
+  if (item.encoding == PageEncoding::kDelta) (void)decode_delta(content, item.patch, content);
+  return page_digest_->hash(content) + spoiled_hash_;
+}
+
+void StreamMaker::batch(std::uint16_t lane, std::uint32_t region, const std::vector<Item>& items,
+                        Pack pack) {
+  const RegionHandle handle{region};
+  PagesEncoder encoder;
+  encoder.begin(handle, rounds_.at(lane));
+  std::vector<std::byte> content;
+  for (const Item& item : items) {
+    const std::uint64_t hash = take_content(handle, item);
+    switch (item.encoding) {
+      case PageEncoding::kRaw:
+        encoder.add_raw(item.page, hash);
+        content.insert(content.end(), kPageSize, item.fill);
+        break;
+      case PageEncoding::kZeros:
+        encoder.add_zeros(item.page, 1);
+        break;
+      case PageEncoding::kDelta:
+        encoder.add_delta(item.page, hash, item.patch);
+        break;
+      case PageEncoding::kDuplicate:
+        encoder.add_duplicate(item.page, hash, item.original);
+        break;
+    }
+    apply(lane, handle, item.page, hash);
+  }
+  spoiled_hash_ = 0;
+  content.insert(content.end(), encoder.patches().begin(), encoder.patches().end());
+  if (pack != nullptr) content = pack(content);
+  auto& sequence = sequence_[{lane, Direction::kToTarget}];
+  const auto head = pack == nullptr ? encoder.finish(sequence++, hasher_)
+                                    : encoder.finish_packed(ContentCodec::kZstd, content.size(),
+                                                            sequence++, hasher_);
   std::vector<std::byte> bytes(head.begin(), head.end());
   bytes.insert(bytes.end(), content.begin(), content.end());
   put_bytes(bytes, lane, Direction::kToTarget);

@@ -15,12 +15,16 @@
 #include "tests/wire/capture.hpp"
 #include "wire/digest.hpp"
 #include "wire/messages.hpp"
+#include "wire/pages.hpp"
 
 namespace migrate::wire::testing {
 
 /// Page content that only a seed and the place decide: one 64-byte line again and again, so that
 /// captures compress well.
 [[nodiscard]] std::array<std::byte, kPageSize> page_content(std::uint64_t seed);
+
+/// A zstd frame of RLE and raw blocks, so that it is the same whatever zstd is installed.
+[[nodiscard]] std::vector<std::byte> run_frame(std::span<const std::byte> content);
 
 class StreamMaker {
  public:
@@ -47,6 +51,22 @@ class StreamMaker {
     std::optional<std::uint64_t> seed;
   };
   void pages(std::uint16_t lane, std::uint32_t region, std::vector<Run> runs);
+
+  /// Before open(): both sides know all encodings and codecs.
+  void agree_all_content();
+  /// One page of a batch() of any encoding. kRaw: all its bytes are `fill`. kDelta: `patch` is
+  /// given, and applied to what was sent last, unless it is invalid. kDuplicate: of `original`.
+  struct Item {
+    PageEncoding encoding = PageEncoding::kRaw;
+    std::uint64_t page = 0;
+    std::byte fill{};
+    std::vector<std::byte> patch{};
+    PageReference original{};
+  };
+  /// The content goes through `pack` where that is given; see run_frame().
+  using Pack = std::vector<std::byte> (*)(std::span<const std::byte> content);
+  void batch(std::uint16_t lane, std::uint32_t region, const std::vector<Item>& items,
+             Pack pack = nullptr);
 
   /// BARRIER on all lanes, then on the control lane; with BARRIER_ACK.
   void end_round(bool final);
@@ -78,6 +98,8 @@ class StreamMaker {
   void skip_sequence(std::uint16_t connection) { ++sequence_[{connection, Direction::kToTarget}]; }
   [[nodiscard]] std::uint64_t digest() const { return digest_; }
   void spoil_digest() { ++digest_; }
+  /// The next batch() says the hash of another content.
+  void spoil_hash() { spoiled_hash_ = 1; }
   void spoil_proof() { secret_.bytes[5] ^= std::byte{1}; }
   /// Frames as made so far: one a record.
   [[nodiscard]] std::vector<CaptureFrame>& frames() { return frames_; }
@@ -92,6 +114,7 @@ class StreamMaker {
   void put(const Message& message, std::uint16_t connection, Direction direction);
   void put_bytes(std::span<const std::byte> bytes, std::uint16_t connection, Direction direction);
   void apply(std::uint16_t lane, RegionHandle region, std::uint64_t page, std::uint64_t hash);
+  std::uint64_t take_content(RegionHandle region, const Item& item);
   void complete_round();
   void join(std::uint16_t lane);
 
@@ -105,6 +128,8 @@ class StreamMaker {
 
   std::map<std::uint32_t, Region> regions_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, std::uint64_t> hashes_;
+  std::map<std::pair<std::uint32_t, std::uint64_t>, std::array<std::byte, kPageSize>> contents_;
+  std::uint64_t spoiled_hash_ = 0;
   std::map<std::uint16_t, std::uint32_t> rounds_;   // By lane.
   std::map<std::uint16_t, Barrier> open_barriers_;  // What each lane carried in its open round.
   std::vector<Regions> pending_;

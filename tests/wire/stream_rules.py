@@ -153,7 +153,11 @@ class Memory:
 
     def _check_delta(self, region, page, value, delta, byte):
         """A delta is against the round before: no other entry of this round has the page."""
-        base = self._contents.get(self.table[region].get(page, self.zero_hash))
+        base = self.table[region].get(page, self.zero_hash)
+        if base is None:
+            raise Violation("resume", "a delta of page %d of region %d, which is void" %
+                            (page, region), byte)
+        base = self._contents.get(base)
         if delta is None or base is None:
             return  # Not unpacked.
         try:
@@ -172,7 +176,11 @@ class Memory:
         if round_.has(other, there):
             raise Violation("duplicate", "page %d of region %d is sent in the same round" %
                             (there, other), byte)
-        if self.table[other].get(there, self.zero_hash) != value:
+        known = self.table[other].get(there, self.zero_hash)
+        if known is None:
+            raise Violation("resume", "a duplicate of page %d of region %d, which is void" %
+                            (there, other), byte)
+        if known != value:
             raise Violation("page-hash", "page %d of region %d is not equal to page %d of region %d"
                             % (page, region, there, other), byte)
 

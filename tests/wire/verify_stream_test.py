@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import unittest
@@ -106,9 +107,9 @@ class Specification(unittest.TestCase):
 
 
 class CommandLine(unittest.TestCase):
-    def run_it(self, *arguments):
+    def run_it(self, *arguments, environment=None):
         return subprocess.run([sys.executable, "-B", str(HERE / "verify_stream.py"), *arguments],
-                              capture_output=True, text=True, check=False)
+                              capture_output=True, text=True, check=False, env=environment)
 
     def test_says_what_failed_at_which_byte(self):
         good = str(GOLDEN / "valid" / "stop_copy.capture")
@@ -121,6 +122,17 @@ class CommandLine(unittest.TestCase):
         self.assertIn("[page-hash] connection 1, source to target, byte 123", result.stdout)
         self.assertEqual(self.run_it("/nonexistent").returncode, 1)
         self.assertEqual(self.run_it().returncode, 2)
+
+
+    def test_says_what_it_could_not_look_into(self):
+        packed = str(GOLDEN / "valid" / "packed.capture")
+        with_zstd = self.run_it(packed)
+        self.assertEqual(with_zstd.returncode, 0, with_zstd.stdout)
+        without = self.run_it(packed, environment={"PATH": "/nonexistent"})
+        self.assertEqual(without.returncode, 0, without.stdout)
+        self.assertIn("NOT LOOKED INTO: 3 packed batches", without.stdout)
+        if shutil.which("zstd"):
+            self.assertNotIn("NOT LOOKED INTO", with_zstd.stdout)
 
 
 if __name__ == "__main__":
