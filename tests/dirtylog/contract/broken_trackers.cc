@@ -203,6 +203,26 @@ class StartsOnce final : public Faithful {
   bool stopped_ = false;
 };
 
+class RearmsLate final : public Faithful {
+ public:
+  using Faithful::Faithful;
+  Status collect(PageBitmap& round_set) override {
+    for (const auto& [region, range] : put_off_) MIGRATE_TRY(real_->rearm(set_, region, range));
+    put_off_.clear();
+    MIGRATE_TRY(take(round_set, set_));
+    round_set.merge(set_);
+    return {};
+  }
+  Status rearm(const PageBitmap&, const RegionId& region, PageRange range) override {
+    put_off_.emplace_back(region, range);
+    return {};
+  }
+
+ private:
+  PageBitmap set_;  ///< The latest collect's.
+  std::vector<std::pair<RegionId, PageRange>> put_off_;
+};
+
 class NaiveHash final : public DirtyTracker {
  public:
   explicit NaiveHash(PageSource& memory) : memory_(memory) {}
@@ -265,6 +285,10 @@ std::vector<Mutant> mutants() {
       mutant<StaysSilentAfterStop>("StaysSilentAfterStop", {"StoppedTrackerNeverLies"}, false),
       mutant<StartsOnce>("StartsOnce", {"StartsAgainAfterStop"}, false),
   };
+}
+
+std::shared_ptr<DirtyTracker> rearm_late(std::shared_ptr<DirtyTracker> real) {
+  return std::make_shared<RearmsLate>(std::move(real));
 }
 
 std::shared_ptr<DirtyTracker> make_naive_hash_tracker(PageSource& memory) {

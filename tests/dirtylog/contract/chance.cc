@@ -6,8 +6,8 @@
 namespace migrate::testing {
 namespace {
 
-// Some thousand collects, for each tracker.
-constexpr std::chrono::milliseconds kSuiteTime{900};
+// Hundreds to thousands of collects, for each tracker.
+constexpr std::chrono::milliseconds kSuiteTime{400};
 
 std::optional<std::uint64_t> number_from(const char* variable) {
   const char* text = std::getenv(variable);

@@ -19,6 +19,12 @@ namespace {
 /// Not whole words of a bitmap, and not a region alone.
 const std::vector<std::uint64_t> kFullSpeedAreas = {2100, 1, 999};
 
+/// Into the results' XML (--gtest_output), for soaks.
+void record(const Verdict& verdict) {
+  ::testing::Test::RecordProperty("collects", std::to_string(verdict.collects()));
+  ::testing::Test::RecordProperty("pages_read", std::to_string(verdict.pages_read()));
+}
+
 std::string again_with(std::uint64_t seed) {
   return "; again with MIGRATE_TEST_SEED=" + std::to_string(seed);
 }
@@ -49,6 +55,7 @@ TEST_P(FullSpeedContract, LosesNothingBesideWriters) {
   const MadeBed made = GetParam().make(kFullSpeedAreas, seed);
   if (!made.bed) GTEST_SKIP() << made.why_not;
   const Verdict verdict = loses_nothing_at_full_speed(*made.bed, seed, full_speed_time());
+  record(verdict);
   EXPECT_TRUE(verdict.holds()) << verdict.text() << again_with(seed);
 }
 
@@ -57,6 +64,7 @@ TEST_P(FullSpeedContract, StopsAndStartsBesideWriters) {
   const MadeBed made = GetParam().make(kFullSpeedAreas, seed);
   if (!made.bed) GTEST_SKIP() << made.why_not;
   const Verdict verdict = stops_and_starts_at_full_speed(*made.bed, seed, full_speed_time() / 4);
+  record(verdict);
   EXPECT_TRUE(verdict.holds()) << verdict.text() << again_with(seed);
 }
 

@@ -183,6 +183,13 @@ Status track_by_plain_log_and_marks(KvmBed& bed, std::uint64_t seed) {
   return {};
 }
 
+Status track_by_content(KvmBed& bed, std::uint64_t seed) {
+  bed.track_by_content();
+  bed.see_own_writes();
+  bed.add_thread_writers(seed);
+  return {};
+}
+
 Status track_by_ring(KvmBed& bed, std::uint64_t) {
   MIGRATE_ASSIGN(auto tracker, make_kvm_ring_tracker(bed.guest().ring(), bed.guest().slots()));
   bed.track_with(std::move(tracker));
@@ -218,6 +225,7 @@ std::vector<BedKind> kvm_bed_kinds() {
       kind_of("KvmRing", {.ring_entries = KvmDirtyRing::kEntriesMin}, track_by_ring),
       kind_of("KvmRingAndMarks", {.ring_entries = KvmDirtyRing::kEntriesMin},
               track_by_ring_and_marks),
+      kind_of("ContentHashUnderKvm", {}, track_by_content),
       kind_of("WriteProtectUnderKvm", {}, track_by_write_protection),
       kind_of("WriteProtectUnderKvmAnonymous", {.anonymous = true}, track_by_write_protection),
   };

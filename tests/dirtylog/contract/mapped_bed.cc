@@ -55,6 +55,12 @@ std::shared_ptr<SoftwareBitmap> MappedBed::mark_own_writes() {
   return marks_;
 }
 
+void MappedBed::track_by_content() {
+  ContentHashTracking tracking = make_content_hash_tracking(memory_);
+  tracker_ = std::move(tracking.tracker);
+  hashed_ = std::move(tracking.pages);
+}
+
 void MappedBed::add_thread_writers(std::uint64_t seed) {
   add_writer("stores", placed_, by_stores(), seed);
   add_writer("read(2)", placed_, by_read(), seed);

@@ -88,7 +88,7 @@ void MigrationCopy::round(bool at_random) {
   const std::vector<Region> chosen = choose(at_random);
   PageBitmap set(chosen);
   if (!verdict_.expect(bed_.tracker().collect(set), "collect")) return;
-  ++collects_;
+  verdict_.count(1, 0);
   unread_.merge(set);
   for (const Region& region : chosen) armed_.insert(region.id);
   step({}, {});
@@ -150,7 +150,7 @@ bool MigrationCopy::read_run(const RegionId& region, PageRange run) {
     return false;
   }
   if (*outcome == ReadOutcome::kGone) return false;
-  pages_read_ += run.count;
+  verdict_.count(0, run.count);
   check_not_older(region, run, logged);
   return true;
 }

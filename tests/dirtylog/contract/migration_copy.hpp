@@ -33,8 +33,6 @@ class MigrationCopy {
   /// Called between any two steps of a round, with the window that is worked on.
   std::function<void(const RegionId&, PageRange)> between_steps;
 
-  [[nodiscard]] std::uint64_t collects() const { return collects_; }
-  [[nodiscard]] std::uint64_t pages_read() const { return pages_read_; }
   [[nodiscard]] const Verdict& verdict() const { return verdict_; }
 
  private:
@@ -65,8 +63,6 @@ class MigrationCopy {
   std::map<RegionId, std::vector<std::byte>> content_;
   PageBitmap unread_;         ///< Dirty, and the content here is not to be relied upon.
   std::set<RegionId> armed_;  ///< Have been in a collect: what is read from now on is watched.
-  std::uint64_t collects_ = 0;
-  std::uint64_t pages_read_ = 0;
 };
 
 }  // namespace migrate::testing

@@ -53,6 +53,11 @@ Status track_by_write_protection(OwnMemoryBed& bed, std::uint64_t) {
   return {};
 }
 
+Status track_by_content(OwnMemoryBed& bed, std::uint64_t) {
+  bed.track_by_content();
+  return {};
+}
+
 /// Huge pages are reported whole.
 Status track_huge_by_write_protection(OwnMemoryBed& bed, std::uint64_t seed) {
   bed.report_by(OwnMemory::kPagesAHuge);
@@ -78,6 +83,7 @@ std::vector<BedKind> own_memory_bed_kinds() {
       kind_of("WriteProtectMemfd", MemoryKind::kMemfd, track_by_write_protection),
       kind_of("WriteProtectHugePages", MemoryKind::kHugePages, track_huge_by_write_protection),
       kind_of("WriteProtectHugetlb", MemoryKind::kHugetlb, track_huge_by_write_protection),
+      kind_of("ContentHash", MemoryKind::kAnonymous, track_by_content),
       kind_of("WriteProtectAndMarks", MemoryKind::kMemfd, track_by_write_protection_and_marks),
   };
 }

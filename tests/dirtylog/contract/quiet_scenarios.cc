@@ -147,7 +147,7 @@ class Quiet {
 Verdict reports_exactly_what_was_written(TrackerBed& bed, std::uint64_t seed) {
   Quiet quiet(bed, seed);
   quiet.settle();
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 15; ++i) {
     const Pages touched = quiet.touch_some();
     const Pages got = quiet.collect();
     quiet.expect_all(touched, got, "a collect");
@@ -161,14 +161,14 @@ Verdict reports_nothing_when_nothing_is_written(TrackerBed& bed, std::uint64_t s
   quiet.settle();
   quiet.touch_some();
   quiet.collect();
-  for (int i = 0; i < 100; ++i) quiet.expect_only({}, quiet.collect(), "a collect");
+  for (int i = 0; i < 60; ++i) quiet.expect_only({}, quiet.collect(), "a collect");
   return quiet.verdict;
 }
 
 Verdict peek_takes_nothing(TrackerBed& bed, std::uint64_t seed) {
   Quiet quiet(bed, seed);
   quiet.settle();
-  for (int i = 0; i < 10; ++i) {
+  for (int i = 0; i < 6; ++i) {
     Pages touched = quiet.touch_some();
     for (int k = 0; k < 3; ++k) {
       const Pages seen = quiet.peek();
@@ -206,7 +206,7 @@ Verdict regions_left_out_are_kept(TrackerBed& bed, std::uint64_t seed) {
   Chance chance(seed + 1);
   quiet.settle();
   Pages owed;
-  for (int i = 0; i < 25; ++i) {
+  for (int i = 0; i < 15; ++i) {
     owed.merge(quiet.touch_some());
     std::vector<Region> chosen;
     for (const Region& region : quiet.regions()) {
@@ -290,7 +290,7 @@ Verdict writes_between_any_two_steps_are_kept(TrackerBed& bed, std::uint64_t see
       }
     }
   };
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 30; ++i) {
     copy.random_round();
     if (!chance.one_in(6)) continue;
     std::function<void(const RegionId&, PageRange)> none;

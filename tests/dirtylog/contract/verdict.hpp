@@ -22,7 +22,13 @@ class [[nodiscard]] Verdict {
     if (!status) complain(std::string(doing) + ": " + status.error().to_text());
     return status.has_value();
   }
+  /// What was done to come to it, for a report.
+  void count(std::uint64_t collects, std::uint64_t pages_read) {
+    collects_ += collects;
+    pages_read_ += pages_read;
+  }
   void add(const Verdict& other) {
+    count(other.collects_, other.pages_read_);
     complaints_ += other.complaints_;
     for (const std::string& what : other.first_) {
       if (first_.size() < kKept) first_.push_back(what);
@@ -30,6 +36,8 @@ class [[nodiscard]] Verdict {
   }
 
   [[nodiscard]] bool holds() const { return complaints_ == 0; }
+  [[nodiscard]] std::uint64_t collects() const { return collects_; }
+  [[nodiscard]] std::uint64_t pages_read() const { return pages_read_; }
   [[nodiscard]] std::string text() const {
     std::string text = std::to_string(complaints_) + " complaints";
     for (const std::string& what : first_) text += "\n  " + what;
@@ -39,6 +47,8 @@ class [[nodiscard]] Verdict {
  private:
   static constexpr std::size_t kKept = 8;
   std::uint64_t complaints_ = 0;
+  std::uint64_t collects_ = 0;
+  std::uint64_t pages_read_ = 0;
   std::vector<std::string> first_;
 };
 
