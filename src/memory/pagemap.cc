@@ -102,6 +102,7 @@ Result<ScanOutcome> Pagemap::scan_once(AddressRange& range, const Query& query, 
   const int runs = ::ioctl(fd_.get(), abi::kPagemapScan, &arguments);
   if (runs < 0) {
     if (errno == EPERM) return ScanOutcome::kUnregistered;
+    if (errno == ESRCH) return ScanOutcome::kGone;
     return scan_error(errno);
   }
   for (std::size_t i = 0; i < static_cast<std::size_t>(runs); ++i) {
@@ -138,8 +139,8 @@ bool Pagemap::holes_are_untold(AddressRange range, const Userfault* registered) 
 }
 
 bool Pagemap::gone() const {
-  // Scanning the memory of a process that has ended finds nothing and succeeds; reading its page
-  // map says so by giving nothing at all.
+  // Kernels before the one that says ESRCH find nothing in a process that has ended, and succeed;
+  // reading its page map gives nothing at all then.
   std::uint64_t entry = 0;
   return foreign_ && ::pread(fd_.get(), &entry, sizeof(entry), 0) == 0;
 }
