@@ -20,40 +20,75 @@ namespace {
 // 1 GiB of guest, the size that the goals are set for.
 constexpr std::uint64_t kGuestPages = 262144;
 
-std::vector<Region> guest_regions() {
-  return {{RegionId{0, 0, 0}, PageRange{GuestPage{0}, kGuestPages}, Backing::kMemfd}};
-}
+wire::Hasher session_hasher() { return wire::Hasher(wire::SessionRandom{}, wire::SessionRandom{}); }
 
-/// Every `step`-th page.
-PageBitmap every(std::uint64_t step) {
-  PageBitmap set(guest_regions());
-  for (std::uint64_t page = 0; page < kGuestPages; page += step) {
-    set.set(RegionId{0, 0, 0}, GuestPage{page});
+/// Runs of `run` pages, `step` pages from one's first to the next one's.
+PageBitmap runs_of(std::uint64_t run, std::uint64_t step, std::uint64_t pages) {
+  PageBitmap set(std::vector<Region>{{RegionId{0, 0, 0}, {GuestPage{0}, pages}, Backing::kMemfd}});
+  for (std::uint64_t page = 0; page + run <= pages; page += step) {
+    set.set(RegionId{0, 0, 0}, PageRange{GuestPage{page}, run});
   }
   return set;
 }
 
-wire::Hasher session_hasher() { return wire::Hasher(wire::SessionRandom{}, wire::SessionRandom{}); }
+/// Bytes of one bitmap, though a union reads two.
+void count_bitmap_bytes(benchmark::State& state, const PageBitmap& set) {
+  state.SetBytesProcessed(state.iterations() * static_cast<std::int64_t>(set.capacity() / 8));
+}
+
+/// Sets of 1 and 8 GiB of guest: bitmaps of 32 and 256 KiB, which stay in the cache.
+void bitmap_sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Arg(kGuestPages)->Arg(8 * kGuestPages);
+}
 
 void bitmap_merge(benchmark::State& state) {
-  PageBitmap set = every(7);
-  const PageBitmap other = every(5);
+  const auto pages = static_cast<std::uint64_t>(state.range(0));
+  PageBitmap set = runs_of(1, 7, pages);
+  const PageBitmap other = runs_of(1, 5, pages);
   for (auto _ : state) {
     set.merge(other);
     benchmark::ClobberMemory();
   }
+  count_bitmap_bytes(state, set);
 }
-BENCHMARK(bitmap_merge)->Unit(benchmark::kMicrosecond);
+BENCHMARK(bitmap_merge)->Apply(bitmap_sizes);
 
+void bitmap_count(benchmark::State& state) {
+  const PageBitmap set = runs_of(1, 7, static_cast<std::uint64_t>(state.range(0)));
+  for (auto _ : state) benchmark::DoNotOptimize(set.count());
+  count_bitmap_bytes(state, set);
+}
+BENCHMARK(bitmap_count)->Apply(bitmap_sizes);
+
+void bitmap_empty(benchmark::State& state) {
+  const PageBitmap set(runs_of(0, 64, static_cast<std::uint64_t>(state.range(0))));
+  for (auto _ : state) benchmark::DoNotOptimize(set.empty());
+  count_bitmap_bytes(state, set);
+}
+BENCHMARK(bitmap_empty)->Apply(bitmap_sizes);
+
+/// Going through all runs. It costs by the word where there are few of them, else by the run.
 void bitmap_runs(benchmark::State& state) {
-  const PageBitmap set = every(static_cast<std::uint64_t>(state.range(0)));
+  const PageBitmap set = runs_of(static_cast<std::uint64_t>(state.range(0)),
+                                 static_cast<std::uint64_t>(state.range(1)), 8 * kGuestPages);
   std::uint64_t pages = 0;
   for (auto _ : state) {
     set.for_each_run([&](const RegionId&, PageRange run) { pages += run.count; });
   }
   benchmark::DoNotOptimize(pages);
+  count_bitmap_bytes(state, set);
 }
-BENCHMARK(bitmap_runs)->Arg(2)->Arg(64)->Arg(4096)->Unit(benchmark::kMicrosecond);
+BENCHMARK(bitmap_runs)
+    ->ArgNames({"run", "step"})
+    ->Args({0, 64})
+    ->Args({64, 64})
+    ->Args({1, 2})
+    ->Args({1, 64})
+    ->Args({1, 1024})
+    ->Args({1, 4096})
+    ->Args({1, 16384})
+    ->Args({512, 1024})
+    ->Args({8192, 16384});
 
 void zero_check(benchmark::State& state) {
   alignas(64) std::array<std::byte, kPageSize> page{};

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "memory/word_ops.hpp"
 #include "migrate/memory.hpp"
 
 namespace migrate {
@@ -38,9 +39,10 @@ PageBitmap::Segment make_segment(const Region& region, bool value) {
   return segment;
 }
 
-template <typename Op>
+using Combine = void (*)(std::uint64_t*, const std::uint64_t*, std::size_t);
+
 void combine(std::span<PageBitmap::Segment> mine, const PageBitmap& other, bool empty_if_missing,
-             Op op) {
+             Combine op) {
   for (auto& segment : mine) {
     const auto* theirs = other.find(segment.region.id);
     if (theirs == nullptr) {
@@ -48,9 +50,7 @@ void combine(std::span<PageBitmap::Segment> mine, const PageBitmap& other, bool 
       continue;
     }
     MIGRATE_CHECK(theirs->words.size() == segment.words.size());
-    for (std::size_t i = 0; i < segment.words.size(); ++i) {
-      segment.words[i] = op(segment.words[i], theirs->words[i]);
-    }
+    op(segment.words.data(), theirs->words.data(), segment.words.size());
   }
 }
 
@@ -125,17 +125,15 @@ void PageBitmap::clear_all() {
 std::uint64_t PageBitmap::count() const {
   std::uint64_t pages = 0;
   for (const Segment& segment : segments_) {
-    for (const std::uint64_t word : segment.words) {
-      pages += static_cast<unsigned>(std::popcount(word));
-    }
+    pages += word_ops().count(segment.words.data(), segment.words.size());
   }
   return pages;
 }
 
 bool PageBitmap::empty() const {
   return std::all_of(segments_.begin(), segments_.end(), [](const Segment& segment) {
-    return std::all_of(segment.words.begin(), segment.words.end(),
-                       [](std::uint64_t word) { return word == 0; });
+    const std::size_t words = segment.words.size();
+    return word_ops().skip(segment.words.data(), 0, words, 0) == words;
   });
 }
 
@@ -146,40 +144,47 @@ std::uint64_t PageBitmap::capacity() const {
 }
 
 void PageBitmap::merge(const PageBitmap& other) {
-  combine(segments_, other, false, [](std::uint64_t a, std::uint64_t b) { return a | b; });
+  combine(segments_, other, false, word_ops().merge);
 }
 
 void PageBitmap::subtract(const PageBitmap& other) {
-  combine(segments_, other, false, [](std::uint64_t a, std::uint64_t b) { return a & ~b; });
+  combine(segments_, other, false, word_ops().subtract);
 }
 
 void PageBitmap::intersect(const PageBitmap& other) {
-  combine(segments_, other, true, [](std::uint64_t a, std::uint64_t b) { return a & b; });
+  combine(segments_, other, true, word_ops().intersect);
 }
+
+namespace {
+
+/// The first bit from `bit` on that is set (`value` 0) or clear (`value` all ones), at most `end`.
+/// Neighbours are looked at here and long stretches by word_ops(): a call to it costs as much as
+/// some ten words.
+std::uint64_t skip_bits(const std::uint64_t* words, std::uint64_t bit, std::uint64_t end,
+                        std::uint64_t value) {
+  if (bit >= end) return end;
+  constexpr std::size_t kNear = 2;
+  const std::size_t stop = words_for(end);
+  std::size_t word = static_cast<std::size_t>(bit / 64);
+  std::uint64_t different = (words[word] ^ value) & (kAllOnes << (bit % 64));
+  for (std::size_t near = 0; different == 0; ++near) {
+    ++word;
+    if (near == kNear) word = word_ops().skip(words, word, stop, value);
+    if (word >= stop) return end;
+    different = words[word] ^ value;
+  }
+  return std::min(end, word * 64 + static_cast<unsigned>(std::countr_zero(different)));
+}
+
+}  // namespace
 
 PageRange next_run(const PageBitmap::Segment& segment, GuestPage from, GuestPage limit) {
   const GuestPage first = segment.region.range.first;
   const std::uint64_t end = std::min(limit, segment.region.range.end()) - first;
-  std::uint64_t bit = from - first;
-  // Skip clear bits a word at a time, then count set bits the same way.
-  while (bit < end) {
-    const std::uint64_t word = segment.words[bit / 64] >> (bit % 64);
-    if (word != 0) {
-      bit += static_cast<unsigned>(std::countr_zero(word));
-      break;
-    }
-    bit = (bit / 64 + 1) * 64;
-  }
+  const std::uint64_t* words = segment.words.data();
+  const std::uint64_t bit = skip_bits(words, from - first, end, 0);
   if (bit >= end) return {limit, 0};
-  std::uint64_t stop = bit;
-  while (stop < end) {
-    const std::uint64_t clear = ~(segment.words[stop / 64] >> (stop % 64));
-    const std::uint64_t ones = static_cast<unsigned>(std::countr_zero(clear));
-    const std::uint64_t room = 64 - stop % 64;
-    stop += std::min(ones, room);
-    if (ones < room) break;
-  }
-  return {first + bit, std::min(stop, end) - bit};
+  return {first + bit, skip_bits(words, bit, end, kAllOnes) - bit};
 }
 
 void PageBitmap::for_each_run(const std::function<void(const RegionId&, PageRange)>& f) const {
