@@ -67,8 +67,10 @@ struct MappedRegion {
 /// Tracks by write-protecting the mappings of `regions` in this process: userfaultfd (WP_ASYNC,
 /// WP_UNPOPULATED) and PAGEMAP_SCAN, Linux 6.7 or newer. Private anonymous memory, shared memfds
 /// and hugetlb; huge pages are reported whole until they are split. Sees vCPUs, KVM, the VMM and
-/// the kernel writing through these mappings; not writes by pinned pages or other mappings: mark
-/// those when the I/O has completed, and join the marks by make_composite_tracker().
+/// the kernel writing through these mappings, and private memory that is discarded; not writes by
+/// pinned pages or other mappings, holes punched into a memfd (MADV_REMOVE, too), nor discarded
+/// hugetlb pages: mark those when the I/O has completed, and join the marks by
+/// make_composite_tracker().
 /// rearms_in_collect().
 ///
 /// start() fails with kUnsupported where the kernel lacks it, kPermission where userfaultfd is

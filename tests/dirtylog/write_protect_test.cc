@@ -230,10 +230,25 @@ TEST_F(WriteProtectDetail, AFailedCollectLosesNothing) {
   EXPECT_THAT(failed.error().remedy, HasSubstr("keep the memory of region 0:2.0 mapped"));
   EXPECT_TRUE(both.empty());
   // The page was taken from the kernel before the failure.
+  EXPECT_THAT(peeked(*tracker, good), ElementsAre(7));
   bad.map();
   ASSERT_TRUE(tracker->collect(both));
   EXPECT_THAT(indexes(both, good), ElementsAre(7));
   EXPECT_EQ(indexes(both, bad).size(), bad.pages());
+}
+
+TEST_F(WriteProtectDetail, AStartForgetsWhatAFailedCollectHadTaken) {
+  const MappedArea good(AreaKind::kPrivate, 128, 1);
+  MappedArea bad(AreaKind::kPrivate, 128, 2);
+  const auto tracker = started({&good, &bad});
+  good.write(7);
+  ASSERT_EQ(::munmap(bad.address(), bad.bytes()), 0);
+  PageBitmap both(std::array{good.region(), bad.region()});
+  ASSERT_FALSE(tracker->collect(both));
+  bad.map();
+  ASSERT_TRUE(tracker->stop());
+  ASSERT_TRUE(tracker->start());
+  EXPECT_THAT(collected(*tracker, good), IsEmpty());
 }
 
 TEST_F(WriteProtectDetail, TellsMoreRunsThanOneCallOfTheKernelGives) {
