@@ -95,6 +95,10 @@ Result<Machine> Machine::create(const Shape& shape, std::span<const KvmMemorySlo
   Fd vm(::ioctl(kvm.get(), KVM_CREATE_VM, 0));
   if (!vm) return failed("create a virtual machine");
   Machine machine(std::move(kvm), std::move(vm), shape);
+  // First of all: KVM wants it before vCPUs and memory.
+  if (shape.dirty_ring) {
+    MIGRATE_ASSIGN(machine.dirty_ring_, KvmDirtyRing::enable(machine.vm_fd()));
+  }
   MIGRATE_TRY(machine.set_up_chips());
   MIGRATE_TRY(machine.add_slots(slots));
   MIGRATE_TRY(machine.add_vcpus());
@@ -140,6 +144,7 @@ Status Machine::add_vcpus() {
     void* const run = ::mmap(nullptr, static_cast<std::size_t>(run_bytes), PROT_READ | PROT_WRITE,
                              MAP_SHARED, fd.get(), 0);
     if (run == MAP_FAILED) return failed("map the page of vCPU " + std::to_string(id));
+    if (dirty_ring_ != nullptr) MIGRATE_TRY(dirty_ring_->add_vcpu(fd.get()));
     vcpus_.emplace_back(std::move(fd), static_cast<kvm_run*>(run),
                         static_cast<std::size_t>(run_bytes));
   }

@@ -8,6 +8,7 @@
 
 #include "adapters/kvm/vmm/kvm_api.hpp"
 #include "base/fd.hpp"
+#include "migrate/kvm_dirty_ring.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/result.hpp"
 
@@ -40,17 +41,21 @@ class Machine {
     std::uint32_t vcpus = 1;
     bool irqchip = true;
     bool pit = false;
+    bool dirty_ring = false;
   };
   /// Whether this host's KVM has an in-kernel interrupt controller; false without /dev/kvm too.
   static bool offers_irqchip();
 
-  /// kUnsupported or kPermission without a usable /dev/kvm. The memory of `slots` must outlive it.
+  /// kUnsupported or kPermission without a usable /dev/kvm, kUnsupported without the ring that was
+  /// asked for. The memory of `slots` must outlive it.
   static Result<Machine> create(const Shape& shape, std::span<const KvmMemorySlot> slots);
 
   [[nodiscard]] int kvm_fd() const { return kvm_.get(); }
   [[nodiscard]] int vm_fd() const { return vm_.get(); }
   [[nodiscard]] const Shape& shape() const { return shape_; }
   [[nodiscard]] std::span<const VcpuFd> vcpus() const { return vcpus_; }
+  /// Null unless its shape has one.
+  [[nodiscard]] const std::shared_ptr<KvmDirtyRing>& dirty_ring() const { return dirty_ring_; }
   /// Frequency of the guest's time stamp counter.
   [[nodiscard]] Result<std::uint32_t> tsc_khz() const;
   /// Gives each vCPU all that this host's KVM offers, with APIC ids by vCPU number.
@@ -66,6 +71,7 @@ class Machine {
   Fd kvm_;
   Fd vm_;
   Shape shape_;
+  std::shared_ptr<KvmDirtyRing> dirty_ring_;
   std::vector<VcpuFd> vcpus_;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "adapters/kvm/vmm/vmm.hpp"
@@ -33,8 +34,10 @@ class VmmSourceHooks final : public KvmSourceHooks {
 /// Makes a Vmm from a description. Pass to make_kvm_target(); must outlive the target.
 class VmmTargetHooks final : public KvmTargetHooks {
  public:
-  /// `name`: what the guest is called here; empty: as at the source.
-  explicit VmmTargetHooks(std::string name = {}) : name_(std::move(name)) {}
+  /// `name`: what the guest is called here; empty: as at the source. `tracking`: of this host, for
+  /// when the guest leaves again.
+  explicit VmmTargetHooks(std::string name = {}, std::optional<TrackerKind> tracking = std::nullopt)
+      : name_(std::move(name)), tracking_(tracking) {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override;
   Status load_device(const SectionInfo& section, StateReader& reader) override;
@@ -49,6 +52,7 @@ class VmmTargetHooks final : public KvmTargetHooks {
 
  private:
   const std::string name_;
+  const std::optional<TrackerKind> tracking_;
   mutable Mutex mutex_;
   std::shared_ptr<Vmm> vmm_ MIGRATE_GUARDED_BY(mutex_);
 };

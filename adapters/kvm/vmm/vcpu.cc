@@ -56,8 +56,9 @@ std::string registers(int vcpu_fd) {
 
 }  // namespace
 
-Vcpu::Vcpu(std::uint32_t id, const VcpuFd& fd, VcpuEvents& events)
-    : id_(id), fd_(fd), events_(events) {}
+Vcpu::Vcpu(std::uint32_t id, const VcpuFd& fd, VcpuEvents& events,
+           std::shared_ptr<KvmDirtyRing> ring)
+    : id_(id), fd_(fd), events_(events), ring_(std::move(ring)) {}
 
 Vcpu::~Vcpu() {
   if (!thread_.joinable()) return;
@@ -204,6 +205,8 @@ void Vcpu::handle_exit() {
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
       return;
+    case KVM_EXIT_DIRTY_RING_FULL:
+      return handle_full_ring();
     case KVM_EXIT_SYSTEM_EVENT:
       return handle_system_event();
     case KVM_EXIT_MMIO:
@@ -237,6 +240,17 @@ void Vcpu::handle_port() {
     wait = std::max(wait, events_.on_port_out(id_, io.port, value));
   }
   if (wait.count() > 0) sleep_for(wait);
+}
+
+/// Here and now, with no lock held: a pause or a collect may be waiting for this vCPU.
+void Vcpu::handle_full_ring() {
+  // The entry that found the ring full has completed the exit before it.
+  exit_pending_ = false;
+  if (ring_ == nullptr) return crash("KVM found a dirty ring full that was never asked for");
+  if (const Status emptied = ring_->on_ring_full(id_); !emptied) {
+    crash("its dirty ring cannot be emptied: " + emptied.error().message,
+          emptied.error().sys_errno);
+  }
 }
 
 void Vcpu::handle_system_event() {

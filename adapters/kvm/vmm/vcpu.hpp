@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -34,8 +35,9 @@ class VcpuEvents {
 /// No handler is ever called, so the process need not have one.
 class Vcpu {
  public:
-  /// `fd` and `events` must outlive it.
-  Vcpu(std::uint32_t id, const VcpuFd& fd, VcpuEvents& events);
+  /// `fd` and `events` must outlive it. `ring`: the VM's, or null.
+  Vcpu(std::uint32_t id, const VcpuFd& fd, VcpuEvents& events,
+       std::shared_ptr<KvmDirtyRing> ring = nullptr);
   ~Vcpu();
   Vcpu(const Vcpu&) = delete;
   Vcpu& operator=(const Vcpu&) = delete;
@@ -67,6 +69,7 @@ class Vcpu {
   void handle_exit() MIGRATE_EXCLUDES(mutex_);
   void handle_port() MIGRATE_EXCLUDES(mutex_);
   void handle_system_event();
+  void handle_full_ring();
   void crash(const std::string& what, int sys_errno = 0);
   void sleep_for(Nanoseconds time) MIGRATE_EXCLUDES(mutex_);
   void hold_if_due() MIGRATE_EXCLUDES(mutex_);
@@ -75,6 +78,7 @@ class Vcpu {
   const std::uint32_t id_;
   const VcpuFd& fd_;
   VcpuEvents& events_;
+  const std::shared_ptr<KvmDirtyRing> ring_;
 
   mutable Mutex mutex_;
   CondVar changed_;

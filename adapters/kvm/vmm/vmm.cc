@@ -35,6 +35,7 @@ KvmVm describe(const Machine& machine, const GuestMemory& memory) {
   vm.slots = memory.slots();
   vm.irqchip = machine.shape().irqchip;
   vm.pit = machine.shape().pit;
+  vm.dirty_ring = machine.dirty_ring();
   return vm;
 }
 
@@ -76,7 +77,8 @@ class Vmm::Impl final : public VcpuEvents {
         ended_(std::move(ended)),
         cpu_before_(config_.vcpus) {
     for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
-      vcpus_.push_back(std::make_unique<Vcpu>(id, machine_.vcpus()[id], *this));
+      vcpus_.push_back(
+          std::make_unique<Vcpu>(id, machine_.vcpus()[id], *this, machine_.dirty_ring()));
     }
   }
 
@@ -136,8 +138,9 @@ class Vmm::Impl final : public VcpuEvents {
 Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
                                                     const VmmPlatform& platform) {
   MIGRATE_ASSIGN(GuestMemory memory, GuestMemory::create(config.name, config.memory_bytes));
-  MIGRATE_ASSIGN(Machine machine,
-                 Machine::create({config.vcpus, platform.irqchip, platform.pit}, memory.slots()));
+  const Machine::Shape shape{config.vcpus, platform.irqchip, platform.pit,
+                             config.tracking == TrackerKind::kKvmRing};
+  MIGRATE_ASSIGN(Machine machine, Machine::create(shape, memory.slots()));
   MIGRATE_ASSIGN(EventFd ended, EventFd::create());
   auto impl =
       std::make_unique<Impl>(config, std::move(memory), std::move(machine), std::move(ended));

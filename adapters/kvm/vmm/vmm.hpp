@@ -28,6 +28,9 @@ struct VmmConfig {
   std::uint64_t memory_bytes = 256ull << 20;  ///< Multiple of kMemoryStep.
   std::uint32_t vcpus = 1;
   GuestWorkload workload;
+  /// How its writes are tracked when it leaves this host (KvmSourceOptions::tracking). A choice of
+  /// this host, not moved with the guest; kKvmRing makes the VM with a dirty ring.
+  std::optional<TrackerKind> tracking;
 };
 
 /// What of the machine the VMM decides; the target's must be like the source's.
