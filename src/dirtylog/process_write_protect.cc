@@ -1,0 +1,266 @@
+// The write-protect tracker over the memory of another process. Its userfaultfd is made inside that
+// process and registered from here, and its pages are looked at from here: once started, nothing
+// runs in the process on our behalf. If this process dies, the descriptor closes with it, and the
+// tracked process goes on as if it had never been there.
+//
+// The kernel drops the registration of what is unmapped, moved or mapped anew. So a region whose
+// memory is found without one has new content: it gets a new generation. Regions are armed by the
+// collect that finds them, which is before anybody can learn of them and read them; where somebody
+// else looked earlier, they count as written.
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "memory/pagemap.hpp"
+#include "memory/remote_call.hpp"
+#include "memory/uffd_abi.hpp"
+#include "memory/userfault.hpp"
+#include "migrate/trackers.hpp"
+
+namespace migrate {
+namespace {
+
+constexpr std::string_view kOwner = "write tracking of another process";
+
+// Looks at a process that maps its memory anew while it is looked at. What still changes then
+// counts as written, and is tried again by the next collect.
+constexpr int kLooksMax = 3;
+
+class ProcessWriteProtect final : public DirtyTracker {
+ public:
+  explicit ProcessWriteProtect(std::shared_ptr<ProcessMemory> memory)
+      : memory_(std::move(memory)) {}
+  ~ProcessWriteProtect() override { (void)stop(); }
+  ProcessWriteProtect(const ProcessWriteProtect&) = delete;
+  ProcessWriteProtect& operator=(const ProcessWriteProtect&) = delete;
+
+  [[nodiscard]] std::string_view name() const override { return "process-write-protect"; }
+  [[nodiscard]] DirtyCoverage covers() const override {
+    return {.guest_cpu = true, .kernel = true, .vmm = true};
+  }
+  [[nodiscard]] bool rearms_in_collect() const override { return true; }
+  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override { return {}; }
+
+  Status start() override;
+  Status collect(PageBitmap& round_set) override;
+  Status rearm(const PageBitmap&, const RegionId&, PageRange) override { return {}; }
+  Status peek(PageBitmap& again) override;
+  Status stop() override;
+
+ private:
+  enum class State {
+    kUnarmed,   ///< Its writes are not seen: all of it counts as written.
+    kArmed,     ///< Registered and protected.
+    kReadOnly,  ///< The process cannot write it, nor ever make it writable.
+  };
+  struct Tracked {
+    Region region;
+    State state = State::kUnarmed;
+    bool told = false;  ///< Others may know it, and have read it, while it is not armed yet.
+  };
+
+  /// Looks at the mappings again: lets go of regions that are no more and arms the new ones. Those
+  /// among them that are in `known` may have been read already and count as written. Gives the
+  /// first reason for which a region could not be armed.
+  Result<std::optional<Error>> follow(const std::vector<Region>& known);
+  /// Takes on the regions `now`; states of those that stay are kept.
+  void replace_tracked(const std::vector<Region>& now, const std::vector<Region>& known);
+  /// Registers and protects.
+  Status arm(Tracked& tracked);
+  /// Adds what was written to pending_ and protects it again. False where the memory is not the one
+  /// that was armed.
+  Result<bool> take(Tracked& tracked);
+
+  std::shared_ptr<ProcessMemory> memory_;
+  std::optional<Pagemap> pagemap_;
+  std::optional<Userfault> userfault_;  ///< While tracking.
+  std::vector<Tracked> tracked_;
+  PageBitmap pending_;  ///< Taken from the kernel and not handed out yet.
+};
+
+AddressRange addresses_of(const Region& region) {
+  return {region.range.first.number * kPageSize, region.range.end().number * kPageSize};
+}
+
+PageRange pages_of(AddressRange addresses) {
+  return {GuestAddr{addresses.begin}.page(), (addresses.end - addresses.begin) / kPageSize};
+}
+
+bool contains(const std::vector<Region>& regions, const RegionId& id) {
+  return std::any_of(regions.begin(), regions.end(),
+                     [&](const Region& region) { return region.id == id; });
+}
+
+Status ProcessWriteProtect::start() {
+  if (userfault_) {
+    return make_error(ErrorCode::kBusy, "the writes of process " + std::to_string(memory_->pid()) +
+                                            " are being tracked already");
+  }
+  MIGRATE_ASSIGN(pagemap_, Pagemap::open(memory_->pid()));
+  MIGRATE_ASSIGN(Fd fd, userfaultfd_of(memory_->pid()));
+  auto adopted = Userfault::adopt(std::move(fd), abi::kUffdWriteTracking, kOwner);
+  if (!adopted) return std::move(adopted).error();
+  userfault_.emplace(*std::move(adopted));
+  for (int looks = 1;; ++looks) {
+    auto refused = follow({});
+    if (refused && !*refused) break;
+    Error error = refused ? *std::move(*refused) : std::move(refused).error();
+    if (looks < kLooksMax && error.code != ErrorCode::kBusy) continue;
+    (void)stop();
+    return error;
+  }
+  pending_.clear_all();
+  return {};
+}
+
+Result<std::optional<Error>> ProcessWriteProtect::follow(const std::vector<Region>& known) {
+  MIGRATE_TRY(memory_->refresh());
+  const std::vector<Region> now = memory_->known_regions();
+  const bool changed = !std::equal(
+      now.begin(), now.end(), tracked_.begin(), tracked_.end(),
+      [](const Region& region, const Tracked& tracked) { return region == tracked.region; });
+  if (changed) replace_tracked(now, known);
+  std::optional<Error> refused;
+  for (Tracked& tracked : tracked_) {
+    if (tracked.state != State::kUnarmed) continue;
+    if (tracked.told) pending_.set(tracked.region.id, tracked.region.range);
+    if (Status armed = arm(tracked); !armed && !refused) refused = std::move(armed).error();
+    // If it could not be armed, others get to know it before its writes are seen.
+    tracked.told = true;
+  }
+  return refused;
+}
+
+void ProcessWriteProtect::replace_tracked(const std::vector<Region>& now,
+                                          const std::vector<Region>& known) {
+  std::map<RegionId, Tracked> old;
+  for (const Tracked& tracked : tracked_) old.emplace(tracked.region.id, tracked);
+  tracked_.clear();
+  for (const Region& region : now) {
+    const auto same = old.find(region.id);
+    if (same == old.end()) {
+      tracked_.push_back({region, State::kUnarmed, contains(known, region.id)});
+    } else {
+      tracked_.push_back(same->second);
+      old.erase(same);
+    }
+  }
+  for (const auto& [id, tracked] : old) {
+    if (tracked.state == State::kArmed) userfault_->forget(addresses_of(tracked.region));
+  }
+  pending_.reshape(now, false);
+}
+
+Status ProcessWriteProtect::arm(Tracked& tracked) {
+  const AddressRange addresses = addresses_of(tracked.region);
+  if (Status added = userfault_->add(addresses, Userfault::Use::kWriteProtect); !added) {
+    // Shared memory that was opened for reading only.
+    if (added.error().sys_errno != EPERM) return added;
+    tracked.state = State::kReadOnly;
+    return {};
+  }
+  MIGRATE_ASSIGN(const ScanOutcome outcome, pagemap_->protect(addresses, &*userfault_));
+  if (outcome != ScanOutcome::kUnregistered) {
+    tracked.state = State::kArmed;
+    return {};
+  }
+  userfault_->forget(addresses);
+  return make_error(ErrorCode::kNotFound, "process " + std::to_string(memory_->pid()) +
+                                              " mapped region " + to_text(tracked.region.id) +
+                                              " anew while it was armed")
+      .advise("start again");
+}
+
+Result<bool> ProcessWriteProtect::take(Tracked& tracked) {
+  if (tracked.state == State::kReadOnly) return true;
+  if (tracked.state == State::kUnarmed) {
+    pending_.set(tracked.region.id, tracked.region.range);
+    return true;
+  }
+  MIGRATE_ASSIGN(
+      const ScanOutcome outcome,
+      pagemap_->take_written(
+          addresses_of(tracked.region),
+          [&](AddressRange written) { pending_.set(tracked.region.id, pages_of(written)); },
+          &*userfault_));
+  return outcome != ScanOutcome::kUnregistered;
+}
+
+Status ProcessWriteProtect::collect(PageBitmap& round_set) {
+  if (!userfault_) {
+    return make_error(ErrorCode::kInvalidArgument, "collect from a tracker that was not started");
+  }
+  const std::vector<Region> known = memory_->known_regions();
+  MIGRATE_TRY(follow(known));
+  for (int looks = 0; looks < kLooksMax; ++looks) {
+    bool anew = false;
+    for (Tracked& tracked : tracked_) {
+      MIGRATE_ASSIGN(const bool same, take(tracked));
+      if (same) continue;
+      memory_->renew(tracked.region.id);
+      anew = true;
+    }
+    if (!anew) break;
+    MIGRATE_TRY(follow(known));
+  }
+  // Handed out only when all was taken: a failure before loses nothing.
+  round_set.merge(pending_);
+  for (const Tracked& tracked : tracked_) {
+    if (round_set.find(tracked.region.id) != nullptr) {
+      pending_.clear(tracked.region.id, tracked.region.range);
+    }
+  }
+  return {};
+}
+
+Status ProcessWriteProtect::peek(PageBitmap& again) {
+  if (!userfault_) return {};
+  for (const Tracked& tracked : tracked_) {
+    const Region& region = tracked.region;
+    if (tracked.state == State::kReadOnly || again.find(region.id) == nullptr) continue;
+    ScanOutcome outcome = ScanOutcome::kUnregistered;
+    if (tracked.state == State::kArmed) {
+      MIGRATE_ASSIGN(outcome,
+                     pagemap_->look(
+                         addresses_of(region),
+                         [&](AddressRange written) { again.set(region.id, pages_of(written)); },
+                         &*userfault_));
+    }
+    if (outcome == ScanOutcome::kUnregistered) again.set(region.id, region.range);
+  }
+  again.merge(pending_);
+  return {};
+}
+
+Status ProcessWriteProtect::stop() {
+  if (!userfault_) return {};
+  Status result;
+  for (const Tracked& tracked : tracked_) {
+    if (tracked.state != State::kArmed) continue;
+    Status removed = userfault_->remove(addresses_of(tracked.region));
+    if (!removed && result) result = std::move(removed);
+  }
+  tracked_.clear();
+  pending_ = PageBitmap();
+  userfault_.reset();
+  pagemap_.reset();
+  return result;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<DirtyTracker>> make_process_write_protect_tracker(
+    std::shared_ptr<ProcessMemory> memory) {
+  MIGRATE_CHECK(memory != nullptr);
+#if defined(__x86_64__)
+  return std::unique_ptr<DirtyTracker>(std::make_unique<ProcessWriteProtect>(std::move(memory)));
+#else
+  return make_error(ErrorCode::kUnsupported,
+                    "writes of another process can be tracked by write protection on x86-64 only");
+#endif
+}
+
+}  // namespace migrate
