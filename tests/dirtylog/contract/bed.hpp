@@ -64,6 +64,9 @@ class TrackerBed {
   /// can only count up.
   virtual void put(PageRange pages, std::uint64_t value) = 0;
 
+  /// With all writers paused: returns when nothing else of the bed writes, either.
+  virtual void settle() {}
+
   /// One of each kind that the tracker covers.
   [[nodiscard]] virtual std::span<const std::unique_ptr<Writer>> writers() const = 0;
   /// Calls f for each word that writers keep a log of, with what they have logged by now.

@@ -165,6 +165,7 @@ void MigrationCopy::check_not_older(const RegionId& region, PageRange run,
 }
 
 void MigrationCopy::compare() {
+  bed_.settle();
   bool settled = false;
   for (int look = 0; look < kLooksMax && !settled; ++look) {
     full_round();

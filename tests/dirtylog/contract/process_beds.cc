@@ -8,9 +8,14 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/fd.hpp"
@@ -26,6 +31,34 @@ namespace {
 constexpr std::uint64_t kAreasApart = 1ull << 30;
 /// The word that process_vm_writev(2) counts up; the process's own writers have 1 and 2.
 constexpr std::size_t kOutsideWord = 3;
+
+/// How often the threads of a process have gone to sleep; nullopt while one of them is awake.
+std::optional<std::uint64_t> sleeps_of(pid_t pid) {
+  std::uint64_t sleeps = 0;
+  const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
+  for (const auto& task : std::filesystem::directory_iterator(tasks)) {
+    std::ifstream status(task.path() / "status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("State:") && line.find('S', 6) == std::string::npos) return {};
+      if (line.find("ctxt_switches:") == std::string::npos) continue;
+      sleeps += std::stoull(line.substr(line.find(':') + 1));
+    }
+  }
+  return sleeps;
+}
+
+/// A thread that says it has paused still writes to its stack on its way to sleep.
+void wait_until_asleep(pid_t pid) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  std::optional<std::uint64_t> before;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const auto now = sleeps_of(pid);
+    if (now && now == before) return;
+    before = now;
+    std::this_thread::yield();
+  }
+  throw std::runtime_error("the writer process does not come to rest");
+}
 
 /// The writer process, and what it is asked.
 class Commanded {
@@ -134,6 +167,7 @@ class ProcessBed final : public TrackerBed {
                   .pages = pages.count,
                   .value = value});
   }
+  void settle() override { wait_until_asleep(process_.pid()); }
   [[nodiscard]] std::span<const std::unique_ptr<Writer>> writers() const override {
     return writers_;
   }
@@ -182,18 +216,6 @@ BedKind kind_of(const char* name, Tracking track) {
           }};
 }
 
-Status track_by_write_protection(ProcessBed& bed) {
-  MIGRATE_ASSIGN(auto tracker, make_process_write_protect_tracker(bed.memory()));
-  bed.track_with(std::move(tracker));
-  return {};
-}
-
-Status track_by_soft_dirty(ProcessBed& bed) {
-  MIGRATE_ASSIGN(auto tracker, make_soft_dirty_tracker(bed.memory()));
-  bed.track_with(std::move(tracker));
-  return {};
-}
-
 Status track_by_content(ProcessBed& bed) {
   bed.track_by_content();
   return {};
@@ -203,8 +225,6 @@ Status track_by_content(ProcessBed& bed) {
 
 std::vector<BedKind> process_bed_kinds() {
   return {
-      kind_of("ProcessWriteProtect", track_by_write_protection),
-      kind_of("SoftDirty", track_by_soft_dirty),
       kind_of("ProcessContentHash", track_by_content),
   };
 }

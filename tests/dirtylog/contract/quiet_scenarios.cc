@@ -290,7 +290,7 @@ Verdict writes_between_any_two_steps_are_kept(TrackerBed& bed, std::uint64_t see
       }
     }
   };
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 20; ++i) {
     copy.random_round();
     if (!chance.one_in(6)) continue;
     std::function<void(const RegionId&, PageRange)> none;
