@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "migrate/result.hpp"
 
@@ -49,6 +50,9 @@ class Connector {
  public:
   virtual ~Connector() = default;
   virtual Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) = 0;
+  /// The session, as hexadecimal digits, that the following connections belong to: a transport may
+  /// show it to the listener before anything is sent, for it to route by. It is no secret.
+  virtual void set_session(std::string_view session) = 0;
   /// Makes connect() fail with kCancelled, now and later; any thread.
   virtual void interrupt() noexcept = 0;
   /// Where it connects to, for messages.

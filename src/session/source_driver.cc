@@ -32,6 +32,7 @@ SourceDriver::SourceDriver(Context context, std::unique_ptr<RecordChannel> contr
 
 void SourceDriver::use(Connector& connector) {
   context_.connector = &connector;
+  connector.set_session(context_.keys.id_text);
   context_.watch = [](Channel*) {};
   context_.say = [](const std::string&, const std::string&) {};
   context_.options.ask_window =

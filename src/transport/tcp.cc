@@ -65,6 +65,7 @@ class TcpConnector final : public Connector {
       : host_(std::move(host)), port_(std::move(port)), options_(options), wake_(std::move(wake)) {}
 
   Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override;
+  void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override {
     if (wake_) wake_->set();
   }

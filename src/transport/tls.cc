@@ -18,7 +18,7 @@ class TlsConnector final : public Connector {
   Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override {
     const SteadyDeadline deadline = deadline_after(timeout);
     MIGRATE_ASSIGN(auto plain, inner_->connect(timeout));
-    MIGRATE_ASSIGN(auto channel, TlsChannel::create(std::move(plain), context_));
+    MIGRATE_ASSIGN(auto channel, TlsChannel::create(std::move(plain), context_, session_));
     watch(channel.get());
     const auto left = deadline - std::chrono::steady_clock::now();
     Status secured = channel->handshake(left);
@@ -31,6 +31,10 @@ class TlsConnector final : public Connector {
     return std::unique_ptr<Channel>(std::move(channel));
   }
 
+  void set_session(std::string_view session) override {
+    inner_->set_session(session);
+    session_ = session;
+  }
   void interrupt() noexcept override {
     inner_->interrupt();
     MutexLock lock(mutex_);
@@ -48,6 +52,7 @@ class TlsConnector final : public Connector {
 
   const std::unique_ptr<Connector> inner_;
   const std::shared_ptr<TlsContext> context_;
+  std::string session_;
   Mutex mutex_;
   Channel* beginning_ MIGRATE_GUARDED_BY(mutex_) = nullptr;  // In its handshake.
   bool interrupted_ MIGRATE_GUARDED_BY(mutex_) = false;

@@ -121,8 +121,9 @@ int TlsChannel::bio_read(BIO* bio, char* bytes, std::size_t size, std::size_t* r
 }
 
 Result<std::unique_ptr<TlsChannel>> TlsChannel::create(std::unique_ptr<Channel> inner,
-                                                       std::shared_ptr<TlsContext> context) {
-  MIGRATE_ASSIGN(SslPtr ssl, context->new_connection());
+                                                       std::shared_ptr<TlsContext> context,
+                                                       std::string_view session) {
+  MIGRATE_ASSIGN(SslPtr ssl, context->new_connection(session));
   BIO* const bio = BIO_new(bio_method());
   if (bio == nullptr) return make_error(ErrorCode::kNoMemory, "cannot begin TLS");
   SSL* const raw = ssl.get();

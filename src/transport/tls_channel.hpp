@@ -25,8 +25,10 @@ class PlainCursor;
 
 class TlsChannel final : public Channel {
  public:
+  /// `session`: shown to the target's listener, see tls_client_hello.hpp; may be empty.
   static Result<std::unique_ptr<TlsChannel>> create(std::unique_ptr<Channel> inner,
-                                                    std::shared_ptr<TlsContext> context);
+                                                    std::shared_ptr<TlsContext> context,
+                                                    std::string_view session = {});
   ~TlsChannel() override;
 
   /// Authenticates both sides, within `timeout` as a whole; send() and receive() do it otherwise.

@@ -63,6 +63,14 @@ int select_protocol(SSL* /*ssl*/, const unsigned char** out, unsigned char* out_
   return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
+/// RFC 7301, 3.1: each name after its length.
+std::string protocol_list(std::string_view session) {
+  std::string list = static_cast<char>(kTlsProtocol.size()) + std::string(kTlsProtocol);
+  if (session.empty()) return list;
+  const std::string name = std::string(kTlsSessionPrefix) + std::string(session);
+  return list + static_cast<char>(name.size()) + name;
+}
+
 bool is_ip_address(const std::string& name) {
   in6_addr address{};
   return ::inet_pton(AF_INET, name.c_str(), &address) == 1 ||
@@ -108,14 +116,9 @@ Status TlsContext::configure() {
   context_.reset(
       SSL_CTX_new(role_ == TlsRole::kConnect ? TLS_client_method() : TLS_server_method()));
   SSL_CTX* const ctx = context_.get();
-  static const std::string offered =
-      static_cast<char>(kTlsProtocol.size()) + std::string(kTlsProtocol);
   if (ctx == nullptr || SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) != 1 ||
       SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) != 1 ||
-      SSL_CTX_set_ciphersuites(ctx, kCiphers) != 1 || SSL_CTX_set_num_tickets(ctx, 0) != 1 ||
-      // This one returns 0 for success.
-      SSL_CTX_set_alpn_protos(ctx, reinterpret_cast<const unsigned char*>(offered.data()),
-                              static_cast<unsigned int>(offered.size())) != 0) {
+      SSL_CTX_set_ciphersuites(ctx, kCiphers) != 1 || SSL_CTX_set_num_tickets(ctx, 0) != 1) {
     return make_error(ErrorCode::kUnsupported,
                       "OpenSSL cannot be set up for TLS 1.3: " + last_openssl_reason())
         .advise("check the host's OpenSSL configuration (openssl.cnf)");
@@ -223,7 +226,7 @@ Status TlsContext::check_peer_name(SSL* ssl) const {
                  "give a DNS name or an IP address as --tls-name");
 }
 
-Result<SslPtr> TlsContext::new_connection() const {
+Result<SslPtr> TlsContext::new_connection(std::string_view session) const {
   ERR_clear_error();
   SslPtr ssl(SSL_new(context_.get()));
   if (ssl == nullptr) {
@@ -231,6 +234,12 @@ Result<SslPtr> TlsContext::new_connection() const {
   }
   if (role_ == TlsRole::kConnect) {
     if (!uses_psk()) MIGRATE_TRY(check_peer_name(ssl.get()));
+    const std::string offered = protocol_list(session);
+    // This one returns 0 for success.
+    if (SSL_set_alpn_protos(ssl.get(), reinterpret_cast<const unsigned char*>(offered.data()),
+                            static_cast<unsigned int>(offered.size())) != 0) {
+      return make_error(ErrorCode::kNoMemory, "cannot begin TLS: " + last_openssl_reason());
+    }
     SSL_set_connect_state(ssl.get());
   } else {
     SSL_set_accept_state(ssl.get());

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "migrate/result.hpp"
@@ -26,6 +27,9 @@ using SslPtr = std::unique_ptr<SSL, OpenSslDeleter<&SSL_free>>;
 // Both sides insist on it, so that no TLS service of another kind can be mistaken for this one even
 // where certificates are shared.
 inline constexpr std::string_view kTlsProtocol = "migrate/1";
+// Another protocol that is offered and never chosen: it tells a listener, which sees no more of a
+// connection than the ClientHello, the session. The id's digits follow.
+inline constexpr std::string_view kTlsSessionPrefix = "migrate/1 session=";
 
 // RFC 8446, 5.5: AES-GCM takes 2^24.5 full records on one key. A sixth of that.
 inline constexpr std::uint64_t kKeyUpdateBytes = std::uint64_t{64} << 30;
@@ -46,8 +50,9 @@ class TlsContext {
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
-  /// An SSL object for one connection, its BIOs still missing.
-  [[nodiscard]] Result<SslPtr> new_connection() const;
+  /// An SSL object for one connection, its BIOs still missing. A `session` is offered by a
+  /// connecting side.
+  [[nodiscard]] Result<SslPtr> new_connection(std::string_view session) const;
   [[nodiscard]] TlsRole role() const { return role_; }
   [[nodiscard]] bool uses_psk() const { return !psk_.bytes.empty(); }
   [[nodiscard]] const std::string& psk_id() const { return psk_.id; }

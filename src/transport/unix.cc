@@ -55,6 +55,7 @@ class UnixConnector final : public Connector {
       : path_(std::move(path)), wake_(std::move(wake)) {}
 
   Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override;
+  void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override {
     if (wake_) wake_->set();
   }

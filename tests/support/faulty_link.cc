@@ -48,6 +48,7 @@ class InProcessNetwork::LinkConnector final : public Connector {
     return std::unique_ptr<Channel>(
         std::make_unique<LinkChannel>(link_, std::move(lane), Direction::kToTarget));
   }
+  void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override {
     link_->set_flag(interrupted_, true, link_->connections_changed());
   }

@@ -69,6 +69,7 @@ class RecordingConnector final : public Connector {
     return std::unique_ptr<Channel>(
         std::make_unique<RecordingChannel>(std::move(channel), capture_, Direction::kToTarget));
   }
+  void set_session(std::string_view session) override { inner_.set_session(session); }
   void interrupt() noexcept override { inner_.interrupt(); }
   [[nodiscard]] std::string peer() const override { return inner_.peer(); }
 

@@ -52,6 +52,7 @@ class ScriptedEnds final : public Connector, public Acceptor {
   Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds) override {
     return std::unique_ptr<Channel>(std::make_unique<ScriptedChannel>("y"));
   }
+  void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override { ++interrupts_; }
   std::string peer() const override { return "peer"; }
   std::string address() const override { return "address"; }

@@ -8,6 +8,9 @@
 #include "session/introductions.hpp"
 #include "tests/transport/tls_files.hpp"
 
+// Members of Introductions::Context that these tests do not use.
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 namespace migrate::testing {
 namespace {
 
