@@ -110,6 +110,7 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
   session.id = id;
   const Unwatch unwatch(watch);
   const wire::Hello hello = make_hello(id, guest, options);
+  connector.set_session(to_text(id));
   MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
   session.control = std::make_unique<RecordChannel>(std::move(channel));
   session.control->set_mid_record_idle(options.peer_timeout);
