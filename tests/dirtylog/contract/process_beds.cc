@@ -216,6 +216,18 @@ BedKind kind_of(const char* name, Tracking track) {
           }};
 }
 
+Status track_by_write_protection(ProcessBed& bed) {
+  MIGRATE_ASSIGN(auto tracker, make_process_write_protect_tracker(bed.memory()));
+  bed.track_with(std::move(tracker));
+  return {};
+}
+
+Status track_by_soft_dirty(ProcessBed& bed) {
+  MIGRATE_ASSIGN(auto tracker, make_soft_dirty_tracker(bed.memory()));
+  bed.track_with(std::move(tracker));
+  return {};
+}
+
 Status track_by_content(ProcessBed& bed) {
   bed.track_by_content();
   return {};
@@ -225,6 +237,8 @@ Status track_by_content(ProcessBed& bed) {
 
 std::vector<BedKind> process_bed_kinds() {
   return {
+      kind_of("ProcessWriteProtect", track_by_write_protection),
+      kind_of("SoftDirty", track_by_soft_dirty),
       kind_of("ProcessContentHash", track_by_content),
   };
 }
