@@ -3,9 +3,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/magic.h>
-#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -18,6 +16,7 @@
 #include <thread>
 
 #include "base/fd.hpp"
+#include "migrate/tracker_choice.hpp"
 #include "progress_line.hpp"
 #include "report_json.hpp"
 #include "runtime_dir.hpp"
@@ -38,9 +37,6 @@ constexpr std::array kCapabilities = {
     Capability{"kvm-user-memory", KVM_CAP_USER_MEMORY, true, "guest memory"},
     Capability{"kvm-immediate-exit", KVM_CAP_IMMEDIATE_EXIT, true, "pausing a guest"},
     Capability{"kvm-irqchip", KVM_CAP_IRQCHIP, true, "the guest's interrupt controllers"},
-    Capability{"kvm-manual-dirty-log", KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, false,
-               "re-arming the dirty log in chunks"},
-    Capability{"kvm-dirty-ring", KVM_CAP_DIRTY_LOG_RING, false, "dirty rates by vCPU"},
     Capability{"kvm-xsave2", KVM_CAP_XSAVE2, false, "processor state beyond 4 KiB"},
     Capability{"kvm-adjust-clock", KVM_CAP_ADJUST_CLOCK, false, "the guest's clock"},
     Capability{"kvm-tsc-control", KVM_CAP_TSC_CONTROL, false,
@@ -82,22 +78,22 @@ HostCheck check_capability(const Fd& kvm, const Capability& capability) {
   return check;
 }
 
-HostCheck check_userfaultfd() {
-  HostCheck check{"userfaultfd", CheckResult::kOk, {}, {}};
-  const Fd fd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  uffdio_api api{};
-  api.api = UFFD_API;
-  if (fd && ioctl(fd.get(), UFFDIO_API, &api) == 0) {
-    std::array<char, 32> features{};
-    std::snprintf(features.data(), features.size(), "features 0x%llx",
-                  static_cast<unsigned long long>(api.features));
-    check.detail = features.data();
-    return check;
+/// How writes of guests can be tracked here, and which way is taken where nobody chooses.
+void check_trackers(int kvm, std::vector<HostCheck>& checks) {
+  const auto offers = probe_trackers(kvm);
+  for (const TrackerOffer& offer : offers) {
+    checks.push_back({"tracker-" + std::string(to_string(offer.kind)),
+                      offer.available ? CheckResult::kOk : CheckResult::kLimited, offer.detail,
+                      offer.available ? std::string() : offer.remedy});
   }
-  check.result = CheckResult::kLimited;
-  check.detail = errno_text(errno);
-  check.remedy = "run as root, or sysctl vm.unprivileged_userfaultfd=1";
-  return check;
+  const auto best = [&](GuestKind kind) {
+    return std::string(to_string(best_tracker(kind, false, offers)));
+  };
+  checks.push_back({"tracker-auto",
+                    CheckResult::kOk,
+                    best(GuestKind::kVm) + " for virtual machines, " + best(GuestKind::kContainer) +
+                        " for processes",
+                    {}});
 }
 
 HostCheck check_memory() {
@@ -175,7 +171,7 @@ std::vector<HostCheck> check_host() {
       checks.push_back(check_capability(kvm, capability));
     }
   }
-  checks.push_back(check_userfaultfd());
+  check_trackers(kvm.get(), checks);
   checks.push_back(check_runtime_dir());
   checks.push_back(check_namespaces());
   return checks;
