@@ -168,11 +168,12 @@ class PeeksWithoutLooking final : public Faithful {
   }
 };
 
-class StaysSilentAfterStop final : public Faithful {
+class ReportsAllAfterStop final : public Faithful {
  public:
   using Faithful::Faithful;
   Status collect(PageBitmap& round_set) override {
-    return stopped_ ? Status() : real_->collect(round_set);
+    if (stopped_) round_set.set_all();
+    return real_->collect(round_set);
   }
   Status stop() override {
     stopped_ = true;
@@ -282,7 +283,7 @@ std::vector<Mutant> mutants() {
                            false),
       mutant<OverwritesTheSet>("OverwritesTheSet", {"CollectKeepsWhatTheSetHad"}, false),
       mutant<PeeksWithoutLooking>("PeeksWithoutLooking", {"PeekTakesNothing"}, true),
-      mutant<StaysSilentAfterStop>("StaysSilentAfterStop", {"StoppedTrackerNeverLies"}, false),
+      mutant<ReportsAllAfterStop>("ReportsAllAfterStop", {"StoppedTrackerNeverLies"}, false),
       mutant<StartsOnce>("StartsOnce", {"StartsAgainAfterStop"}, false),
   };
 }
