@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <random>
 #include <set>
@@ -92,6 +93,7 @@ class MemfdMemory final : public PageSource {
       if (gone.contains(range.first.number + i)) return ReadOutcome::kGone;
     }
     std::memcpy(into.data(), page(range.first.number), into.size());
+    if (after_copy) after_copy();
     return ReadOutcome::kRead;
   }
   std::span<const std::byte> mapped(const RegionId& region) override {
@@ -108,6 +110,7 @@ class MemfdMemory final : public PageSource {
   }
 
   Pages gone;
+  std::function<void()> after_copy;  ///< Of a read.
   bool fail_reads = false;
 
  private:
@@ -224,6 +227,16 @@ TEST_P(ContentHash, PageThatChangedWasReadAndChangedBackIsFound) {
   memory_.put(2, 'A');
   EXPECT_EQ(collect(), Pages{2});
   EXPECT_EQ(collect_by_former(), Pages{}) << "then tracking would not need to hash what is read";
+}
+
+TEST_P(ContentHash, PageWrittenWhileItIsReadIsFound) {
+  memory_.add(1, 0, 4);
+  memory_.put(2, 'A');
+  ASSERT_TRUE(tracker().start());
+  memory_.after_copy = [&] { memory_.put(2, 'B'); };
+  read(2);
+  memory_.after_copy = nullptr;
+  EXPECT_EQ(collect(), Pages{2}) << "what was handed out is A";
 }
 
 TEST_P(ContentHash, PageNeverReadIsReportedUntilItIs) {
