@@ -31,12 +31,6 @@ class DifferenceMap {
     }
   }
 
-  [[nodiscard]] std::size_t count() const {
-    std::size_t count = 0;
-    for (const std::uint64_t word : words_) count += static_cast<std::size_t>(std::popcount(word));
-    return count;
-  }
-
   /// The first byte from `from` on that differs, or kPageSize.
   [[nodiscard]] std::size_t next_different(std::size_t from) const { return next<false>(from); }
   /// The first that does not, or kPageSize.
@@ -111,7 +105,6 @@ std::size_t encode_delta(std::span<const std::byte, kPageSize> base,
                          std::span<const std::byte, kPageSize> page,
                          std::span<std::byte, kDeltaPaysBytes> into) {
   const DifferenceMap map(base.data(), page.data());
-  if (map.count() > kDeltaPaysBytes - kOperationBytesMax) return 0;
   std::size_t size = 0;
   std::size_t reached = 0;
   for (std::size_t begin = map.next_different(0); begin < kPageSize;) {

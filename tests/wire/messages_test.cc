@@ -338,6 +338,24 @@ TEST(Negotiation, GrantsWhatBothSidesHave) {
   EXPECT_EQ(check_welcome(hello, *welcome).error().code, ErrorCode::kVersionMismatch);
 }
 
+TEST(Negotiation, AgreesOnWhatBothSidesKnowOfContent) {
+  Hello hello;
+  hello.encodings = kEncodingsKnown;
+  hello.codecs = kCodecsKnown;
+  TargetTerms terms;
+  EXPECT_EQ(negotiate(hello, terms)->encodings, kEncodingsBase);
+  EXPECT_EQ(negotiate(hello, terms)->codecs, kCodecsBase);
+  terms.encodings = kEncodingsBase | set_of(PageEncoding::kDelta) | 1u << 9;
+  terms.codecs = kCodecsKnown;
+  auto welcome = negotiate(hello, terms);
+  ASSERT_TRUE(welcome);
+  EXPECT_EQ(welcome->encodings, kEncodingsBase | set_of(PageEncoding::kDelta));
+  EXPECT_EQ(welcome->codecs, kCodecsKnown);
+  EXPECT_TRUE(check_welcome(hello, *welcome));
+  welcome->encodings |= 1u << 9;
+  EXPECT_EQ(check_welcome(hello, *welcome).error().code, ErrorCode::kProtocol);
+}
+
 TEST(Negotiation, RefusesAnotherPageSizeAndMissingFeatures) {
   Hello hello;
   hello.page_size = 16384;
