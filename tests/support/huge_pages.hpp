@@ -16,10 +16,9 @@ namespace migrate::testing {
 /// time, over all processes: the setting is the host's.
 class HugePages {
  public:
-  explicit HugePages(std::uint64_t count)
-      : lock_(::open("/tmp/migrate-test-huge-pages.lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+  explicit HugePages(std::uint64_t count) : lock_(::open(kPool, O_RDONLY | O_CLOEXEC)) {
     if (!lock_ || ::flock(lock_.get(), LOCK_EX) != 0) {
-      why_not_ = "the lock of the host's huge pages does not open";
+      why_not_ = "the setting of the host's huge pages does not open";
       return;
     }
     before_ = pool();
