@@ -378,6 +378,32 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ProcessTracker,
                                            Kind{"soft_dirty", make_soft_dirty_tracker}),
                          [](const auto& param) { return std::string(param.param.name); });
 
+TEST(ProcessWriteProtect, HolesAreKnownWhileTrackedAndWrittenPagesAreNone) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root is shown which holes are protected ones";
+  constexpr std::uint64_t kPages = 100;
+  Writer writer;
+  const std::uint64_t at = writer.map(kPages);
+  ASSERT_EQ(writer.ask("advise " + std::to_string(at) + " 100 " + std::to_string(MADV_NOHUGEPAGE)),
+            "ok");
+  writer.write(at, 10, 1);
+  auto memory = ProcessMemory::open(writer.pid());
+  ASSERT_TRUE(memory);
+  auto tracker = make_process_write_protect_tracker(*memory);
+  ASSERT_TRUE(tracker);
+  ASSERT_TRUE((*tracker)->start());
+  writer.write(at + 50 * kPageSize, 1, 1);
+  PageBitmap holes((*memory)->known_regions());
+  const GuestPage first = GuestAddr{at}.page();
+  for (const Region& region : (*memory)->known_regions()) {
+    if (!region.range.contains(first)) continue;
+    ASSERT_TRUE((*memory)->holes(region.id, holes));
+    for (std::uint64_t i = 0; i < kPages; ++i) {
+      EXPECT_EQ(holes.test(region.id, first + i), i >= 10 && i != 50) << i;
+    }
+  }
+  EXPECT_FALSE(holes.empty());
+}
+
 TEST(SoftDirty, SaysWhyItIsNotSupportedWhereItIsNot) {
   const Status supported = soft_dirty_supported();
   if (supported) return;
