@@ -22,6 +22,11 @@ bool has_memfd(MemoryKind kind) {
   return kind == MemoryKind::kMemfd || kind == MemoryKind::kHugetlb;
 }
 
+std::uint64_t whole_huge(std::uint64_t pages) {
+  constexpr std::uint64_t kHuge = OwnMemory::kPagesAHuge;
+  return (pages + kHuge - 1) / kHuge * kHuge;
+}
+
 Backing backing_of(MemoryKind kind) {
   if (kind == MemoryKind::kHugetlb) return Backing::kHugetlb;
   return has_memfd(kind) ? Backing::kMemfd : Backing::kAnonymous;
@@ -37,17 +42,23 @@ std::byte* map_at(std::byte* place, std::size_t bytes, int memfd) {
 }  // namespace
 
 OwnMemory::OwnMemory(MemoryKind kind, std::span<const std::uint64_t> area_pages) {
+  if (kind == MemoryKind::kHugetlb) {
+    std::uint64_t huge_pages = 0;
+    for (const std::uint64_t pages : area_pages) huge_pages += whole_huge(pages) / kPagesAHuge;
+    reserved_.emplace(huge_pages);
+    why_not_ = reserved_->why_not();
+    if (!why_not_.empty()) return;
+  }
   for (const std::uint64_t pages : area_pages) {
     if (map(kind, pages)) continue;
     why_not_ = std::string("no such memory here: ") + std::strerror(errno);
-    if (kind == MemoryKind::kHugetlb) why_not_ += "; raise /proc/sys/vm/nr_hugepages";
     areas_.clear();
     return;
   }
 }
 
 bool OwnMemory::map(MemoryKind kind, std::uint64_t pages) {
-  if (is_huge(kind)) pages = (pages + kPagesAHuge - 1) / kPagesAHuge * kPagesAHuge;
+  if (is_huge(kind)) pages = whole_huge(pages);
   const std::size_t bytes = pages * kPageSize;
   Fd memfd;
   if (has_memfd(kind)) {

@@ -3,12 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/fd.hpp"
 #include "migrate/trackers.hpp"
+#include "tests/support/huge_pages.hpp"
 
 namespace migrate::testing {
 
@@ -33,6 +35,7 @@ class OwnMemory {
  private:
   bool map(MemoryKind kind, std::uint64_t pages);
 
+  std::optional<HugePages> reserved_;
   std::vector<std::span<std::byte>> rooms_;  ///< The areas with the guard pages around them.
   std::vector<Fd> memfds_;
   std::vector<MappedRegion> areas_;
