@@ -10,6 +10,7 @@
 #include "follow.hpp"
 #include "migrate/options.hpp"
 #include "runtime_dir.hpp"
+#include "tls_options.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -19,7 +20,7 @@ struct SendOptions {
   std::string target;
   std::map<std::string, std::string> migration;  ///< By name, as given.
   std::string events;
-  bool insecure = false;
+  TlsChoice security;
   bool detach = false;
 };
 
@@ -54,8 +55,11 @@ Result<Json> request_body(const SendOptions& options) {
     MIGRATE_TRY(set_option(checked, name, value));
     values[name] = value;
   }
-  if (!options.insecure) MIGRATE_TRY(require_loopback(target));
-  return Json{{"target", options.target}, {"options", values}, {"insecure", options.insecure}};
+  const TlsChoice security{with_absolute_paths(options.security.files), options.security.insecure};
+  MIGRATE_TRY(make_security(TlsRole::kConnect, security, target));
+  Json body{{"target", options.target}, {"options", values}, {"insecure", security.insecure}};
+  if (security.files.enabled()) body["tls"] = to_json(security.files);
+  return body;
 }
 
 /// A migration that never began is told in the report's shape too.
@@ -148,8 +152,7 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   }
   command->add_option("--events", options->events, "Write every event to FILE as a line of JSON")
       ->type_name("FILE");
-  command->add_flag("--insecure", options->insecure,
-                    "Allow a target beyond loopback over plain TCP");
+  add_tls_options(*command, options->security, TlsRole::kConnect);
   command->add_flag("--detach", options->detach, "Return once the migration has begun");
   command->callback([&global, &chosen, options] {
     chosen = [&global, options] { return send(global, *options); };

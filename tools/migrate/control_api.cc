@@ -168,7 +168,7 @@ HttpResponse ControlApi::handle(const HttpRequest& request) {
 }
 
 Result<MigrationRequest> parse_migration_request(const std::string& body) {
-  MIGRATE_ASSIGN(const Json json, parse_body(body, {"target", "options", "insecure"}));
+  MIGRATE_ASSIGN(const Json json, parse_body(body, {"target", "options", "insecure", "tls"}));
   MigrationRequest request;
   const auto target = json.find("target");
   if (target == json.end() || !target->is_string()) {
@@ -186,8 +186,12 @@ Result<MigrationRequest> parse_migration_request(const std::string& body) {
       MIGRATE_TRY(set_option(request.options, name, value.get<std::string>()));
     }
   }
-  MIGRATE_ASSIGN(const bool insecure, take_flag(json, "insecure"));
-  if (!insecure) MIGRATE_TRY(require_loopback(request.target));
+  TlsChoice security;
+  MIGRATE_ASSIGN(security.insecure, take_flag(json, "insecure"));
+  if (const auto tls = json.find("tls"); tls != json.end()) {
+    MIGRATE_ASSIGN(security.files, parse_tls(*tls));
+  }
+  MIGRATE_ASSIGN(request.tls, make_security(TlsRole::kConnect, security, request.target));
   return request;
 }
 

@@ -17,7 +17,7 @@ class ControlApi final : public RequestHandler {
 };
 
 /// What PUT /v1/migration carries: {"target": "HOST:PORT", "options": {NAME: VALUE, ...},
-/// "insecure": bool}. Anything unknown in it is refused.
+/// "insecure": bool, "tls": {...}}. Anything unknown in it is refused.
 [[nodiscard]] Result<MigrationRequest> parse_migration_request(const std::string& body);
 
 /// The body of GET /v1/guest.

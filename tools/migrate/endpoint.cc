@@ -72,8 +72,8 @@ Status require_loopback(const Endpoint& endpoint) {
                           " is beyond loopback, and plain TCP is neither encrypted "
                           "nor authenticated")
         .advise(
-            "add --insecure if that network is trusted, or go through an SSH tunnel to "
-            "a loopback address");
+            "give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides (see `migrate "
+            "keygen`); --insecure is for networks that are trusted");
   }
   return {};
 }

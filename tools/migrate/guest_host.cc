@@ -160,7 +160,8 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
   MIGRATE_ASSIGN(auto source, guest_.make_source());
   // The former migration's thread has nothing left to do that needs the mutex.
   if (thread_.joinable()) thread_.join();
-  auto connector = make_tcp_connector(request.target.host, request.target.port);
+  auto connector =
+      secured(make_tcp_connector(request.target.host, request.target.port), request.tls);
   Observer* const observer = this;
   outgoing_ = std::make_unique<Outgoing>(std::move(source), request.options, observer);
   request_ = std::move(request);
@@ -217,6 +218,7 @@ Status GuestHost::cancel_migration() {
 Status GuestHost::resolve(bool resume, bool force) {
   UncertainHandover* handover = nullptr;
   Endpoint target;
+  std::shared_ptr<TlsContext> tls;
   {
     MutexLock lock(mutex_);
     if (activity_ == Activity::kResolving) {
@@ -229,8 +231,9 @@ Status GuestHost::resolve(bool resume, bool force) {
     activity_ = Activity::kResolving;
     handover = kept_.uncertain.get();
     target = request_->target;
+    tls = request_->tls;
   }
-  const auto connector = make_tcp_connector(target.host, target.port);
+  const auto connector = secured(make_tcp_connector(target.host, target.port), tls);
   Status status =
       resume ? handover->resume(*connector, force) : handover->release(*connector, force);
   {

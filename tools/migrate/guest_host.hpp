@@ -17,12 +17,14 @@
 #include "hosted_guest.hpp"
 #include "migrate/migration.hpp"
 #include "signals.hpp"
+#include "tls_options.hpp"
 
 namespace migrate::tool {
 
 struct MigrationRequest {
   Endpoint target;
   OutgoingOptions options;
+  std::shared_ptr<TlsContext> tls;  ///< What secures the connections to it; nullptr: nothing.
 };
 
 /// The migration under way, or the last one.

@@ -15,6 +15,8 @@
 #include "session/host_identity.hpp"
 #include "session/journal.hpp"
 #include "transport/socket_address.hpp"
+#include "transport/tls_client_hello.hpp"
+#include "transport/tls_errors.hpp"
 #include "wire/messages.hpp"
 
 namespace migrate::tool {
@@ -149,19 +151,22 @@ Result<FirstRecord> read_first_record(std::span<const std::byte> bytes) {
 }
 
 SessionListener::SessionListener(Fd socket, std::string address, RuntimeDir folder,
-                                 milliseconds hello_timeout)
+                                 milliseconds hello_timeout, std::shared_ptr<TlsContext> tls)
     : socket_(std::move(socket)),
       address_(std::move(address)),
       folder_(std::move(folder)),
-      hello_timeout_(hello_timeout) {}
+      hello_timeout_(hello_timeout),
+      tls_(std::move(tls)),
+      tls_answers_(tls_, hello_timeout) {}
 
 Result<std::unique_ptr<SessionListener>> SessionListener::open(const Endpoint& endpoint,
                                                                RuntimeDir folder,
-                                                               milliseconds hello_timeout) {
+                                                               milliseconds hello_timeout,
+                                                               std::shared_ptr<TlsContext> tls) {
   MIGRATE_ASSIGN(Fd socket, listen_on(endpoint));
   std::string address = local_text(socket.get());
-  return std::unique_ptr<SessionListener>(
-      new SessionListener(std::move(socket), std::move(address), std::move(folder), hello_timeout));
+  return std::unique_ptr<SessionListener>(new SessionListener(
+      std::move(socket), std::move(address), std::move(folder), hello_timeout, std::move(tls)));
 }
 
 void SessionListener::run(SessionStarter& starter, int wake) {
@@ -200,7 +205,7 @@ void SessionListener::accept_all() {
   while (pending_.size() < kPendingMax) {
     Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket) return;
-    wait_for_bytes(socket.get(), wire::kRecordHeaderBytes);
+    wait_for_bytes(socket.get(), tls_ ? 1 : wire::kRecordHeaderBytes);
     pending_.push_back({std::move(socket), SteadyClock::now() + hello_timeout_, false, false});
   }
 }
@@ -208,6 +213,7 @@ void SessionListener::accept_all() {
 bool SessionListener::serve(Pending& pending, bool hung_up, SessionStarter& starter) {
   const bool late = pending.deadline <= SteadyClock::now();
   if (pending.leaving) return !late && drain(pending);
+  if (tls_) return serve_tls(pending, hung_up, late, starter);
   std::array<std::byte, kPeekMax> bytes;
   const std::size_t got = peek(pending.socket.get(), bytes);
   const auto record = read_first_record(std::span(bytes).first(got));
@@ -227,6 +233,75 @@ bool SessionListener::serve(Pending& pending, bool hung_up, SessionStarter& star
                      .advise("try again"));
   }
   return route(pending, *record, starter);
+}
+
+bool SessionListener::serve_tls(Pending& pending, bool hung_up, bool late,
+                                SessionStarter& starter) {
+  using Kind = TlsClientHello::Kind;
+  std::array<std::byte, kClientHelloMax> bytes;
+  const std::size_t got = peek(pending.socket.get(), bytes);
+  const TlsClientHello hello = read_client_hello(std::span(bytes).first(got));
+  const std::string peer = peer_text(pending.socket.get());
+  if (hello.kind == Kind::kNotTls) {
+    return refuse(pending, plain_peer_error(TlsRole::kAccept, peer));
+  }
+  if (hello.kind == Kind::kIncomplete) {
+    if (!hung_up && !late) {
+      wait_for_bytes(pending.socket.get(), got + 1);
+      return true;
+    }
+    log_line(LogLevel::kWarning, "refused " + peer + ": its TLS handshake did not begin in time");
+    return false;
+  }
+  const auto session = wire::parse_session_id(hello.session);
+  if (!session) {
+    tls_answers_.give(std::move(pending.socket),
+                      make_error(ErrorCode::kProtocol, "the connection names no session")
+                          .advise("use the same version of migrate on both hosts"),
+                      std::nullopt);
+    return false;
+  }
+  if (pending.retry && late) {
+    tls_answers_.give(
+        std::move(pending.socket),
+        make_error(ErrorCode::kBusy, "the session's process does not take its connections")
+            .advise("try again"),
+        std::nullopt);
+    return false;
+  }
+  return route_tls(pending, *session, starter);
+}
+
+/// The session is what a stranger says. Whoever gets the connection makes sure of the rest.
+bool SessionListener::route_tls(Pending& pending, const wire::SessionId& session,
+                                SessionStarter& starter) {
+  wait_for_bytes(pending.socket.get(), 1);
+  const PassResult passed = pass_connection(lanes_path(folder_, session), pending.socket.get());
+  if (passed == PassResult::kPassed) return false;
+  pending.retry = passed == PassResult::kFull;
+  if (pending.retry) return true;
+  const auto refuse_with = [&](Error error, std::optional<wire::Answer> answer) {
+    tls_answers_.give(std::move(pending.socket), std::move(error).on(Side::kTarget), answer);
+    return false;
+  };
+  if (passed == PassResult::kFailed) {
+    return refuse_with(make_error(ErrorCode::kIo, "the connection cannot be handed over"), {});
+  }
+  const auto consulted =
+      session::consult_journal(folder_.path().string(), session, session::this_boot());
+  if (consulted.problem) log_line(LogLevel::kWarning, consulted.problem->to_text());
+  pending.retry = consulted.hand_over;
+  if (pending.retry) return true;
+  if (consulted.problem || consulted.answer.state != session::RecordState::kUnknown) {
+    return refuse_with(make_error(ErrorCode::kNotFound,
+                                  "session " + wire::to_text(session) + " has ended on this host"),
+                       to_wire(consulted.answer));
+  }
+  // Nobody knows it: it begins, or its process has to say that it does not.
+  Fd copy(::fcntl(pending.socket.get(), F_DUPFD_CLOEXEC, 0));
+  const std::string peer = peer_text(pending.socket.get());
+  const Status started = starter.start(session, std::move(copy), peer);
+  return started ? false : refuse_with(started.error(), {});
 }
 
 bool SessionListener::route(Pending& pending, const FirstRecord& record, SessionStarter& starter) {

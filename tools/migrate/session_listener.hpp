@@ -1,6 +1,7 @@
 // SessionListener: `recv` without --once. Looks at the first record of each connection, without
 // taking it, and brings the connection to where it belongs: a new session, the process of a session
-// under way, or the journal.
+// under way, or the journal. Of a TLS connection it sees only the ClientHello, which names
+// the session: the handshake is the business of the process that the connection is brought to.
 #pragma once
 
 #include <chrono>
@@ -14,6 +15,7 @@
 #include "endpoint.hpp"
 #include "migrate/result.hpp"
 #include "runtime_dir.hpp"
+#include "tls_answers.hpp"
 #include "wire/ids.hpp"
 #include "wire/record.hpp"
 
@@ -41,7 +43,8 @@ class SessionListener {
  public:
   /// Port 0 picks one. kAddressInUse when it is taken.
   static Result<std::unique_ptr<SessionListener>> open(const Endpoint& endpoint, RuntimeDir folder,
-                                                       std::chrono::milliseconds hello_timeout);
+                                                       std::chrono::milliseconds hello_timeout,
+                                                       std::shared_ptr<TlsContext> tls = nullptr);
 
   [[nodiscard]] const std::string& address() const { return address_; }
   /// Serves connections until `wake` is readable (poll).
@@ -57,11 +60,13 @@ class SessionListener {
   };
 
   SessionListener(Fd socket, std::string address, RuntimeDir folder,
-                  std::chrono::milliseconds hello_timeout);
+                  std::chrono::milliseconds hello_timeout, std::shared_ptr<TlsContext> tls);
 
   void accept_all();
   /// False once the connection needs no more of this listener.
   bool serve(Pending& pending, bool hung_up, SessionStarter& starter);
+  bool serve_tls(Pending& pending, bool hung_up, bool late, SessionStarter& starter);
+  bool route_tls(Pending& pending, const wire::SessionId& session, SessionStarter& starter);
   bool route(Pending& pending, const FirstRecord& record, SessionStarter& starter);
   bool route_ask(Pending& pending, const wire::SessionId& session);
   bool refuse(Pending& pending, Error error);
@@ -71,6 +76,8 @@ class SessionListener {
   const std::string address_;
   const RuntimeDir folder_;
   const std::chrono::milliseconds hello_timeout_;
+  const std::shared_ptr<TlsContext> tls_;  ///< nullptr: plain connections, only.
+  TlsAnswers tls_answers_;
   std::list<Pending> pending_;
 };
 

@@ -1,0 +1,81 @@
+#include "tls_answers.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "base/log.hpp"
+#include "transport/record_channel.hpp"
+
+namespace migrate::tool {
+namespace {
+
+// More than that ask at one time only where somebody wants to be a nuisance.
+constexpr std::size_t kTalksMax = 16;
+// How long a peer may take to read its answer and go.
+constexpr std::chrono::milliseconds kFarewell{2'000};
+
+}  // namespace
+
+struct TlsAnswers::Talk {
+  std::unique_ptr<RecordChannel> channel;
+  Error error;
+  std::optional<wire::Answer> answer;
+  std::atomic<bool> done{false};
+  std::thread thread;
+};
+
+TlsAnswers::TlsAnswers(std::shared_ptr<TlsContext> context, std::chrono::milliseconds hello_timeout)
+    : context_(std::move(context)), hello_timeout_(hello_timeout) {}
+
+TlsAnswers::~TlsAnswers() {
+  for (auto& talk : talks_) talk->channel->channel().interrupt();
+  for (auto& talk : talks_) talk->thread.join();
+}
+
+void TlsAnswers::reap() {
+  std::erase_if(talks_, [](const auto& talk) {
+    if (!talk->done) return false;
+    talk->thread.join();
+    return true;
+  });
+}
+
+void TlsAnswers::give(Fd connection, Error error, std::optional<wire::Answer> answer) {
+  reap();
+  if (talks_.size() >= kTalksMax) return;
+  auto plain = make_socket_channel(connection.release());
+  if (!plain) return;
+  auto channel = make_tls_channel(*std::move(plain), context_);
+  if (!channel) return;
+  auto talk = std::make_unique<Talk>();
+  talk->channel = std::make_unique<RecordChannel>(*std::move(channel));
+  talk->error = std::move(error);
+  talk->answer = answer;
+  talk->thread = std::thread([this, raw = talk.get()] {
+    converse(*raw);
+    raw->done = true;
+  });
+  talks_.push_back(std::move(talk));
+}
+
+void TlsAnswers::converse(Talk& talk) {
+  RecordChannel& channel = *talk.channel;
+  const auto first = channel.receive(hello_timeout_);
+  const std::string peer = channel.channel().peer();
+  if (!first) {
+    log_line(LogLevel::kWarning, "refused " + peer + ": " + first.error().to_text());
+    return;
+  }
+  Status told;
+  if (talk.answer && first->header.type == wire::RecordType::kAsk) {
+    told = channel.send(*talk.answer, kFarewell);
+  } else {
+    log_line(LogLevel::kWarning, "refused " + peer + ": " + talk.error.to_text());
+    told = channel.send(wire::ErrorRecord{talk.error}, kFarewell);
+  }
+  // The peer closes when it has read that.
+  if (told) static_cast<void>(channel.receive(kFarewell));
+}
+
+}  // namespace migrate::tool
