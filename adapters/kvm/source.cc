@@ -10,6 +10,7 @@
 #include "adapters/kvm/msrs.hpp"
 #include "adapters/kvm/parallel.hpp"
 #include "adapters/kvm/state_codec.hpp"
+#include "adapters/kvm/tracking.hpp"
 #include "migrate/kvm.hpp"
 
 namespace migrate {
@@ -18,17 +19,22 @@ namespace {
 
 class KvmSource final : public SourceGuest {
  public:
-  KvmSource(KvmVm vm, KvmSourceHooks& hooks, std::unique_ptr<DirtyTracker> tracker)
+  /// `memory` is of `vm`, and what `tracking` was made of.
+  KvmSource(KvmVm vm, KvmSourceHooks& hooks, std::unique_ptr<KvmPageSource> memory,
+            Tracking tracking)
       : vm_(std::move(vm)),
         hooks_(hooks),
-        tracker_(std::move(tracker)),
-        pages_(vm_.slots),
+        memory_(std::move(memory)),
+        tracking_(std::move(tracking)),
         caps_(vcpu_caps(vm_.vm_fd, vm_.irqchip)),
         vcpus_(vm_.vcpu_fds.size()) {}
 
   Result<GuestDescription> describe() override;
-  PageSource& pages() override { return pages_; }
-  DirtyTracker& tracker() override { return *tracker_; }
+  PageSource& pages() override {
+    if (tracking_.pages != nullptr) return *tracking_.pages;
+    return *memory_;
+  }
+  DirtyTracker& tracker() override { return *tracking_.tracker; }
   Result<PauseResult> pause() override { return hooks_.pause(); }
   Status resume() override { return hooks_.resume(); }
   Status save_state(StateWriter& writer) override;
@@ -47,8 +53,8 @@ class KvmSource final : public SourceGuest {
 
   KvmVm vm_;
   KvmSourceHooks& hooks_;
-  std::unique_ptr<DirtyTracker> tracker_;
-  KvmPageSource pages_;
+  std::unique_ptr<KvmPageSource> memory_;  // Before what reads through it.
+  Tracking tracking_;
   VcpuCaps caps_;
   CpuModel model_;
   VmState vm_state_;
@@ -86,7 +92,7 @@ Result<GuestDescription> KvmSource::describe() {
   description.kind = GuestKind::kVm;
   description.name = hooks_.name();
   description.vcpus = static_cast<std::uint32_t>(vm_.vcpu_fds.size());
-  MIGRATE_ASSIGN(description.regions, pages_.regions());
+  MIGRATE_ASSIGN(description.regions, memory_->regions());
   description.properties.push_back(machine_property(vm_, model_.tsc_khz));
   description.properties.push_back(
       {{std::string(kCpuProperty), kCpuVersion, true}, vm_.cpu_model.bytes});
@@ -146,15 +152,17 @@ Result<std::unique_ptr<SourceGuest>> make_kvm_source(KvmVm vm, KvmSourceHooks& h
     return make_error(ErrorCode::kInvalidArgument,
                       "a VM to migrate needs its descriptors, a vCPU and a memory slot");
   }
-  std::unique_ptr<DirtyTracker> tracker = std::move(options.tracker);
-  if (tracker == nullptr) {
-    MIGRATE_ASSIGN(tracker, make_kvm_bitmap_tracker(vm.vm_fd, vm.slots));
+  auto memory = std::make_unique<kvm::KvmPageSource>(vm.slots);
+  kvm::Tracking tracking{std::move(options.tracker), nullptr};
+  if (tracking.tracker == nullptr) {
+    MIGRATE_ASSIGN(tracking, kvm::make_tracking(vm, *memory, options.tracking));
   }
   if (options.vmm_writes != nullptr) {
-    tracker = make_composite_tracker({std::move(tracker), std::move(options.vmm_writes)});
+    tracking.tracker =
+        make_composite_tracker({std::move(tracking.tracker), std::move(options.vmm_writes)});
   }
-  return std::unique_ptr<SourceGuest>(
-      std::make_unique<kvm::KvmSource>(std::move(vm), hooks, std::move(tracker)));
+  return std::unique_ptr<SourceGuest>(std::make_unique<kvm::KvmSource>(
+      std::move(vm), hooks, std::move(memory), std::move(tracking)));
 }
 
 }  // namespace migrate

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "adapters/kvm/vmm/migration_hooks.hpp"
@@ -11,8 +12,9 @@ namespace migrate::tool {
 class ArrivalHooks final : public KvmTargetHooks {
  public:
   /// `on_discard` is called from the migration's thread, when nothing of the guest is left here.
-  ArrivalHooks(std::string name, std::function<void()> on_discard)
-      : vmm_(std::move(name)), on_discard_(std::move(on_discard)) {}
+  ArrivalHooks(std::string name, std::optional<TrackerKind> tracking,
+               std::function<void()> on_discard)
+      : vmm_(std::move(name), tracking), on_discard_(std::move(on_discard)) {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override {
     return vmm_.build(description, machine);

@@ -10,6 +10,7 @@
 #include "detach.hpp"
 #include "hosting.hpp"
 #include "migrate/options.hpp"
+#include "tracker_option.hpp"
 #include "vmm_guest.hpp"
 
 namespace migrate::tool {
@@ -20,6 +21,7 @@ struct RunOptions {
   std::string memory = "256M";
   std::uint32_t vcpus = 1;
   std::string workload = "idle";
+  std::string tracker = "auto";
   bool detach = false;
 };
 
@@ -30,6 +32,8 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
   MIGRATE_ASSIGN(config.memory_bytes, parse_size(options.memory));
   config.vcpus = options.vcpus;
   MIGRATE_ASSIGN(config.workload, vmm::parse_workload(options.workload));
+  MIGRATE_ASSIGN(config.tracking, parse_tracker(options.tracker));
+  MIGRATE_TRY(check_tracker(config.tracking));
   return config;
 }
 
@@ -135,6 +139,10 @@ void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen) {
                    "What the demo guest does: NAME[:key=value,...], joined with + for each vCPU "
                    "(default: idle)")
       ->type_name("WORKLOAD");
+  command
+      ->add_option("--tracker", options->tracker,
+                   "How its writes are tracked when it leaves this host (default: auto)")
+      ->type_name(tracker_names());
   command->add_flag("--detach", options->detach, "Go to the background once the guest answers");
   command->callback([&global, &chosen, options] {
     chosen = [&global, options] { return run(global, *options); };

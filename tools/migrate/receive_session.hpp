@@ -23,7 +23,8 @@ namespace migrate::tool {
 
 struct ReceiveOptions {
   IncomingOptions incoming;
-  std::string name;  ///< What to call the guest here; empty: as at the source.
+  std::string name;                     ///< What to call the guest here; empty: as at the source.
+  std::optional<TrackerKind> tracking;  ///< Of the guest, when it leaves this host again.
   /// Its first connection has begun to introduce itself: without a good HELLO in time nothing
   /// comes.
   bool hello_is_due = false;

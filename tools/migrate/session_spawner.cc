@@ -11,6 +11,7 @@
 
 #include "base/log.hpp"
 #include "migrate/options.hpp"
+#include "tracker_option.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -73,12 +74,14 @@ CLI::Option* add_session_process_options(CLI::App& command, SessionProcess& proc
 std::vector<std::string> session_arguments(const GlobalOptions& global,
                                            const ReceiveOptions& options) {
   const auto time = [](std::chrono::milliseconds value) { return format_duration(value); };
-  std::vector<std::string> arguments = {"migrate",         "recv",
-                                        "--log-level",     std::string(to_string(global.log_level)),
-                                        "--hello-timeout", time(options.incoming.hello_timeout),
-                                        "--peer-timeout",  time(options.incoming.peer_timeout),
-                                        "--ask-window",    time(options.incoming.ask_window),
-                                        "--lease",         time(options.incoming.lease)};
+  std::vector<std::string> arguments = {
+      "migrate",         "recv",
+      "--log-level",     std::string(to_string(global.log_level)),
+      "--hello-timeout", time(options.incoming.hello_timeout),
+      "--peer-timeout",  time(options.incoming.peer_timeout),
+      "--ask-window",    time(options.incoming.ask_window),
+      "--lease",         time(options.incoming.lease),
+      "--tracker",       std::string(tracker_name(options.tracking))};
   if (global.json) arguments.push_back("--json");
   if (!options.name.empty()) {
     arguments.push_back("--name");

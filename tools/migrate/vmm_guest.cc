@@ -79,7 +79,9 @@ Result<std::unique_ptr<SourceGuest>> VmmGuest::make_source() {
   MutexLock lock(mutex_);
   if (!vmm_) return not_here();
   if (!hooks_) hooks_ = std::make_unique<vmm::VmmSourceHooks>(vmm_);
-  return make_kvm_source(vmm_->kvm_vm(), *hooks_);
+  KvmSourceOptions options;
+  options.tracking = vmm_->config().tracking;
+  return make_kvm_source(vmm_->kvm_vm(), *hooks_, std::move(options));
 }
 
 GuestFacts facts_of(const vmm::VmmConfig& config) {
