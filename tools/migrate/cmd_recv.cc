@@ -16,6 +16,7 @@
 #include "receive_session.hpp"
 #include "session_listener.hpp"
 #include "session_spawner.hpp"
+#include "tls_options.hpp"
 #include "tracker_option.hpp"
 
 namespace migrate::tool {
@@ -25,7 +26,7 @@ struct RecvOptions {
   std::string listen;
   bool once = false;
   bool detach = false;
-  bool insecure = false;
+  TlsChoice security;
   std::string accept = "vm";
   std::string tracker = "auto";
   ReceiveOptions session;
@@ -62,7 +63,6 @@ Status set_time(IncomingOptions& options, const TimeOption& option, const std::s
 
 Result<Endpoint> listen_endpoint(const RecvOptions& options) {
   MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen));
-  if (!options.insecure) MIGRATE_TRY(require_loopback(endpoint));
   if (!options.session.name.empty()) MIGRATE_TRY(check_guest_name(options.session.name));
   if (options.accept != to_string(GuestKind::kVm)) {
     return make_error(ErrorCode::kInvalidArgument,
@@ -89,7 +89,8 @@ std::filesystem::path log_of(const RuntimeDir& folder, const std::string& addres
 
 /// One session in this process.
 int recv_once(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
-              const RuntimeDir& folder, std::optional<Detacher> detacher) {
+              const std::shared_ptr<TlsContext>& tls, const RuntimeDir& folder,
+              std::optional<Detacher> detacher) {
   const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
   auto acceptor = make_tcp_acceptor(endpoint.host, endpoint.port);
@@ -103,10 +104,11 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
   }
   // The port is free for the next `recv` as soon as the session is over.
   const auto port = parse_endpoint((*acceptor)->address());
-  const auto reopen = [&] {
-    return make_tcp_acceptor(endpoint.host, port ? port->port : endpoint.port);
+  const auto reopen = [&]() -> Result<std::unique_ptr<Acceptor>> {
+    MIGRATE_ASSIGN(auto plain, make_tcp_acceptor(endpoint.host, port ? port->port : endpoint.port));
+    return secured(std::move(plain), tls);
   };
-  const int code = (*session)->run(*std::move(acceptor), reopen, *signals, [] {});
+  const int code = (*session)->run(secured(*std::move(acceptor), tls), reopen, *signals, [] {});
   if (detacher && code == 0) drop_log(log);
   return code;
 }
@@ -119,14 +121,19 @@ void reap() {
 
 /// Stays, with a process for each session.
 int recv_many(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
-              const RuntimeDir& folder, std::optional<Detacher> detacher) {
+              const std::shared_ptr<TlsContext>& tls, const RuntimeDir& folder,
+              std::optional<Detacher> detacher) {
   const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP, SIGCHLD});
   if (!signals) return fail(global, signals.error());
   const auto listener =
-      SessionListener::open(endpoint, folder, options.session.incoming.hello_timeout);
+      SessionListener::open(endpoint, folder, options.session.incoming.hello_timeout, tls);
   if (!listener) return fail(global, listener.error());
   const std::string address = (*listener)->address();
-  SessionSpawner spawner(session_arguments(global, options.session), address);
+  std::vector<std::string> arguments = session_arguments(global, options.session);
+  for (std::string& argument : tls_arguments(options.security.files)) {
+    arguments.push_back(std::move(argument));
+  }
+  SessionSpawner spawner(std::move(arguments), address);
   const std::filesystem::path log = log_of(folder, address);
   tell_listening(global, options, address);
   if (detacher) {
@@ -151,11 +158,17 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
   if (!signals) return fail(global, signals.error());
   const auto id = wire::parse_session_id(options.process.session);
   if (!id) return fail(global, id.error());
+  std::shared_ptr<TlsContext> tls;
+  if (options.security.files.enabled()) {
+    auto made = make_tls_context(TlsRole::kAccept, options.security.files);
+    if (!made) return fail(global, made.error());
+    tls = *std::move(made);
+  }
   const std::filesystem::path lanes = lanes_path(folder, *id);
   const std::string& address = options.process.address;
   const auto open = [&](Fd first) -> Result<std::unique_ptr<Acceptor>> {
     MIGRATE_ASSIGN(auto acceptor, PassedAcceptor::open(lanes, std::move(first), address));
-    return std::unique_ptr<Acceptor>(std::move(acceptor));
+    return secured(std::move(acceptor), tls);
   };
   Fd arriving(options.process.arriving_fd);
   auto acceptor = open(Fd(options.process.connection_fd));
@@ -171,6 +184,7 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
 int recv(const GlobalOptions& global, RecvOptions options) {
   const auto folder = RuntimeDir::open();
   if (!folder) return fail(global, folder.error());
+  options.security.files = with_absolute_paths(options.security.files);
   options.session.incoming.runtime_dir = folder->path().string();
   const auto tracking = parse_tracker(options.tracker);
   if (!tracking) return fail(global, tracking.error());
@@ -181,14 +195,16 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
   const auto endpoint = listen_endpoint(options);
   if (!endpoint) return fail(global, endpoint.error());
+  const auto tls = make_security(TlsRole::kAccept, options.security, *endpoint);
+  if (!tls) return fail(global, tls.error());
   std::optional<Detacher> detacher;
   if (options.detach) {
     auto made = Detacher::start();
     if (!made) return fail(global, made.error());
     detacher = *std::move(made);
   }
-  return options.once ? recv_once(global, options, *endpoint, *folder, std::move(detacher))
-                      : recv_many(global, options, *endpoint, *folder, std::move(detacher));
+  return options.once ? recv_once(global, options, *endpoint, *tls, *folder, std::move(detacher))
+                      : recv_many(global, options, *endpoint, *tls, *folder, std::move(detacher));
 }
 
 }  // namespace
@@ -221,8 +237,7 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
                 " (default: " + format_duration(options->session.incoming.*option.field) + ")")
         ->type_name("TIME");
   }
-  command->add_flag("--insecure", options->insecure,
-                    "Allow an address beyond loopback over plain TCP");
+  add_tls_options(*command, options->security, TlsRole::kAccept);
   command->add_flag("--detach", options->detach, "Go to the background once it listens");
   CLI::Option* session = add_session_process_options(*command, options->process);
   command->callback([&global, &chosen, options, listen, session] {
