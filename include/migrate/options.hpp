@@ -38,6 +38,8 @@ struct OutgoingOptions {
   std::chrono::milliseconds hello_timeout{10'000};
   std::chrono::milliseconds peer_timeout{30'000};  ///< A silent peer is given up after this.
   std::chrono::milliseconds ask_window{60'000};  ///< After COMMIT: how long to ask for the outcome.
+  /// In the rounds: how long without the link before it is given up; 0: at once.
+  std::chrono::milliseconds reconnect{30'000};
 };
 
 /// Options of the receiving side.

@@ -77,6 +77,10 @@ struct Report {
   struct {
     std::string digest = "off", full = "off", sampled = "off";  ///< "equal", "unequal" or "off".
   } integrity;
+  struct {
+    std::uint32_t count = 0;  ///< Times that the link was lost in the rounds and came back.
+    double ms = 0;            ///< Without it, all of them together.
+  } reconnects;
   std::optional<Error> error;
 };
 

@@ -102,6 +102,18 @@ OptionSpec count_option(std::string_view name, std::string_view help,
           [=](const OutgoingOptions& options) { return std::to_string(options.*field); }};
 }
 
+Status set_reconnect(OutgoingOptions& options, std::string_view value) {
+  auto parsed = parse_duration(value);
+  if (!parsed) return in_option("reconnect", std::move(parsed).error());
+  const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(*parsed);
+  if (time != *parsed || time.count() < 0 || time > kTimeoutMax) {
+    return refused("reconnect", value,
+                   "a time up to 24 hours (86400s), in whole ms, such as 30s; 0s gives up at once");
+  }
+  options.reconnect = time;
+  return {};
+}
+
 Status set_bandwidth(OutgoingOptions& options, std::string_view value) {
   auto rate = parse_rate(value);
   if (!rate) return in_option("bandwidth", std::move(rate).error());
@@ -174,6 +186,9 @@ std::vector<OptionSpec> make_registry() {
                   &Options::peer_timeout),
       time_option("ask-window", "After a handover cut short, how long to ask the target who runs.",
                   &Options::ask_window),
+      {"reconnect", "TIME",
+       "A link lost before the switchover is opened again for this long; 0s gives up at once.",
+       set_reconnect, [](const Options& options) { return format_duration(options.reconnect); }},
   };
 }
 

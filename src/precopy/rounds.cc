@@ -201,7 +201,10 @@ Status Rounds::send_part(const PageBitmap& part, bool rearm) {
       const PageRange range{first, std::min(kWindowPages, end - first)};
       first = range.end();
       if (next_run(segment, range.first, range.end()).empty()) continue;
-      if (rearm) MIGRATE_TRY(context_.tracker.rearm(to_rearm, segment.region.id, range));
+      // What the latest collect did not give is armed already; a region that is gone gives nothing.
+      if (rearm && !next_run(to_rearm.segments()[i], range.first, range.end()).empty()) {
+        MIGRATE_TRY(context_.tracker.rearm(to_rearm, segment.region.id, range));
+      }
       ahead.push_back({i, range});
       if (ahead.size() <= ahead_max) continue;
       MIGRATE_TRY(look_again());

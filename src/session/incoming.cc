@@ -53,7 +53,7 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
            return wire::Answer{static_cast<wire::JournalState>(found.answer.state),
                                found.answer.attempt, found.answer.boot, found.answer.process_lives};
          },
-         [this] { wake(); }});
+         [this] { wake(); }, [this] { on_resume(); }});
     {
       MutexLock lock(watch_mutex_);
       introductions_ = &introductions;
@@ -115,6 +115,7 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   for (std::uint32_t i = 0; i < description_.regions.size(); ++i) {
     MIGRATE_TRY(ledger_->add(i, description_.regions[i]));
   }
+  resume_agreed_ = (welcome.features & wire::kFeatureResume) != 0;
   introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
   control_->set_hasher(hasher);
@@ -133,13 +134,17 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
                                                     control_.get());
+  make_receivers(std::move(lanes));
+  return {};
+}
+
+void Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   receivers_ = std::make_unique<BulkReceivers>(
       std::move(lanes), BulkReceivers::Context{guest_->pages(), *ledger_, *digest_,
-                                               options_.peer_timeout, [this] { wake(); }});
+                                               options_.peer_timeout, [this] { wake(); }, round_});
   round_begin_ = clock_.now();
   MutexLock lock(watch_mutex_);
   receiving_ = receivers_.get();
-  return {};
 }
 
 void Incoming::Impl::stop_lanes() {

@@ -1,5 +1,6 @@
 // Incoming::Impl: the coordinator of the target. Its parts: incoming.cc (set-up, result),
-// incoming_session.cc (records of the control lane, loading, lingering).
+// incoming_session.cc (records of the control lane, loading, lingering), incoming_resume.cc (after
+// a link that was lost in the rounds).
 #pragma once
 
 #include <atomic>
@@ -33,6 +34,7 @@ class Incoming::Impl {
   Result<wire::Welcome> accept_hello(const wire::Hello& hello);
   Status begin_session(session::Introductions& introductions, const wire::Hello& hello,
                        const wire::Welcome& welcome, session::Journal journal);
+  void make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void stop_lanes();
   void refuse(Error error);
   void finish(IncomingResult& result);
@@ -58,12 +60,28 @@ class Incoming::Impl {
   Status take_commit(const wire::Commit& commit);
   Status take_abort(wire::Abort abort);
   Status take_barrier(const wire::Barrier& barrier);
+  void note_round(const BulkArrivals& arrivals, SteadyTime now);
   Status take_offer(const wire::Offer& offer);
   Status check_regions(const wire::Regions& change) const;
   Status apply_regions();
   Status open_host();
   Result<wire::Ready> load(std::uint32_t attempt);
   Status verify_full(std::uint64_t& verify_us);
+
+  // After a lost link.
+  enum class Resuming { kNo, kVoids, kLanes };  ///< What is awaited on the new link.
+  [[nodiscard]] bool in_rounds() const;
+  [[nodiscard]] bool may_resume_after(const Error& error) const;
+  void on_resume() noexcept;
+  void note_resumable();
+  void suspend(Error error);
+  void await_resume(session::Introductions& introductions);
+  void await_lanes(session::Introductions& introductions);
+  Status take_resume_terms(const wire::ResumeTerms& terms);
+  Status take_void(const wire::Void& pages);
+  Status take_void_end(const wire::VoidEnd& end);
+  [[nodiscard]] Status check_nothing_is_void() const;
+
   bool replace_control(session::Introductions& introductions, SteadyTime until);
   void linger(session::Introductions& introductions);
   [[nodiscard]] nanoseconds patience() const;
@@ -82,6 +100,7 @@ class Incoming::Impl {
   bool woken_ MIGRATE_GUARDED_BY(watch_mutex_) = false;
   session::Introductions* introductions_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   BulkReceivers* receiving_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
+  bool resumable_ MIGRATE_GUARDED_BY(watch_mutex_) = false;  // A RESUME means something now.
 
   // The coordinator's from here on.
   SteadyTime begin_{};
@@ -98,6 +117,7 @@ class Incoming::Impl {
   std::optional<wire::Regions> pending_regions_;
   std::optional<wire::Offer> offer_;
   std::uint64_t memory_digest_ = 0;
+  std::uint64_t acknowledged_digest_ = 0;
   std::uint32_t round_ = 0;
   SteadyTime round_begin_{};
   bool final_applied_ = false;
@@ -107,6 +127,15 @@ class Incoming::Impl {
   bool asked_ = false;     // The control lane is one that was opened to ask.
   bool link_lost_ = false;
   std::uint64_t activity_seen_ = 0;
+  bool resume_agreed_ = false;
+  nanoseconds resume_window_{0};
+  std::optional<SteadyTime> resume_until_;  // While the source is awaited.
+  std::optional<SteadyTime> lost_at_;       // Until rounds go on.
+  std::optional<Error> lost_error_;
+  Resuming resuming_ = Resuming::kNo;
+  PageBitmap void_set_;
+  std::pair<std::uint32_t, std::uint64_t> void_next_;  // Handle and word: VOID ascends.
+  std::uint64_t void_pages_ = 0;
   SteadyTime linger_until_{};  // While lingering.
   std::uint64_t final_apply_us_ = 0;
   std::optional<Error> early_error_;  // Before there was a driver.

@@ -28,12 +28,21 @@ bool is_of_the_end(wire::RecordType type) {
          type == wire::RecordType::kReleased || type == wire::RecordType::kPing;
 }
 
+bool is_state(wire::RecordType type) {
+  return type == wire::RecordType::kSectionBegin || type == wire::RecordType::kSectionData ||
+         type == wire::RecordType::kSectionEnd || type == wire::RecordType::kStateEnd;
+}
+
 }  // namespace
 
 // Until the guest's owner is settled on this side.
 void Incoming::Impl::serve(Introductions& introductions) {
   while (!driver_->machine().ended()) {
-    if (link_lost_) {
+    if (resume_until_) {
+      await_resume(introductions);
+    } else if (resuming_ == Resuming::kLanes) {
+      await_lanes(introductions);
+    } else if (link_lost_) {
       if (replace_control(introductions, lease_over())) continue;
       if (gate_.load() == Gate::kCancelled) {
         serve_cancel();
@@ -90,18 +99,24 @@ void Incoming::Impl::serve_record(Introductions& introductions) {
     return serve_failure(std::move(error));
   }
   Status taken = take(**record);
+  note_resumable();
   // A lane's failure is the reason when waiting for its barrier failed.
   if (!taken) serve_failure(std::move(taken).error());
 }
 
-// A cancel, a lane's failure, or an ASK on another connection.
+// A cancel, a lane's failure, or an ASK or RESUME on another connection.
 void Incoming::Impl::serve_wake(Introductions& introductions) {
   if (gate_.load() == Gate::kCancelled && !driver_->machine().ended()) return serve_cancel();
   if (driver_->machine().state() != TargetState::kReceiving) {
     replace_control(introductions, clock_.now());
     return;
   }
-  if (auto lane = receivers_->failure()) serve_failure(*std::move(lane));
+  if (auto lane = receivers_->failure(); lane && resuming_ == Resuming::kNo) {
+    return serve_failure(*std::move(lane));
+  }
+  if (!introductions.has_resuming()) return;
+  Error back = make_error(ErrorCode::kLinkLost, "the source has come back on another connection");
+  if (may_resume_after(back)) suspend(std::move(back));
 }
 
 void Incoming::Impl::serve_cancel() {
@@ -131,6 +146,7 @@ void Incoming::Impl::serve_failure(Error error) {
   }
   if (error.phase == Phase::kNone) error.phase = receiving ? Phase::kRounds : Phase::kHandover;
   if (error.side == Side::kNone) error.side = Side::kTarget;
+  if (may_resume_after(error)) return suspend(std::move(error));
   link_lost_ = error.side != Side::kSource || error.code == ErrorCode::kLinkLost;
   if (link_lost_ && !receiving) {
     // The machine decides what a READY on a broken link is worth.
@@ -155,10 +171,28 @@ bool Incoming::Impl::replace_control(Introductions& introductions, SteadyTime un
 Status Incoming::Impl::take(const RecordChannel::Record& record) {
   // What was on its way when this side came to its end means nothing any more.
   if (driver_->machine().ended() && !is_of_the_end(record.header.type)) return {};
+  const bool of_rounds = record.header.type == wire::RecordType::kRegions ||
+                         record.header.type == wire::RecordType::kBarrier ||
+                         record.header.type == wire::RecordType::kOffer;
+  if (resuming_ != Resuming::kNo && (of_rounds || is_state(record.header.type))) {
+    return RecordChannel::unexpected(record, wire::RecordType::kVoidEnd);
+  }
   switch (record.header.type) {
     case wire::RecordType::kPing: {
       MIGRATE_ASSIGN(const auto ping, wire::decode<wire::Ping>(record.body));
       return control_->send(wire::Pong{ping.nonce, ping.time_ns}, kReplyPatience);
+    }
+    case wire::RecordType::kResumeTerms: {
+      MIGRATE_ASSIGN(const auto terms, wire::decode<wire::ResumeTerms>(record.body));
+      return take_resume_terms(terms);
+    }
+    case wire::RecordType::kVoid: {
+      MIGRATE_ASSIGN(const auto pages, wire::decode<wire::Void>(record.body));
+      return take_void(pages);
+    }
+    case wire::RecordType::kVoidEnd: {
+      MIGRATE_ASSIGN(const auto end, wire::decode<wire::VoidEnd>(record.body));
+      return take_void_end(end);
     }
     case wire::RecordType::kRegions: {
       MIGRATE_ASSIGN(auto regions, wire::decode<wire::Regions>(record.body));
@@ -261,10 +295,25 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
   memory_digest_ += arrivals.digest_change;
   if (pending_regions_) MIGRATE_TRY(apply_regions());
   const auto now = clock_.now();
-  const wire::BarrierAck ack{round_, memory_digest_};
-  // Nobody waits for the last one: it goes with READY.
-  MIGRATE_TRY(barrier.final ? control_->send_later(ack, options_.peer_timeout)
-                            : control_->send(ack, options_.peer_timeout));
+  note_round(arrivals, now);
+  // The round is complete, whether the source hears of it or the link is lost on the way.
+  const wire::BarrierAck ack{round_++, memory_digest_};
+  acknowledged_digest_ = memory_digest_;
+  if (barrier.final) {
+    final_applied_ = true;
+    final_apply_us_ = to_us(now - begin);
+    report_.phases_ms.final_pages = to_ms(now - begin);
+    // Nobody waits for it: it goes with READY.
+    return control_->send_later(ack, options_.peer_timeout);
+  }
+  report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
+  receivers_->pass_barrier();
+  MIGRATE_TRY(control_->send(ack, options_.peer_timeout));
+  say("round-end", std::to_string(arrivals.pages) + " pages arrived", Phase::kRounds);
+  return open_host();
+}
+
+void Incoming::Impl::note_round(const BulkArrivals& arrivals, SteadyTime now) {
   RoundReport round;
   round.round = round_;
   round.start_ms = to_ms(round_begin_ - begin_);
@@ -277,18 +326,7 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
   report_.bytes.wire += arrivals.wire_bytes;
   report_.bytes.guest += arrivals.pages * kPageSize;
   report_.cpu_s += duration<double>(arrivals.cpu).count();
-  ++round_;
   round_begin_ = now;
-  if (barrier.final) {
-    final_applied_ = true;
-    final_apply_us_ = to_us(now - begin);
-    report_.phases_ms.final_pages = to_ms(now - begin);
-    return {};
-  }
-  report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
-  receivers_->pass_barrier();
-  say("round-end", std::to_string(arrivals.pages) + " pages arrived", Phase::kRounds);
-  return open_host();
 }
 
 Status Incoming::Impl::check_regions(const wire::Regions& change) const {
@@ -358,6 +396,7 @@ Result<wire::Ready> Incoming::Impl::load(std::uint32_t) {
         .at(Phase::kVerify)
         .advise("the guest goes on at the source; send again, and report it if it happens twice");
   }
+  MIGRATE_TRY(check_nothing_is_void());
   report_.integrity.digest = "equal";
   wire::Ready ready;
   ready.digest = memory_digest_;

@@ -168,6 +168,11 @@ void Introductions::introduce(Pending& pending) {
       auto ask = wire::decode<wire::Ask>(record->body);
       return ask ? take_ask(std::move(channel), *ask) : refuse(*channel, std::move(ask).error());
     }
+    case wire::RecordType::kResume: {
+      auto resume = wire::decode<wire::Resume>(record->body);
+      return resume ? take_resume(std::move(channel), *resume)
+                    : refuse(*channel, std::move(resume).error());
+    }
     default:
       return refuse(*channel, RecordChannel::unexpected(*record, wire::RecordType::kHello));
   }
@@ -204,8 +209,9 @@ Status Introductions::check_join(const Channel& channel, const wire::Join& join)
   }
   MIGRATE_TRY(check_peer(channel));
   const std::size_t number = join.lane.number;
+  // After a lost link the newest counts: one that the source has given up may still have come.
   if (join.role != wire::LaneRole::kBulk || number < 1 || number > lanes_.size() ||
-      lanes_[number - 1] != nullptr) {
+      (lanes_[number - 1] != nullptr && !rejoining_)) {
     return make_error(ErrorCode::kProtocol,
                       "lane " + std::to_string(number) + " is not wanted, or has joined already");
   }
@@ -223,8 +229,8 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
   if (!channel->send(wire::Joined{join.lane}, kReplyPatience)) return;
   MutexLock lock(mutex_);
   if (!check_join(channel->channel(), join)) return;
+  if (lanes_[join.lane.number - 1] == nullptr) ++joined_;
   lanes_[join.lane.number - 1] = std::move(channel);
-  ++joined_;
   changed_.notify_all();
 }
 
@@ -252,6 +258,55 @@ void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire:
   static_cast<void>(sent);
 }
 
+Status Introductions::check_resume(const Channel& channel, const wire::Resume& resume) {
+  if (!expecting_ || resume.session != session_) {
+    return make_error(ErrorCode::kNotFound, "the session to go on with is not here");
+  }
+  if (!equal(resume.proof, secret_)) {
+    return make_error(ErrorCode::kUnauthorized,
+                      "a source that comes back does not prove that it is the session's");
+  }
+  return check_peer(channel);
+}
+
+void Introductions::take_resume(std::unique_ptr<RecordChannel> channel,
+                                const wire::Resume& resume) {
+  Status fits;
+  {
+    MutexLock lock(mutex_);
+    fits = check_resume(channel->channel(), resume);
+    if (fits) channel->set_hasher(hasher_);
+  }
+  if (!fits) return refuse(*channel, std::move(fits).error());
+  // First, so that what it ends is not what comes of this connection.
+  context_.on_resume();
+  {
+    MutexLock lock(mutex_);
+    resuming_ = Resuming{std::move(channel), resume.round};
+    changed_.notify_all();
+  }
+  context_.on_ask();
+}
+
+bool Introductions::has_resuming() {
+  MutexLock lock(mutex_);
+  return resuming_.has_value();
+}
+
+std::optional<Introductions::Resuming> Introductions::take_resuming(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (!resuming_ && !stopping_) {
+    if (!changed_.wait_until(mutex_, until)) break;
+  }
+  if (!resuming_) return std::nullopt;
+  // Lanes that joined for an earlier RESUME are gone with it.
+  lanes_.clear();
+  lanes_.resize(lanes_wanted_);
+  joined_ = 0;
+  rejoining_ = true;
+  return std::exchange(resuming_, std::nullopt);
+}
+
 Result<Introductions::Arrival> Introductions::wait_for_hello() {
   MutexLock lock(mutex_);
   while (!arrival_ && !stopping_ && !accept_error_) changed_.wait(mutex_);
@@ -271,6 +326,7 @@ void Introductions::expect(const wire::SessionId& session, const wire::JoinSecre
   session_ = session;
   secret_ = secret;
   hasher_ = hasher;
+  lanes_wanted_ = lanes;
   lanes_.resize(lanes);
 }
 
@@ -278,8 +334,11 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> Introductions::wait_for_lane
     nanoseconds timeout) {
   const auto until = SteadyClock::now() + timeout;
   MutexLock lock(mutex_);
-  while (joined_ < lanes_.size() && !stopping_) {
+  while (joined_ < lanes_.size() && !stopping_ && !resuming_) {
     if (!changed_.wait_until(mutex_, until)) break;
+  }
+  if (resuming_) {
+    return make_error(ErrorCode::kLinkLost, "the source has come back on another connection");
   }
   if (joined_ == lanes_.size()) return std::move(lanes_);
   if (stopping_) return make_error(ErrorCode::kCancelled, "receiving was cancelled");

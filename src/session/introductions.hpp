@@ -27,6 +27,12 @@ class Introductions {
     std::function<wire::Answer(const wire::SessionId&)> consult;
     /// Called from another thread when an ASK of this session has come: see take_asking().
     std::function<void()> on_ask;
+    /// The same for a RESUME that is about to be let in: see take_resuming().
+    std::function<void()> on_resume;
+  };
+  struct Resuming {
+    std::unique_ptr<RecordChannel> control;
+    std::uint32_t round = 0;
   };
   struct Arrival {
     std::unique_ptr<RecordChannel> control;
@@ -39,14 +45,20 @@ class Introductions {
   /// Waits for the first HELLO, for as long as it takes; later ones are refused as busy.
   Result<Arrival> wait_for_hello();
 
-  /// From now on JOIN and ASK of this session are let in, from the peer that said HELLO.
+  /// From now on JOIN, ASK and RESUME of this session are let in, from the peer that said HELLO.
   void expect(const wire::SessionId& session, const wire::JoinSecret& secret,
               const wire::Hasher& hasher, std::uint16_t lanes);
-  /// Waits until all lanes have joined; in order of their numbers.
+  /// Waits until all lanes have joined; in order of their numbers. Fails with kLinkLost when a
+  /// RESUME comes instead.
   Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes(nanoseconds timeout);
 
   /// The newest connection that asked, its ASK taken; nullptr when none did by `until`.
   std::unique_ptr<RecordChannel> take_asking(std::chrono::steady_clock::time_point until);
+
+  /// The newest connection that said RESUME; nullopt when none did by `until`. Lanes must join
+  /// again.
+  std::optional<Resuming> take_resuming(std::chrono::steady_clock::time_point until);
+  [[nodiscard]] bool has_resuming();
 
   /// Ends all waiting; any thread.
   void interrupt() noexcept;
@@ -58,6 +70,8 @@ class Introductions {
   void take_hello(std::unique_ptr<RecordChannel> channel, const wire::Hello& hello);
   void take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join);
   void take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask);
+  void take_resume(std::unique_ptr<RecordChannel> channel, const wire::Resume& resume);
+  Status check_resume(const Channel& channel, const wire::Resume& resume) MIGRATE_REQUIRES(mutex_);
   Status check_join(const Channel& channel, const wire::Join& join) MIGRATE_REQUIRES(mutex_);
   /// Of a connection that knows the session's secret: it must be the one that was told.
   Status check_peer(const Channel& channel) MIGRATE_REQUIRES(mutex_);
@@ -79,7 +93,10 @@ class Introductions {
   wire::Hasher hasher_ MIGRATE_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<RecordChannel>> lanes_ MIGRATE_GUARDED_BY(mutex_);
   std::size_t joined_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  std::size_t lanes_wanted_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  bool rejoining_ MIGRATE_GUARDED_BY(mutex_) = false;  // After a RESUME.
   std::unique_ptr<RecordChannel> asking_ MIGRATE_GUARDED_BY(mutex_);
+  std::optional<Resuming> resuming_ MIGRATE_GUARDED_BY(mutex_);
 
   std::list<std::unique_ptr<Pending>> pending_ MIGRATE_GUARDED_BY(mutex_);
   std::thread thread_;

@@ -73,10 +73,8 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
 Status Outgoing::Impl::setup(Connector& connector) {
   session::fill_random(session_id_.bytes);
   MIGRATE_ASSIGN(description_, guest_->describe());
-  {
-    MutexLock lock(watch_mutex_);
-    connecting_ = &connector;
-  }
+  connector_ = &connector;
+  use_connector(&connector);
   if (gate_.load() == Gate::kCancelled) {
     return cancelled_error();
   }
@@ -95,13 +93,13 @@ Status Outgoing::Impl::make_session(Connector& connector) {
       session_id_, connector, description_, options_, [this](Channel* channel) { watch(channel); },
       refused_);
   watch(nullptr);
-  {
-    MutexLock lock(watch_mutex_);
-    connecting_ = nullptr;
-  }
+  use_connector(nullptr);
   if (!opened) return std::move(opened).error().at(Phase::kSetup);
   round_trip_ms_ = opened->round_trip_ms;
   declared_load_ms_ = static_cast<double>(opened->welcome.load_us) / 1000;
+  resume_agreed_ = (opened->welcome.features & wire::kFeatureResume) != 0;
+  bulk_lanes_ = opened->welcome.bulk_lanes;
+  target_identity_ = opened->control->channel().peer_identity();
   digest_.emplace(opened->hasher);
   ledger_ = std::make_unique<PageLedger>(digest_->zero_hash());
   if (options_.bandwidth_bytes_per_s != 0) {
@@ -130,12 +128,24 @@ Status Outgoing::Impl::make_session(Connector& connector) {
       .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); }};
   driver_ = std::make_unique<SourceDriver>(std::move(context), std::move(opened->control));
   watch(&driver_->control().channel());
+  make_senders(std::move(opened->lanes));
+  return {};
+}
+
+void Outgoing::Impl::make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   senders_ = std::make_unique<BulkSenders>(
-      std::move(opened->lanes),
+      std::move(lanes),
       BulkSenders::Context{guest_->pages(), *digest_, limiter_.get(), options_.peer_timeout});
   MutexLock lock(watch_mutex_);
   sending_ = senders_.get();
-  return {};
+  // A cancel that came meanwhile.
+  if (gate_.load() == Gate::kCancelled) sending_->cancel();
+}
+
+void Outgoing::Impl::use_connector(Connector* connector) {
+  MutexLock lock(watch_mutex_);
+  connecting_ = connector;
+  if (connector != nullptr && gate_.load() == Gate::kCancelled) connector->interrupt();
 }
 
 void Outgoing::Impl::watch(Channel* channel) {
@@ -152,6 +162,7 @@ bool Outgoing::Impl::cancel() noexcept {
   if (watched_ != nullptr) watched_->interrupt();
   if (connecting_ != nullptr) connecting_->interrupt();
   if (sending_ != nullptr) sending_->cancel();
+  cancelled_.notify_all();
   return true;
 }
 
@@ -196,13 +207,7 @@ void Outgoing::Impl::fail_before_session(Error error, OutgoingResult& result) {
 
 void Outgoing::Impl::conclude(OutgoingResult& result) {
   watch(nullptr);
-  {
-    MutexLock lock(watch_mutex_);
-    sending_ = nullptr;
-  }
-  // Of a round that broke off.
-  if (senders_ != nullptr) bulk_.wire_bytes += senders_->wire_bytes_now();
-  senders_.reset();
+  drop_lanes();
   const SourceState state = driver_->machine().state();
   report_.error = driver_->error();
   if (tracking_ && state != SourceState::kReleased) {

@@ -1,5 +1,6 @@
 // Outgoing::Impl: the coordinator of the source. Its parts: outgoing.cc (set-up, result),
-// outgoing_rounds.cc (pre-copy), outgoing_switchover.cc (the downtime).
+// outgoing_rounds.cc (pre-copy), outgoing_resume.cc (after a link that was lost in the rounds),
+// outgoing_switchover.cc (the downtime).
 #pragma once
 
 #include <atomic>
@@ -41,12 +42,14 @@ class Outgoing::Impl {
   void fill_report(OutgoingResult& result);
   void fill_downtime(const session::SourceDriver::Times& times);
   Error explain(Error error);
+  void make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void watch(Channel* channel);
   void say(std::string name, std::string detail, Phase phase = Phase::kNone);
   [[nodiscard]] double elapsed_ms() const;
 
   // Pre-copy.
   Status precopy();
+  Result<precopy::RoundOutcome> run_round();
   void note_round(const precopy::RoundOutcome& outcome, double start_ms);
   void measure_page_cost(const precopy::RoundOutcome& outcome);
   precopy::Decision decide() const;
@@ -55,6 +58,15 @@ class Outgoing::Impl {
   Status throttle(double share);
   void undo_throttle();
   Status on_progress(std::uint64_t pages_done);
+
+  // After a lost link.
+  [[nodiscard]] bool may_resume_after(const Error& error) const;
+  Result<std::optional<precopy::RoundOutcome>> reconnect(Error lost);
+  Status resume(std::optional<precopy::RoundOutcome>& closed, SteadyTime until);
+  Status tell_void_pages();
+  Status pause_before_connecting(SteadyTime until);
+  void drop_lanes();
+  void use_connector(Connector* connector);
 
   // The switchover.
   void switchover();
@@ -73,6 +85,7 @@ class Outgoing::Impl {
 
   std::atomic<Gate> gate_{Gate::kOpen};
   Mutex watch_mutex_;
+  CondVar cancelled_;
   Channel* watched_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   Connector* connecting_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   BulkSenders* sending_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
@@ -85,6 +98,12 @@ class Outgoing::Impl {
   double round_trip_ms_ = 0;
   double declared_load_ms_ = 0;
   bool refused_ = false;
+  bool resume_agreed_ = false;
+  std::uint16_t bulk_lanes_ = 0;
+  Connector* connector_ = nullptr;
+  std::string target_identity_;
+  nanoseconds without_link_{0};  // Since the last round that was acknowledged.
+  nanoseconds backoff_{0};
   std::optional<wire::PageDigest> digest_;
   std::unique_ptr<PageLedger> ledger_;
   std::unique_ptr<RateLimiter> limiter_;

@@ -32,7 +32,7 @@ Status Outgoing::Impl::precopy() {
   for (bool done = false; !done;) {
     const double start_ms = elapsed_ms();
     round_pages_ = rounds_->pages_left();
-    MIGRATE_ASSIGN(const auto outcome, rounds_->run());
+    MIGRATE_ASSIGN(const auto outcome, run_round());
     note_round(outcome, start_ms);
     decision_ = decide();
     MIGRATE_TRY(follow(decision_, done));
@@ -41,6 +41,7 @@ Status Outgoing::Impl::precopy() {
 }
 
 void Outgoing::Impl::note_round(const precopy::RoundOutcome& outcome, double start_ms) {
+  without_link_ = backoff_ = nanoseconds(0);
   bulk_ += outcome.bulk;
   report_.pages.redirtied += outcome.redirtied;
   measure_page_cost(outcome);

@@ -61,6 +61,9 @@ class SourceDriver {
   [[nodiscard]] Refusal refusal() const { return refusal_; }
   [[nodiscard]] const SourceKeys& keys() const { return context_.keys; }
 
+  /// In the rounds: the control lane of a new link.
+  void replace_control(std::unique_ptr<RecordChannel> control) { control_ = std::move(control); }
+
   /// For an operator's resolve, after run() has returned: no callback is called any more.
   void use(Connector& connector);
 

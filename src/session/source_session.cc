@@ -24,6 +24,9 @@ std::uint16_t lanes_wanted(const OutgoingOptions& options) {
 wire::Hello make_hello(const wire::SessionId& id, const GuestDescription& guest,
                        const OutgoingOptions& options) {
   wire::Hello hello;
+  // A guest that stands all along is sent in one piece: there are no rounds to go on with.
+  const bool resume = options.reconnect.count() > 0 && options.strategy != Strategy::kStopCopy;
+  if (!resume) hello.features &= ~wire::kFeatureResume;
   hello.session = id;
   hello.bulk_lanes = lanes_wanted(options);
   fill_random(hello.random.bytes);
@@ -52,21 +55,21 @@ bool is_refusal(const Error& error) {
 }
 
 Result<std::unique_ptr<RecordChannel>> join_lane(Connector& connector, std::uint16_t number,
-                                                 const SourceSession& session,
+                                                 const LaneKeys& keys,
                                                  const OutgoingOptions& options,
-                                                 const std::function<void(Channel*)>& watch) {
+                                                 const std::function<void(Channel*)>& watch,
+                                                 Channel& control) {
   MIGRATE_ASSIGN(auto channel, connector.connect(options.connect_timeout));
-  auto lane = std::make_unique<RecordChannel>(std::move(channel), session.hasher);
+  auto lane = std::make_unique<RecordChannel>(std::move(channel), keys.hasher);
   lane->set_mid_record_idle(options.peer_timeout);
   watch(&lane->channel());
-  const wire::Join join{session.id, wire::LaneId{number}, wire::LaneRole::kBulk,
-                        session.welcome.secret};
+  const wire::Join join{keys.id, wire::LaneId{number}, wire::LaneRole::kBulk, keys.secret};
   Status joined = lane->send(join, options.hello_timeout);
   if (joined) {
     auto answer = lane->expect<wire::Joined>(options.hello_timeout);
     if (!answer) joined = std::move(answer).error();
   }
-  watch(&session.control->channel());
+  watch(&control);
   MIGRATE_TRY(std::move(joined));
   return lane;
 }
@@ -103,6 +106,17 @@ class Unwatch {
 
 }  // namespace
 
+Result<std::vector<std::unique_ptr<RecordChannel>>> join_lanes(
+    Connector& connector, const LaneKeys& keys, std::uint16_t count, const OutgoingOptions& options,
+    const std::function<void(Channel*)>& watch, Channel& control) {
+  std::vector<std::unique_ptr<RecordChannel>> lanes;
+  for (std::uint16_t number = 1; number <= count; ++number) {
+    MIGRATE_ASSIGN(auto lane, join_lane(connector, number, keys, options, watch, control));
+    lanes.push_back(std::move(lane));
+  }
+  return lanes;
+}
+
 Result<SourceSession> open_session(const wire::SessionId& id, Connector& connector,
                                    const GuestDescription& guest, const OutgoingOptions& options,
                                    const std::function<void(Channel*)>& watch, bool& refused) {
@@ -130,9 +144,12 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
   MIGRATE_TRY(wire::check_welcome(hello, session.welcome));
   session.hasher = wire::Hasher(hello.random, session.welcome.random);
   session.control->set_hasher(session.hasher);
-  for (std::uint16_t number = 1; number <= session.welcome.bulk_lanes; ++number) {
-    MIGRATE_ASSIGN(auto lane, join_lane(connector, number, session, options, watch));
-    session.lanes.push_back(std::move(lane));
+  MIGRATE_ASSIGN(session.lanes, join_lanes(connector, {id, session.welcome.secret, session.hasher},
+                                           session.welcome.bulk_lanes, options, watch,
+                                           session.control->channel()));
+  if ((session.welcome.features & wire::kFeatureResume) != 0) {
+    const wire::ResumeTerms terms{static_cast<std::uint32_t>(options.reconnect.count())};
+    MIGRATE_TRY(session.control->send(terms, options.hello_timeout));
   }
   MIGRATE_ASSIGN(session.round_trip_ms,
                  measure_round_trip(*session.control, options.hello_timeout));

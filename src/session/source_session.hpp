@@ -24,6 +24,18 @@ struct SourceSession {
   double round_trip_ms = 0;
 };
 
+/// What a connection needs to prove that it is the session's.
+struct LaneKeys {
+  wire::SessionId id;
+  wire::JoinSecret secret;
+  wire::Hasher hasher;
+};
+
+/// Connects and joins the lanes 1 to `count`. `control` is watched again afterwards.
+Result<std::vector<std::unique_ptr<RecordChannel>>> join_lanes(
+    Connector& connector, const LaneKeys& keys, std::uint16_t count, const OutgoingOptions& options,
+    const std::function<void(Channel*)>& watch, Channel& control);
+
 /// `watch` is told of each channel before it is used (nullptr when it is no longer), so that
 /// another thread can interrupt it. `id` is the session's. `refused` is set when the target said
 /// no to the guest before anything moved.

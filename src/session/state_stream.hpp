@@ -46,6 +46,8 @@ class StateBuffer final : public StateReader {
   Status take_data(std::span<const std::byte> bytes);
   Status take(const wire::SectionEnd& end);
   Status take(const wire::StateEnd& end);
+  /// A section or STATE_END came.
+  [[nodiscard]] bool begun() const { return open_ || complete_ || !sections_.empty(); }
   /// STATE_END came.
   [[nodiscard]] bool complete() const { return complete_; }
   /// Drops everything, for another attempt.

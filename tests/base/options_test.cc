@@ -28,7 +28,7 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
       {"lanes", "0"},           {"on-stall", "throttle,abort"},
       {"verify", "digest"},     {"connect-timeout", "10s"},
       {"hello-timeout", "10s"}, {"peer-timeout", "30s"},
-      {"ask-window", "60s"}};
+      {"ask-window", "60s"},    {"reconnect", "30s"}};
   ASSERT_EQ(outgoing_option_registry().size(), expected.size());
   for (const OptionSpec& spec : outgoing_option_registry()) {
     SCOPED_TRACE(spec.name);
@@ -49,7 +49,8 @@ TEST(Options, WhatIsSetReadsBack) {
       {"bandwidth", "500Mbit"},   {"bandwidth", "12345"},       {"lanes", "64"},
       {"on-stall", "abort"},      {"on-stall", "throttle"},     {"on-stall", "throttle,abort"},
       {"verify", "full"},         {"connect-timeout", "250ms"}, {"hello-timeout", "1s"},
-      {"peer-timeout", "86400s"}, {"ask-window", "1ms"}};
+      {"peer-timeout", "86400s"}, {"ask-window", "1ms"},        {"reconnect", "0s"},
+      {"reconnect", "86400s"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;
@@ -86,7 +87,9 @@ TEST(Options, WhatIsRefusedNamesTheOptionAndChangesNothing) {
                                                        {"connect-timeout", "0s"},
                                                        {"hello-timeout", "1.5us"},
                                                        {"peer-timeout", "1500us"},
-                                                       {"ask-window", "10"}};
+                                                       {"ask-window", "10"},
+                                                       {"reconnect", "86401s"},
+                                                       {"reconnect", "1us"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;

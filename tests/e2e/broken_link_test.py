@@ -38,7 +38,7 @@ HASTY_RECV = HASTY + ("--hello-timeout", "1s", "--lease", "2s")
 
 
 class BrokenLink(TwoHosts):
-    def begin(self, where, send=(), recv=BRIEF, paused=False):
+    def begin(self, where, send=(), recv=BRIEF, paused=False, reconnect="0s"):
         """A migration that is held at a record."""
         self.source = self.a.run(GUEST, memory=MEMORY)
         wait_for(lambda: self.work(self.a) > 0, "the guest to work")
@@ -48,7 +48,7 @@ class BrokenLink(TwoHosts):
         self.link = proxy.Proxy(self.target.address)
         self.addCleanup(self.link.close)
         self.gate = self.link.gate(*where)
-        self.sender = self.a.send(self.link.address, *SLOW, *send)
+        self.sender = self.a.send(self.link.address, *SLOW, "--reconnect", reconnect, *send)
         self.gate.wait()
 
     def expect_at_source(self, *codes, paused=False):

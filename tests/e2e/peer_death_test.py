@@ -15,7 +15,7 @@ STARTED = (TARGET, proxy.STARTED)
 
 
 class PeerDeath(TwoHosts):
-    def begin(self, where, recv=("--once", *BRIEF), send=()):
+    def begin(self, where, recv=("--once", *BRIEF), send=(), reconnect="0s"):
         """A migration that is held at a record."""
         self.source = self.a.run(GUEST, memory=MEMORY)
         wait_for(lambda: self.work(self.a) > 0, "the guest to work")
@@ -23,7 +23,7 @@ class PeerDeath(TwoHosts):
         self.link = proxy.Proxy(self.target.address)
         self.addCleanup(self.link.close)
         self.gate = self.link.gate(*where)
-        self.sender = self.a.send(self.link.address, *SLOW, *send)
+        self.sender = self.a.send(self.link.address, *SLOW, "--reconnect", reconnect, *send)
         self.gate.wait()
 
     def end_listener(self):

@@ -38,6 +38,7 @@ Report full_report() {
   report.predicted = {11, 1200};
   report.faults = {3, 20, 90};
   report.integrity = {"equal", "off", "equal"};
+  report.reconnects = {2, 310.5};
   return report;
 }
 
@@ -47,7 +48,7 @@ TEST(ReportJson, HasTheKeysOfTheContractInTheirOrder) {
             (Names{"schema", "version",   "outcome",  "strategy",        "session",     "options",
                    "guest",  "host",      "attempts", "total_ms",        "downtime_ms", "phases_ms",
                    "rounds", "pages",     "bytes",    "bandwidth_mib_s", "cpu_s",       "predicted",
-                   "faults", "integrity", "error"}));
+                   "faults", "integrity", "error",    "reconnects"}));
   EXPECT_EQ(keys(json["host"]), (Names{"kernel", "cpu"}));
   EXPECT_EQ(keys(json["phases_ms"]),
             (Names{"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages",
@@ -60,6 +61,7 @@ TEST(ReportJson, HasTheKeysOfTheContractInTheirOrder) {
   EXPECT_EQ(keys(json["predicted"]), (Names{"downtime_ms", "total_ms"}));
   EXPECT_EQ(keys(json["faults"]), (Names{"count", "p50_us", "p99_us"}));
   EXPECT_EQ(keys(json["integrity"]), (Names{"digest", "full", "sampled"}));
+  EXPECT_EQ(keys(json["reconnects"]), (Names{"count", "ms"}));
   EXPECT_TRUE(json["error"].is_null());
 }
 

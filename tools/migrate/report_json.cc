@@ -170,6 +170,7 @@ Json to_json(const Report& report, const HostFacts& host) {
         {"full", report.integrity.full},
         {"sampled", report.integrity.sampled}}},
       {"error", report.error ? to_json(*report.error) : Json(nullptr)},
+      {"reconnects", {{"count", report.reconnects.count}, {"ms", finite(report.reconnects.ms)}}},
   };
 }
 
@@ -252,6 +253,8 @@ void take_figures(const Json& json, Report& report) {
   take(part(json, "integrity"), "digest", report.integrity.digest);
   take(part(json, "integrity"), "full", report.integrity.full);
   take(part(json, "integrity"), "sampled", report.integrity.sampled);
+  take(part(json, "reconnects"), "count", report.reconnects.count);
+  take(part(json, "reconnects"), "ms", report.reconnects.ms);
 }
 
 }  // namespace

@@ -84,6 +84,10 @@ void add_pages(Lines out, const Report& report) {
       human_bytes(static_cast<double>(report.bytes.wire)), report.bandwidth_mib_s, report.cpu_s);
   fmt::format_to(out, "integrity    digest {}, full {}, sampled {}\n", report.integrity.digest,
                  report.integrity.full, report.integrity.sampled);
+  if (report.reconnects.count > 0) {
+    fmt::format_to(out, "link         lost and opened again {} times, {:.0f} ms without it\n",
+                   report.reconnects.count, report.reconnects.ms);
+  }
 }
 
 }  // namespace

@@ -133,10 +133,13 @@ Result<FirstRecord> read_first_record(std::span<const std::byte> bytes) {
     case wire::RecordType::kAsk:
       record.kind = Kind::kAsk;
       break;
+    case wire::RecordType::kResume:
+      record.kind = Kind::kResume;
+      break;
     default:
       return make_error(ErrorCode::kProtocol, "a connection began with " +
                                                   std::string(to_string(header.type)) +
-                                                  ", not with HELLO, JOIN or ASK");
+                                                  ", not with HELLO, JOIN, ASK or RESUME");
   }
   const std::size_t needed = session_at + kSessionBytes;
   if (wire::kRecordHeaderBytes + header.length < needed) {
@@ -318,7 +321,7 @@ bool SessionListener::route(Pending& pending, const FirstRecord& record, Session
       break;
   }
   if (record.kind == FirstRecord::Kind::kAsk) return route_ask(pending, record.session);
-  if (record.kind == FirstRecord::Kind::kJoin) {
+  if (record.kind != FirstRecord::Kind::kHello) {
     return refuse(pending,
                   make_error(ErrorCode::kNotFound, "no session " + wire::to_text(record.session) +
                                                        " is under way on this host"));

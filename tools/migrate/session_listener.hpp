@@ -23,7 +23,7 @@ namespace migrate::tool {
 
 /// What a connection's first bytes say.
 struct FirstRecord {
-  enum class Kind : std::uint8_t { kIncomplete, kHello, kJoin, kAsk };
+  enum class Kind : std::uint8_t { kIncomplete, kHello, kJoin, kAsk, kResume };
   Kind kind = Kind::kIncomplete;
   std::size_t bytes_needed = 0;  ///< Of kIncomplete: how many to wait for.
   wire::SessionId session;

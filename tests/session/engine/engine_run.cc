@@ -38,6 +38,7 @@ class EventLog final : public Observer {
   void on_progress(const Progress&) override {}
   void on_event(const Event& event) override {
     run_.source_events.push_back(event.name + ": " + event.detail);
+    run_.bytes_at.try_emplace(event.name, run_.network->bytes());
     if (run_.spec.on_source_event) run_.spec.on_source_event(event);
   }
 
@@ -58,6 +59,7 @@ RunSpec::RunSpec() {
   outgoing.connect_timeout = outgoing.hello_timeout = milliseconds(2'000);
   outgoing.peer_timeout = milliseconds(2'000);
   outgoing.ask_window = milliseconds(400);
+  outgoing.reconnect = milliseconds(0);  // What breaks stays broken, unless a test is about that.
   incoming.hello_timeout = outgoing.hello_timeout;
   incoming.peer_timeout = outgoing.peer_timeout;
   incoming.ask_window = outgoing.ask_window;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +46,8 @@ struct Migration {
   int host_ready = 0;
   int host_started = 0;
   std::vector<std::string> source_events;
+  /// What each channel had carried when the source first said an event of that name.
+  std::map<std::string, std::vector<test::LaneBytes>> bytes_at;
   wire::testing::Capture capture;  ///< All bytes of all connections, as the source saw them.
 
   FakeSource& source() { return static_cast<FakeSource&>(*out.guest); }

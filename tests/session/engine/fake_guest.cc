@@ -48,7 +48,10 @@ void FakeMemory::set_backing(const RegionId& region, Backing backing) {
   }
 }
 
-std::span<std::byte> FakeMemory::bytes(const RegionId& region) { return content_.at(region); }
+std::span<std::byte> FakeMemory::bytes(const RegionId& region) {
+  const auto found = content_.find(region);
+  return found == content_.end() ? std::span<std::byte>() : std::span(found->second);
+}
 
 std::vector<std::byte> fake_state(std::size_t bytes) {
   std::vector<std::byte> state(bytes);

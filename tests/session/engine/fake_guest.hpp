@@ -32,7 +32,7 @@ class FakeMemory {
  public:
   explicit FakeMemory(std::vector<Region> regions);
   [[nodiscard]] const std::vector<Region>& regions() const { return regions_; }
-  [[nodiscard]] std::span<std::byte> bytes(const RegionId& region);
+  [[nodiscard]] std::span<std::byte> bytes(const RegionId& region);  ///< Empty once it is gone.
   void add(const Region& region);
   void remove(const RegionId& region);
   void set_backing(const RegionId& region, Backing backing);
