@@ -55,7 +55,8 @@ class CommandTlsTest : public ::testing::Test {
   }
 
   Process run(const ScratchFolder& host) const {
-    Process process = start(host, {"run", "web", "--memory", "64M", "--guest", "writer:rate=20M"});
+    Process process =
+        start(host, {"run", "web", "--memory", "64M", "--guest", "writer:rate=20M,set=8M"});
     EXPECT_TRUE(wait_for(
         [&] { return !process->running() || std::filesystem::exists(host.path() / "web.sock"); }));
     EXPECT_TRUE(process->running()) << process->err();
@@ -121,10 +122,10 @@ TEST_F(CommandTlsTest, AGuestRunsOnWhereATargetOrASourceIsNotTrusted) {
   const Words good = certificate("a", "ca");
   Words stranger = certificate("stranger", "other");
   stranger.back() = file("ca.pem");
-  for (const Words& how : {Words{"--once"}, Words{}}) {
+  for (const Words& how : {Words{"--once"}, Words{"--hello-timeout", "5s"}}) {
     std::string address;
     const Process listener =
-        listen(b_, joined(certificate(how.empty() ? "b" : "c", "ca"), how), address);
+        listen(b_, joined(certificate(how.size() == 1 ? "b" : "c", "ca"), how), address);
     // The target is of an authority that the source does not know; then the reverse; then none.
     Words other_trust = good;
     other_trust.back() = file("other.pem");
@@ -136,6 +137,13 @@ TEST_F(CommandTlsTest, AGuestRunsOnWhereATargetOrASourceIsNotTrusted) {
     EXPECT_NE(listener->err().find("refused"), std::string::npos) << listener->err();
   }
   EXPECT_EQ(code(a_, {"stop", "web"}), 0);
+  // A connection that names a new session has a process until it should have said HELLO.
+  EXPECT_TRUE(wait_for([&] {
+    for (const auto& entry : std::filesystem::directory_iterator(b_.path())) {
+      if (entry.path().extension() == ".lanes") return false;
+    }
+    return true;
+  }));
 }
 
 }  // namespace
