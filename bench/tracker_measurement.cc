@@ -21,7 +21,7 @@ constexpr std::chrono::milliseconds kSpinUp{5};
 constexpr unsigned kLooksMax = 7;
 constexpr double kLookMs = 100;
 // A pass that takes no longer is done at least so often.
-constexpr double kShortPassS = 4;
+constexpr double kShortPassS = 3;
 constexpr double kRepeatsMin = 3;
 
 template <typename F>
@@ -70,8 +70,11 @@ class DirtyRun {
   }
 
   void stop() {
-    if (bed_.bare().write) bed_.bare().stop();
     must(tracker_.stop());
+    if (!bed_.bare().write) return;
+    bed_.bare().stop();
+    // Its page tables become small again, so that the next figures of memory are without them.
+    bed_.bare().write(1);
   }
 
   DirtyFigures figures() const {
