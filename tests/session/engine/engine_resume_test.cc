@@ -1,10 +1,15 @@
 // The engine on a link that is lost in the rounds and comes back.
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <future>
 #include <random>
 #include <thread>
 
+#include "memory/page_ledger.hpp"
+#include "precopy/rounds.hpp"
 #include "tests/session/engine/engine_run.hpp"
+#include "tests/session/engine/scripted_source.hpp"
 
 namespace migrate::testing {
 namespace {
@@ -110,14 +115,15 @@ void expect_survives(LinkPlan plan, std::uint32_t reconnects) {
 
 class ResumeAfterACut : public ::testing::TestWithParam<int> {
  protected:
-  /// This shard's part of [begin, end), every byte of it up to 200 from either end.
-  static std::vector<std::uint64_t> bytes(std::uint64_t begin, std::uint64_t end) {
+  /// This shard's part of [begin, end), every byte of it up to `edges` from either end.
+  static std::vector<std::uint64_t> bytes(std::uint64_t begin, std::uint64_t end,
+                                          std::uint64_t edges = 200) {
     std::vector<std::uint64_t> all;
     for (std::uint64_t at = begin; at < end;) {
-      const bool edge = at < begin + 200 || at + 200 > end;
+      const bool edge = at < begin + edges || at + edges > end;
       if (all.size() % kShards == static_cast<std::size_t>(GetParam())) mine_.push_back(at);
       all.push_back(at);
-      at += edge ? 1 : std::min<std::uint64_t>(end - 200 - at + 1, 397);
+      at += edge ? 1 : std::min<std::uint64_t>(end - edges - at + 1, 397);
     }
     return std::exchange(mine_, {});
   }
@@ -163,7 +169,7 @@ TEST_P(ResumeAfterACut, WithinThePages) {
   Migration clean(std::move(one));
   const auto begin = span_of(clean).begin[1].to_target;
   const auto end = span_of(clean).end[1].to_target;
-  for (const std::uint64_t at : bytes(begin, end)) {
+  for (const std::uint64_t at : bytes(begin, end, 60)) {
     RunSpec spec = tiny();
     spec.outgoing.lanes = 1;
     spec.target.mapped = at % 3 != 0;
@@ -185,7 +191,7 @@ TEST_P(ResumeAfterACut, AgainAtEveryByteOfComingBack) {
   first.faults = {Fault::cut(0, Direction::kToTarget, middle, InFlight::kLost, Scope::kLink)};
   const Span once = rounds_of(first);
   ASSERT_GE(once.end.size(), 6u);
-  for (const std::size_t lane : {3, 4}) {
+  for (const std::size_t lane : {3u, 4u}) {
     for (const Direction direction : {Direction::kToTarget, Direction::kToSource}) {
       // Of lanes what comes back is JOIN and JOINED; their pages may be any.
       const std::uint64_t end = lane == 3 ? once.end[3].in(direction)
@@ -274,7 +280,7 @@ TEST(EngineResume, RegionsComeAndGoAcrossACut) {
   };
   Migration clean(make());
   expect_done(clean);
-  for (const std::size_t lane : {0, 1}) {
+  for (const std::size_t lane : {0u, 1u}) {
     for (const Direction direction : {Direction::kToTarget, Direction::kToSource}) {
       if (lane == 1 && direction == Direction::kToSource) continue;
       const auto begin = span_of(clean).begin[lane].in(direction);
@@ -308,7 +314,7 @@ TEST(EngineResume, OnlyTheLostAcknowledgementIsMadeUpFor) {
 
 TEST(EngineResume, AStalledLinkIsGivenUpAndOpenedAgain) {
   const auto begin = rounds_of().begin;
-  for (const std::size_t lane : {0, 1}) {
+  for (const std::size_t lane : {0u, 1u}) {
     RunSpec spec = tiny();
     spec.outgoing.lanes = 1;
     spec.outgoing.peer_timeout = spec.incoming.peer_timeout = milliseconds(150);
@@ -372,6 +378,152 @@ TEST(EngineResume, WithoutTimeForItALostLinkEndsTheSession) {
   expect_one_owner(run);
   EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
   EXPECT_EQ(run.out.report.reconnects.count, 0u);
+}
+
+// The target alone, and a source that says what a test tells it to.
+class ResumingTarget : public ::testing::Test, private Incoming::Host {
+ protected:
+  const Region kRegion{kLow, {{0}, 100}, Backing::kAnonymous};
+
+  ~ResumingTarget() override {
+    source_.close();
+    if (thread_.joinable()) {
+      incoming_->cancel();
+      thread_.join();
+    }
+    std::filesystem::remove_all(options_.runtime_dir);
+  }
+
+  /// Round 0 acknowledged, page 5 sent in round 1, the link lost.
+  void lose_link() {
+    std::string path = ::testing::TempDir() + "/resume-XXXXXX";
+    ASSERT_NE(mkdtemp(path.data()), nullptr);
+    options_.runtime_dir = path;
+    incoming_ =
+        std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, FakeTarget::Script{}),
+                                   options_, static_cast<Incoming::Host&>(*this));
+    thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
+    ASSERT_TRUE(source_.open());
+    ASSERT_TRUE(source_.say(wire::ResumeTerms{10'000}));
+    ASSERT_TRUE(source_.page(0, 3, std::byte{1}));
+    ASSERT_TRUE(source_.end_round(false));
+    ASSERT_TRUE(source_.hear<wire::BarrierAck>());
+    ASSERT_TRUE(source_.page(0, 5, std::byte{2}));
+    // Nothing tells when it has come; a page that has not is one less to be void.
+    source_.close();
+  }
+  IncomingResult result() {
+    auto future = result_.get_future();
+    EXPECT_EQ(future.wait_for(std::chrono::seconds(20)), std::future_status::ready);
+    thread_.join();
+    return future.get();
+  }
+
+  Status on_described(const GuestDescription&) override { return {}; }
+  Status on_ready() override { return {}; }
+  void on_started() override {}
+
+  World world_;
+  IncomingOptions options_;
+  test::InProcessNetwork network_;
+  std::unique_ptr<Acceptor> acceptor_ = network_.acceptor();
+  ScriptedSource source_{network_.connector(), {kRegion}};
+  std::unique_ptr<Incoming> incoming_;
+  std::promise<IncomingResult> result_;
+  std::thread thread_;
+};
+
+TEST_F(ResumingTarget, AStrangerIsRefusedAndDisturbsNothing) {
+  lose_link();
+  wire::JoinSecret guessed = source_.secret();
+  guessed.bytes[31] ^= std::byte{1};
+  const auto unproven = source_.resume(source_.session(), guessed, 1);
+  ASSERT_FALSE(unproven);
+  EXPECT_EQ(unproven.error().code, ErrorCode::kUnauthorized) << unproven.error().to_text();
+  wire::SessionId other = source_.session();
+  other.bytes[0] ^= std::byte{1};
+  const auto unknown = source_.resume(other, source_.secret(), 1);
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, ErrorCode::kNotFound) << unknown.error().to_text();
+
+  const auto resumed = source_.resume(source_.session(), source_.secret(), 1);
+  ASSERT_TRUE(resumed) << resumed.error().to_text();
+  EXPECT_EQ(resumed->round, 1u);
+  EXPECT_EQ(resumed->digest, source_.digest());
+  // Pages 5 and, needlessly, 64.
+  ASSERT_TRUE(source_.say(wire::Void{wire::RegionHandle{0}, 0, {1u << 5, 1}}));
+  ASSERT_TRUE(source_.say(wire::VoidEnd{2, source_.digest()}));
+  const auto voided = source_.hear<wire::Voided>();
+  ASSERT_TRUE(voided) << voided.error().to_text();
+  EXPECT_EQ(voided->digest, source_.digest());
+}
+
+TEST_F(ResumingTarget, WrongVoidPagesEndTheSession) {
+  lose_link();
+  ASSERT_TRUE(source_.resume(source_.session(), source_.secret(), 1));
+  // Page 3 was acknowledged: with it void, the digest is another one.
+  ASSERT_TRUE(source_.say(wire::Void{wire::RegionHandle{0}, 0, {1u << 5 | 1u << 3}}));
+  ASSERT_TRUE(source_.say(wire::VoidEnd{2, source_.digest()}));
+  EXPECT_EQ(source_.hear_end().code, ErrorCode::kIntegrity);
+  EXPECT_EQ(result().outcome, Outcome::kFailed);
+}
+
+TEST_F(ResumingTarget, VoidPagesBeyondTheRegionEndTheSession) {
+  lose_link();
+  ASSERT_TRUE(source_.resume(source_.session(), source_.secret(), 1));
+  ASSERT_TRUE(source_.say(wire::Void{wire::RegionHandle{0}, 64, {std::uint64_t{1} << 36}}));
+  EXPECT_EQ(source_.hear_end().code, ErrorCode::kProtocol);
+  EXPECT_EQ(result().outcome, Outcome::kFailed);
+}
+
+TEST_F(ResumingTarget, AnotherRoundEndsTheSession) {
+  lose_link();
+  static_cast<void>(source_.resume(source_.session(), source_.secret(), 3));
+  EXPECT_EQ(result().report.error->code, ErrorCode::kProtocol);
+}
+
+// What the source makes of a target's RESUMED.
+TEST(RoundsAfterALostLink, OnlyWhatTheTargetCanHaveIsBelieved) {
+  World world;
+  FakeSource guest(world, {{kLow, {{0}, 12}, Backing::kAnonymous}}, {});
+  for (std::uint64_t page = 0; page < 12; page += 2) guest.write(kLow, {page}, 7);
+  wire::SessionRandom random;
+  random.bytes.fill(std::byte{3});
+  const wire::Hasher hasher(random, random);
+  const wire::PageDigest digest(hasher);
+  PageLedger ledger(digest.zero_hash());
+  ASSERT_TRUE(ledger.add(0, {kLow, {{0}, 12}, Backing::kAnonymous}));
+  auto control = make_channel_pair();
+  auto bulk = make_channel_pair();
+  ASSERT_TRUE(control && bulk);
+  RecordChannel source(std::move(control->first), hasher);
+  std::vector<std::unique_ptr<RecordChannel>> lanes;
+  lanes.push_back(std::make_unique<RecordChannel>(std::move(bulk->first), hasher));
+  BulkSenders senders(std::move(lanes), {guest.pages(), digest, nullptr, std::chrono::seconds(5)});
+  precopy::Rounds rounds({guest.pages(), guest.tracker(), ledger, digest, &senders, &source,
+                          system_clock(), std::chrono::seconds(5),
+                          [](std::uint64_t) { return Status(); }});
+  ASSERT_TRUE(rounds.start());
+  std::thread target([peer = std::move(control->second), &hasher]() mutable {
+    RecordChannel channel(std::move(peer), hasher);
+    EXPECT_TRUE(channel.expect<wire::Barrier>(std::chrono::seconds(5)));
+  });
+  const auto lost = rounds.run();
+  target.join();
+  ASSERT_FALSE(lost);
+  EXPECT_EQ(lost.error().code, ErrorCode::kLinkLost);
+
+  const std::uint64_t sent = rounds.digest();
+  EXPECT_EQ(rounds.reconcile(2, sent).error().code, ErrorCode::kProtocol);
+  EXPECT_EQ(rounds.reconcile(1, sent + 1).error().code, ErrorCode::kIntegrity);
+  EXPECT_EQ(rounds.reconcile(0, sent).error().code, ErrorCode::kIntegrity);
+  EXPECT_EQ(rounds.round(), 0u);
+  const auto closed = rounds.reconcile(1, sent);
+  ASSERT_TRUE(closed);
+  ASSERT_TRUE(closed->has_value());
+  EXPECT_EQ((*closed)->bulk.raw, 6u);
+  EXPECT_EQ(rounds.round(), 1u);
+  EXPECT_TRUE(rounds.void_set().empty());
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ class ScriptedSource {
     MIGRATE_TRY(control_->send(hello_, kPatience));
     MIGRATE_ASSIGN(const auto welcome, control_->expect<wire::Welcome>(kPatience));
     hasher_ = wire::Hasher(hello_.random, welcome.random);
+    secret_ = welcome.secret;
     control_->set_hasher(hasher_);
     MIGRATE_ASSIGN(auto lane, connector_->connect(kPatience));
     lane_ = std::make_unique<RecordChannel>(std::move(lane), hasher_);
@@ -44,6 +45,20 @@ class ScriptedSource {
     MIGRATE_TRY(lane_->expect<wire::Joined>(kPatience));
     return {};
   }
+
+  /// RESUME on a new connection, which is the control lane once RESUMED has come.
+  Result<wire::Resumed> resume(const wire::SessionId& session, const wire::JoinSecret& proof,
+                               std::uint32_t round) {
+    MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
+    auto control = std::make_unique<RecordChannel>(std::move(channel), hasher_);
+    MIGRATE_TRY(control->send(wire::Resume{session, proof, round}, kPatience));
+    auto resumed = control->expect<wire::Resumed>(kPatience);
+    if (resumed) control_ = std::move(control);
+    return resumed;
+  }
+  [[nodiscard]] const wire::SessionId& session() const { return hello_.session; }
+  [[nodiscard]] const wire::JoinSecret& secret() const { return secret_; }
+  [[nodiscard]] std::uint64_t digest() const { return digest_; }
 
   /// One page of region `handle`, all bytes `value`, never sent before.
   Status page(std::uint32_t handle, std::uint64_t number, std::byte value) {
@@ -112,6 +127,7 @@ class ScriptedSource {
   std::unique_ptr<Connector> connector_;
   wire::Hello hello_;
   wire::Hasher hasher_;
+  wire::JoinSecret secret_;
   std::unique_ptr<RecordChannel> control_;
   std::unique_ptr<RecordChannel> lane_;
   wire::PagesEncoder encoder_;
