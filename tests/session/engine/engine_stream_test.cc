@@ -66,5 +66,33 @@ TEST(EngineStream, RegionsThatChangeObeyTheSpecification) {
   expect_valid(run, "regions");
 }
 
+TEST(EngineStream, ALinkThatIsLostAndOpenedAgainObeysTheSpecification) {
+  const auto make = [] {
+    RunSpec spec;
+    spec.outgoing.lanes = 1;
+    spec.outgoing.reconnect = std::chrono::seconds(20);
+    return spec;
+  };
+  Migration clean(make());
+  ASSERT_EQ(clean.out.outcome, Outcome::kDone) << clean.text();
+  const auto begin = clean.bytes_at["precopy"];
+  using test::Fault;
+  const std::vector<Fault> cuts[] = {
+      // Pages that have come and are void; the same with a second cut within VOID's connection; an
+      // acknowledgement that is lost.
+      {Fault::cut(1, test::Direction::kToTarget, begin[1].to_target + 30'000)},
+      {Fault::cut(1, test::Direction::kToTarget, begin[1].to_target + 30'000),
+       Fault::cut(2, test::Direction::kToTarget, 130)},
+      {Fault::cut(0, test::Direction::kToSource, begin[0].to_source + 1)}};
+  for (const auto& faults : cuts) {
+    RunSpec spec = make();
+    spec.plan.faults = faults;
+    Migration run(std::move(spec));
+    EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+    EXPECT_GE(run.out.report.reconnects.count, 1u) << run.text();
+    expect_valid(run, "resumed");
+  }
+}
+
 }  // namespace
 }  // namespace migrate::testing
