@@ -23,7 +23,8 @@ struct DirtyCoverage {
   friend bool operator==(const DirtyCoverage&, const DirtyCoverage&) = default;
 };
 
-/// Tracks writes to guest memory. Implemented in src/dirtylog; made by migrate/trackers.hpp.
+/// Tracks writes to guest memory. Implemented in src/dirtylog; made by migrate/trackers.hpp,
+/// migrate/kvm_dirty_ring.hpp.
 ///
 /// The contract: after start(), each page written before a collect() returned is in that collect or
 /// in a later one. All methods are called by one thread at a time (the coordinator's). A page that
@@ -42,6 +43,7 @@ class DirtyTracker {
 
   /// Adds to `round_set` the pages written since they were last taken. Regions `round_set` does not
   /// have are kept for a later collect; new regions need not be reported (all of them is dirty).
+  /// Fails with kInvalidArgument when not started, as peek() may; a SoftwareBitmap always works.
   virtual Status collect(PageBitmap& round_set) = 0;
 
   /// Re-arms those pages of `range` that are in `set`, and no others: `set` must be what the latest

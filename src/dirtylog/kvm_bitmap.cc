@@ -66,6 +66,7 @@ class KvmBitmapTracker final : public DirtyTracker {
 
   /// Of the log at the same place in logs_.
   Segment& pending(std::size_t i) { return pending_.segments()[i]; }
+  [[nodiscard]] Status check_started() const;
   Status read_all(const PageBitmap& wanted);
   /// Plain mode: adds the log of one slot to its pending pages.
   Status drain(std::size_t i);
@@ -143,6 +144,7 @@ Status KvmBitmapTracker::read_all(const PageBitmap& wanted) {
 }
 
 Status KvmBitmapTracker::collect(PageBitmap& round_set) {
+  MIGRATE_TRY(check_started());
   if (Status read = read_all(round_set); !read) {
     if (manual_) pending_.clear_all();
     return read;
@@ -197,7 +199,13 @@ Status KvmBitmapTracker::rearm_piece(const KvmMemorySlot& slot, Segment& handed_
   return {};
 }
 
+Status KvmBitmapTracker::check_started() const {
+  if (!logs_.empty() && logs_.front().logging) return {};
+  return make_error(ErrorCode::kInvalidArgument, "collect from a tracker that was not started");
+}
+
 Status KvmBitmapTracker::peek(PageBitmap& again) {
+  MIGRATE_TRY(check_started());
   if (!manual_) {
     MIGRATE_TRY(read_all(again));
     again.merge(pending_);

@@ -60,12 +60,14 @@ class KvmRingTracker final : public DirtyTracker {
 
   Status start() override;
   Status collect(PageBitmap& round_set) override {
+    MIGRATE_TRY(check_started());
     MIGRATE_TRY(rings_->take(round_set));
     written_ = rings_->written();
     return {};
   }
   Status rearm(const PageBitmap&, const RegionId&, PageRange) override { return {}; }
   Status peek(PageBitmap& again) override {
+    MIGRATE_TRY(check_started());
     MIGRATE_TRY(rings_->look(again));
     written_ = rings_->written();
     return {};
@@ -75,6 +77,10 @@ class KvmRingTracker final : public DirtyTracker {
 
  private:
   Status start_logs();
+  [[nodiscard]] Status check_started() const {
+    if (started_) return {};
+    return make_error(ErrorCode::kInvalidArgument, "collect from a tracker that was not started");
+  }
 
   const std::shared_ptr<VmRings> rings_;
   KvmDirtyLog log_;

@@ -168,6 +168,26 @@ class PeeksWithoutLooking final : public Faithful {
   }
 };
 
+/// Succeeds after stop() with nothing.
+class SilentAfterStop final : public Faithful {
+ public:
+  using Faithful::Faithful;
+  Status collect(PageBitmap& round_set) override {
+    return stopped_ ? Status() : real_->collect(round_set);
+  }
+  Status start() override {
+    stopped_ = false;
+    return real_->start();
+  }
+  Status stop() override {
+    stopped_ = true;
+    return real_->stop();
+  }
+
+ private:
+  bool stopped_ = false;
+};
+
 class ReportsAllAfterStop final : public Faithful {
  public:
   using Faithful::Faithful;
@@ -283,6 +303,7 @@ std::vector<Mutant> mutants() {
                            false),
       mutant<OverwritesTheSet>("OverwritesTheSet", {"CollectKeepsWhatTheSetHad"}, false),
       mutant<PeeksWithoutLooking>("PeeksWithoutLooking", {"PeekTakesNothing"}, true),
+      mutant<SilentAfterStop>("SilentAfterStop", {"StoppedTrackerNeverLies"}, false),
       mutant<ReportsAllAfterStop>("ReportsAllAfterStop", {"StoppedTrackerNeverLies"}, false),
       mutant<StartsOnce>("StartsOnce", {"StartsAgainAfterStop"}, false),
   };

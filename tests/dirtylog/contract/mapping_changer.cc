@@ -99,9 +99,10 @@ void MappingChanger::change_mapped(Place& place) {
 
 void MappingChanger::map(Place& place) {
   const std::uint64_t pages = place.pages != 0 ? place.pages : 1 + chance_.below(kPagesMax);
-  const int shared = chance_.one_in(4) ? MAP_SHARED : MAP_PRIVATE;
+  place.shared = chance_.one_in(4);
+  const int kind = place.shared ? MAP_SHARED : MAP_PRIVATE;
   void* memory = ::mmap(place.address, pages * kPageSize, PROT_READ | PROT_WRITE,
-                        shared | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+                        kind | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   must(memory == place.address, "mmap");
   place.pages = pages;
 }
@@ -120,6 +121,7 @@ void MappingChanger::move(Place& place) {
                           MREMAP_MAYMOVE | MREMAP_FIXED, to.address);
   must(memory == to.address, "mremap");
   to.pages = place.pages;
+  to.shared = place.shared;
   place.pages = 0;
   write_some(to);
 }
@@ -141,10 +143,12 @@ void MappingChanger::discard(Place& place) {
        "madvise");
 }
 
-/// Both sides write while they share their pages.
+/// Both sides write while they share their pages. Where the memory stays shared only the parent
+/// does: the child would write through a mapping that no tracker of the parent's covers.
 void MappingChanger::fork_beside(Place& place) {
   const pid_t child = ::fork();
   must(child >= 0, "fork");
+  if (child == 0 && place.shared) ::_exit(0);
   if (child == 0) {
     auto* word = reinterpret_cast<volatile std::uint64_t*>(place.address);
     *word = *word + 1;

@@ -35,6 +35,7 @@ class MappingChanger final : public Writer {
   struct Place {
     std::byte* address = nullptr;
     std::uint64_t pages = 0;  ///< 0: nothing is mapped.
+    bool shared = false;
   };
 
   void run();
