@@ -114,6 +114,10 @@ Status set_reconnect(OutgoingOptions& options, std::string_view value) {
   return {};
 }
 
+std::string get_reconnect(const OutgoingOptions& options) {
+  return options.reconnect.count() == 0 ? "0s" : format_duration(options.reconnect);
+}
+
 Status set_bandwidth(OutgoingOptions& options, std::string_view value) {
   auto rate = parse_rate(value);
   if (!rate) return in_option("bandwidth", std::move(rate).error());
@@ -188,7 +192,7 @@ std::vector<OptionSpec> make_registry() {
                   &Options::ask_window),
       {"reconnect", "TIME",
        "A link lost before the switchover is opened again for this long; 0s gives up at once.",
-       set_reconnect, [](const Options& options) { return format_duration(options.reconnect); }},
+       set_reconnect, get_reconnect},
   };
 }
 
