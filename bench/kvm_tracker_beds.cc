@@ -180,23 +180,34 @@ class KvmBitmapBed final : public KvmBed {
 
 class KvmRingBed final : public KvmBed {
  public:
-  explicit KvmRingBed(std::uint64_t bytes)
-      : KvmBed(bytes, GuestRing::kLibrary),
-        bare_guest_(memory_, GuestRing::kBare),
-        bare_ring_(bare_guest_) {
-    bare_guest_.on_ring_full([this](std::uint32_t id) { bare_ring_.on_full(id); });
+  explicit KvmRingBed(std::uint64_t bytes) : KvmBed(bytes, GuestRing::kLibrary) {
     make_tracker([&] { tracker_ = must(make_kvm_ring_tracker(guest_.ring(), guest_.slots())); });
     bare_.name = "KVM_RESET_DIRTY_RINGS";
-    bare_.start = [this] { set_logging(bare_guest_, true); };
-    bare_.stop = [this] { set_logging(bare_guest_, false); };
-    bare_.collect = [this] { bare_ring_.collect(); };
-    bare_.write = [this](std::uint64_t step) { (void)bare_guest_.write(step); };
-    (void)bare_guest_.write(1);
+    bare_.start = [this] { set_logging(bare_guest_->guest, true); };
+    // A new one: KVM keeps the small pages of one that was tracked.
+    bare_.stop = [this] { renew(); };
+    bare_.collect = [this] { bare_guest_->ring.collect(); };
+    bare_.write = [this](std::uint64_t step) { (void)bare_guest_->guest.write(step); };
+    renew();
   }
 
  private:
-  TrackedGuest bare_guest_;
-  BareRing bare_ring_;
+  /// A second guest on the same memory, since a ring has one reader.
+  struct BareGuest {
+    explicit BareGuest(const TrackedMemory& memory) : guest(memory, GuestRing::kBare), ring(guest) {
+      guest.on_ring_full([this](std::uint32_t id) { ring.on_full(id); });
+    }
+    TrackedGuest guest;
+    BareRing ring;
+  };
+
+  void renew() {
+    bare_guest_.reset();
+    bare_guest_ = std::make_unique<BareGuest>(memory_);
+    (void)bare_guest_->guest.write(1);
+  }
+
+  std::unique_ptr<BareGuest> bare_guest_;
 };
 
 std::unique_ptr<TrackerBed> make_bitmap_bed(std::uint64_t bytes, KvmLogMode mode,

@@ -71,10 +71,7 @@ class DirtyRun {
 
   void stop() {
     must(tracker_.stop());
-    if (!bed_.bare().write) return;
-    bed_.bare().stop();
-    // Its page tables become small again, so that the next figures of memory are without them.
-    bed_.bare().write(1);
+    if (bed_.bare().write) bed_.bare().stop();
   }
 
   DirtyFigures figures() const {
