@@ -8,7 +8,7 @@ from harness import DONE, TwoHosts, wait_for
 REPORT_KEYS = {
     "schema", "version", "outcome", "strategy", "session", "options", "guest", "host", "attempts",
     "total_ms", "downtime_ms", "phases_ms", "rounds", "pages", "bytes", "bandwidth_mib_s", "cpu_s",
-    "predicted", "faults", "integrity", "error"}
+    "predicted", "faults", "integrity", "reconnects", "error"}
 PHASES = {"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages", "state_load",
           "handover", "start", "verify", "postcopy"}
 # From the guest's last instruction to its first; they are disjoint and sum to the downtime.
@@ -26,6 +26,16 @@ WORKLOADS = {
     "Zipf": "writer:rate=50M,set=16M,pattern=zipf",
     "Burst": "writer:rate=50M,set=16M,pattern=burst",
     "ReaderBesideWriter": "writer:rate=20M,set=8M+reader:set=8M,fill=mixed,seed=7",
+}
+
+
+# What --tracker makes of a guest without a ring, and what the report calls it.
+TRACKERS = {
+    "auto": "kvm-bitmap",
+    "log": "kvm-bitmap",
+    "ring": "kvm-ring",
+    "write-protect": "write-protect",
+    "hash": "content-hash",
 }
 
 
@@ -58,9 +68,9 @@ class Moves(TwoHosts):
             phases = sum(report["phases_ms"][phase] for phase in DOWNTIME_PHASES)
             self.assertAlmostEqual(phases, report["downtime_ms"], delta=0.01 + phases * 0.001)
 
-    def move(self, workload, vcpus, strategy, *options):
+    def move(self, workload, vcpus, strategy, *options, tracker="auto"):
         memory = "64M"
-        source = self.a.run(workload, memory=memory, vcpus=vcpus)
+        source = self.a.run(workload, "--tracker", tracker, memory=memory, vcpus=vcpus)
         target = self.b.recv("--once", "--json")
         if workload != "idle":
             wait_for(lambda: self.work(self.a) > 0, "the guest to work")
@@ -72,6 +82,7 @@ class Moves(TwoHosts):
         self.check_report_shape(report)
         self.check_figures(report, 64 << 20)
         self.assertEqual(report["strategy"], strategy)
+        self.assertEqual(report["guest"]["tracker"], TRACKERS[tracker])
         self.assertEqual(report["guest"]["vcpus"], vcpus)
         self.assertEqual(report["guest"]["state"], "running")
         self.ended(source, DONE)
@@ -167,6 +178,28 @@ class Journeys(TwoHosts):
             self.ended(listener, DONE)
         self.assert_nothing_left()
 
+    def test_EachHostTracksTheGuestItsOwnWay(self):
+        """`recv --tracker` is about the next journey, also through a listener that stays."""
+        self.skip_without("ring", "write-protect")
+        source = self.a.run(self.WRITER, "--tracker", "ring", vcpus=2)
+        listener = self.b.recv("--tracker", "write-protect")
+        there = self.send_there(self.a, listener)
+        self.assertEqual(there["guest"]["tracker"], "kvm-ring")
+        self.ended(source, DONE)
+        at_a = self.a.recv("--once", "--tracker", "ring")
+        back = self.send_there(self.b, at_a)
+        self.assertEqual(back["guest"]["tracker"], "write-protect")
+        self.assert_runs(self.a)
+        at_b = self.b.recv("--once")
+        again = self.send_there(self.a, at_b)
+        self.assertEqual(again["guest"]["tracker"], "kvm-ring")
+        self.ended(at_a, DONE)
+        self.assert_runs(self.b)
+        self.stop(self.b, at_b)
+        listener.signal(signal.SIGTERM)
+        self.ended(listener, DONE)
+        self.assert_nothing_left()
+
     def test_TwoGuestsArriveAtOneListenerAtTheSameTime(self):
         names = ("web", "db")
         sources = [self.a.run(self.WRITER, name=name, memory="32M") for name in names]
@@ -198,6 +231,22 @@ def _add_moves():
 
 
 _add_moves()
+
+
+def _add_trackers():
+    """Not the whole product: two workloads that write from two vCPUs, beside rounds."""
+    for tracker in ("log", "ring", "write-protect", "hash"):
+        for name in ("Uniform", "Burst"):
+
+            def case(self, tracker=tracker, workload=WORKLOADS[name]):
+                self.skip_without(tracker)
+                self.move(f"{workload}+{workload}", 2, "precopy", tracker=tracker)
+
+            how = tracker.title().replace("-", "")
+            setattr(Moves, f"test_TrackedBy{how}Precopy{name}", case)
+
+
+_add_trackers()
 
 
 if __name__ == "__main__":

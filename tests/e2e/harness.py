@@ -140,10 +140,10 @@ class Host:
             raise AssertionError(f"wanted exit code {code}: {process}")
         return process.json()
 
-    def run(self, guest="counter", name="web", memory="64M", vcpus=1, limits=()):
+    def run(self, guest="counter", *words, name="web", memory="64M", vcpus=1, limits=()):
         """A guest that answers."""
         process = self.start("run", name, "--memory", memory, "--vcpus", vcpus, "--guest", guest,
-                             limits=limits)
+                             *words, limits=limits)
         wait_for(lambda: self.answers(name) or not process.running(), "the guest to answer")
         if not process.running():
             raise AssertionError(f"the guest did not start: {process}")
@@ -278,6 +278,14 @@ class TwoHosts(unittest.TestCase):
         self.a = Host(scratch, "a")
         self.b = Host(scratch, "b")
         self.addCleanup(scratch.remove, (self.a, self.b))
+
+    def skip_without(self, *trackers):
+        """Skips the case where this host lacks one of these trackers."""
+        for tracker in trackers:
+            probe = self.a.start("recv", "--listen", "127.0.0.1:bad", "--tracker", tracker)
+            probe.wait()
+            if "is not possible on this host" in probe.err:
+                self.skipTest(probe.err.strip())
 
     def ended(self, process, code):
         """Waits for a process and checks its exit code."""
