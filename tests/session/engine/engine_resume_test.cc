@@ -399,9 +399,13 @@ class ResumingTarget : public ::testing::Test, private Incoming::Host {
     std::string path = ::testing::TempDir() + "/resume-XXXXXX";
     ASSERT_NE(mkdtemp(path.data()), nullptr);
     options_.runtime_dir = path;
-    incoming_ =
-        std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, FakeTarget::Script{}),
-                                   options_, static_cast<Incoming::Host&>(*this));
+    FakeTarget::Script script;
+    script.mapped = false;
+    script.hook = [this, left = 2](const char* where) mutable {
+      if (std::string_view(where) == "written" && --left == 0) both_came_.set_value();
+    };
+    incoming_ = std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, std::move(script)),
+                                           options_, static_cast<Incoming::Host&>(*this));
     thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
     ASSERT_TRUE(source_.open());
     ASSERT_TRUE(source_.say(wire::ResumeTerms{10'000}));
@@ -409,7 +413,8 @@ class ResumingTarget : public ::testing::Test, private Incoming::Host {
     ASSERT_TRUE(source_.end_round(false));
     ASSERT_TRUE(source_.hear<wire::BarrierAck>());
     ASSERT_TRUE(source_.page(0, 5, std::byte{2}));
-    // Nothing tells when it has come; a page that has not is one less to be void.
+    ASSERT_EQ(both_came_.get_future().wait_for(std::chrono::seconds(20)),
+              std::future_status::ready);
     source_.close();
   }
   IncomingResult result() {
@@ -429,6 +434,7 @@ class ResumingTarget : public ::testing::Test, private Incoming::Host {
   std::unique_ptr<Acceptor> acceptor_ = network_.acceptor();
   ScriptedSource source_{network_.connector(), {kRegion}};
   std::unique_ptr<Incoming> incoming_;
+  std::promise<void> both_came_;  // Pages 3 and 5.
   std::promise<IncomingResult> result_;
   std::thread thread_;
 };
@@ -465,6 +471,15 @@ TEST_F(ResumingTarget, WrongVoidPagesEndTheSession) {
   ASSERT_TRUE(source_.say(wire::Void{wire::RegionHandle{0}, 0, {1u << 5 | 1u << 3}}));
   ASSERT_TRUE(source_.say(wire::VoidEnd{2, source_.digest()}));
   EXPECT_EQ(source_.hear_end().code, ErrorCode::kIntegrity);
+  EXPECT_EQ(result().outcome, Outcome::kFailed);
+}
+
+TEST_F(ResumingTarget, APageThatCameAndIsNotVoidEndsTheSession) {
+  lose_link();
+  ASSERT_TRUE(source_.resume(source_.session(), source_.secret(), 1));
+  ASSERT_TRUE(source_.say(wire::Void{wire::RegionHandle{0}, 0, {1u << 4}}));
+  ASSERT_TRUE(source_.say(wire::VoidEnd{1, source_.digest()}));
+  EXPECT_EQ(source_.hear_end().code, ErrorCode::kProtocol);
   EXPECT_EQ(result().outcome, Outcome::kFailed);
 }
 

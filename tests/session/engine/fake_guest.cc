@@ -342,6 +342,7 @@ Status FakeTarget::write(const RegionId& region, PageRange range,
       std::memcpy(slice(memory_.bytes(region), r, range).data(), bytes.data(), bytes.size());
     }
   }
+  hook("written");
   return {};
 }
 

@@ -135,7 +135,7 @@ class FakeTarget final : public TargetGuest, private PageSink {
     bool mapped = true;
     ErrorCode fail_prepare{}, fail_load{}, fail_acquire{}, fail_start{};
     std::size_t state_bytes = 300;
-    std::function<void(const char* where)> hook;  ///< "load", "acquire", "start".
+    std::function<void(const char* where)> hook;  ///< "load", "acquire", "start", "written".
   };
   FakeTarget(World& world, Script script);
   ~FakeTarget() override;
