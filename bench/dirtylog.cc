@@ -159,11 +159,11 @@ void measure_bed(const Options& options, const BedMaker& maker, std::uint64_t by
                  TrackerBed& bed, std::vector<Row>& rows) {
   (void)bed.write_untracked(1);
   const double before_mib = memory_in_use_mib();
-  const ArmingFigures arming = measure_arming(bed, options.quick ? 1 : 5);
+  const ArmingFigures arming = measure_arming(bed, options.quick ? 1 : 3);
   for (const std::uint64_t step : kSteps) {
     Row row{std::string(maker.tracker), bed.memory(), bed.bare().name, bytes, arming, {}};
     row.dirty =
-        measure_dirty(bed, step, options.quick ? 0.2 : 2, options.quick ? 2 : 7, before_mib);
+        measure_dirty(bed, step, options.quick ? 0.2 : 2, options.quick ? 2 : 5, before_mib);
     if (!options.json) print(row);
     rows.push_back(std::move(row));
   }
