@@ -25,6 +25,17 @@ enum class VerifyMode : std::uint8_t { kDigest = 0, kFull = 1 };
 enum class StallStep : std::uint8_t { kThrottle = 0, kAbort = 1 };
 [[nodiscard]] std::string_view to_string(StallStep step);
 
+/// What `--compress` asks for: nothing but whole pages and zeros; what pays, as measured; or zstd
+/// at a level (-7 to 19), always.
+struct CompressionChoice {
+  enum class Mode : std::uint8_t { kNone = 0, kAuto = 1, kZstd = 2 };
+  Mode mode = Mode::kAuto;
+  int level = 1;  ///< For kZstd.
+  friend bool operator==(const CompressionChoice&, const CompressionChoice&) = default;
+};
+/// "auto", "none", "zstd:1".
+[[nodiscard]] std::string to_string(const CompressionChoice& choice);
+
 /// Options of the sending side. Defaults are the command's.
 struct OutgoingOptions {
   Strategy strategy = Strategy::kAuto;
@@ -32,6 +43,9 @@ struct OutgoingOptions {
   std::uint32_t max_rounds = 30;
   std::uint64_t bandwidth_bytes_per_s = 0;  ///< 0: no limit. All lanes together.
   std::uint32_t lanes = 0;                  ///< Bulk lanes; 0: by cores.
+  CompressionChoice compress;
+  /// Memory for pages as they were last sent, so that only what changed in them is sent.
+  std::uint64_t delta_cache_bytes = 32ull << 20;
   std::vector<StallStep> on_stall = {StallStep::kThrottle, StallStep::kAbort};
   VerifyMode verify = VerifyMode::kDigest;
   std::chrono::milliseconds connect_timeout{10'000};

@@ -79,10 +79,10 @@ struct MappedRegion {
     std::span<const MappedRegion> regions);
 
 /// The same in another process: the userfaultfd is made inside it by a system call that ptrace
-/// injects (stops it for some 0.1 ms). Follows the process's mappings: collect() looks at them
-/// again, and what is new, has moved or has vanished shows as changed regions of `memory`, a new
-/// one dirty as a whole. Needs the right to ptrace it, and x86-64 at both ends.
-/// rearms_in_collect().
+/// injects. Follows the process's mappings: collect() looks at them again, and what is new, has
+/// moved or has vanished shows as changed regions of `memory`, a new one dirty as a whole.
+/// Starting, and a collect() that finds new memory, stop the process for a fraction of a
+/// millisecond. Needs the right to ptrace it, and x86-64 at both ends. rearms_in_collect().
 [[nodiscard]] Result<std::unique_ptr<DirtyTracker>> make_process_write_protect_tracker(
     std::shared_ptr<ProcessMemory> memory);
 

@@ -75,4 +75,16 @@ std::string_view to_string(RunState state) {
   return "unknown";
 }
 
+std::string to_string(const CompressionChoice& choice) {
+  switch (choice.mode) {
+    case CompressionChoice::Mode::kNone:
+      return "none";
+    case CompressionChoice::Mode::kAuto:
+      return "auto";
+    case CompressionChoice::Mode::kZstd:
+      break;
+  }
+  return "zstd:" + std::to_string(choice.level);
+}
+
 }  // namespace migrate

@@ -16,6 +16,12 @@ constexpr std::uint32_t kRoundsMax = 10'000;
 // One thread and one socket a lane; published figures stop growing between 8 and 16.
 constexpr std::uint32_t kLanesMax = 64;
 
+// As zstd has them; beyond 19 it wants windows larger than a batch.
+constexpr int kZstdLevelMin = -7;
+constexpr int kZstdLevelMax = 19;
+// More than a working set that is sent again and again.
+constexpr std::uint64_t kDeltaCacheMax = 64ull << 30;
+
 constexpr std::array kStrategies = {Strategy::kAuto, Strategy::kStopCopy, Strategy::kPrecopy};
 constexpr std::array kVerifyModes = {VerifyMode::kDigest, VerifyMode::kFull};
 constexpr std::array kStallSteps = {StallStep::kThrottle, StallStep::kAbort};
@@ -133,6 +139,41 @@ std::string get_bandwidth(const OutgoingOptions& options) {
                                     : std::to_string(rate / kMbit) + "Mbit";
 }
 
+Status set_compress(OutgoingOptions& options, std::string_view value) {
+  using Mode = CompressionChoice::Mode;
+  const auto whole = [](std::string_view text, int& number) {
+    const char* end = text.data() + text.size();
+    const auto [stopped, failure] = std::from_chars(text.data(), end, number);
+    return failure == std::errc() && stopped == end;
+  };
+  CompressionChoice choice;
+  if (value == "none" || value == "auto") {
+    choice.mode = value == "none" ? Mode::kNone : Mode::kAuto;
+  } else if (value == "zstd" || value.starts_with("zstd:")) {
+    choice.mode = Mode::kZstd;
+    if (value.size() > 4 && (!whole(value.substr(5), choice.level) || choice.level == 0 ||
+                             choice.level < kZstdLevelMin || choice.level > kZstdLevelMax)) {
+      return refused("compress", value,
+                     "zstd levels from " + std::to_string(kZstdLevelMin) + " (fast) to " +
+                         std::to_string(kZstdLevelMax) + " (small), but not 0");
+    }
+  } else {
+    return refused("compress", value, "auto, none, zstd, zstd:LEVEL");
+  }
+  options.compress = choice;
+  return {};
+}
+
+Status set_delta_cache(OutgoingOptions& options, std::string_view value) {
+  auto size = parse_size(value);
+  if (!size) return in_option("delta-cache", std::move(size).error());
+  if (*size > kDeltaCacheMax) {
+    return refused("delta-cache", value, "a size up to " + format_size(kDeltaCacheMax));
+  }
+  options.delta_cache_bytes = *size;
+  return {};
+}
+
 Status set_on_stall(OutgoingOptions& options, std::string_view value) {
   const std::string accepted = "steps in the order to take them, each once and abort last, of " +
                                listed(kStallSteps) + ", joined with commas";
@@ -177,6 +218,12 @@ std::vector<OptionSpec> make_registry() {
        get_bandwidth},
       count_option("lanes", "Connections that carry memory; 0 chooses by the number of cores.",
                    &Options::lanes, 0, kLanesMax),
+      {"compress", "auto|none|zstd[:LEVEL]",
+       "Send pages packed, as deltas and as duplicates: where it pays, never, or always.",
+       set_compress, [](const Options& options) { return to_string(options.compress); }},
+      {"delta-cache", "SIZE", "Memory for pages as they were last sent, to send what changed.",
+       set_delta_cache,
+       [](const Options& options) { return format_size(options.delta_cache_bytes); }},
       {"on-stall", "throttle,abort", "What to do, in this order, when pre-copy does not converge.",
        set_on_stall, get_on_stall},
       choice_option("verify", "digest|full",

@@ -8,6 +8,7 @@
 // collect that finds them, which is before anybody can learn of them and read them; where somebody
 // else looked earlier, they count as written.
 #include <algorithm>
+#include <cerrno>
 #include <map>
 #include <optional>
 #include <string>
@@ -52,9 +53,10 @@ class ProcessWriteProtect final : public DirtyTracker {
 
  private:
   enum class State {
-    kUnarmed,   ///< Its writes are not seen: all of it counts as written.
-    kArmed,     ///< Registered and protected.
-    kReadOnly,  ///< The process cannot write it, nor ever make it writable.
+    kUnarmed,     ///< Its writes are not seen: all of it counts as written.
+    kRegistered,  ///< Likewise, but it only has to be protected.
+    kArmed,       ///< Registered and protected.
+    kReadOnly,    ///< The process cannot write it, nor ever make it writable.
   };
   struct Tracked {
     Region region;
@@ -66,10 +68,13 @@ class ProcessWriteProtect final : public DirtyTracker {
   /// among them that are in `known` may have been read already and count as written. Gives the
   /// first reason for which a region could not be armed.
   Result<std::optional<Error>> follow(const std::vector<Region>& known);
-  /// Takes on the regions `now`; states of those that stay are kept.
-  void replace_tracked(const std::vector<Region>& now, const std::vector<Region>& known);
-  /// Registers and protects.
-  Status arm(Tracked& tracked);
+  /// Takes on the regions as of the latest look; states of those that stay are kept.
+  void replace_tracked(const std::vector<Region>& known);
+  /// Registers what is not registered yet, with the process stopped.
+  Status register_new(const std::vector<Region>& known);
+  Status register_one(Tracked& tracked);
+  std::vector<Tracked*> new_and_beside_new();
+  Status protect(Tracked& tracked);
   /// Adds what was written to pending_ and protects it again. False where the memory is not the one
   /// that was armed.
   Result<bool> take(Tracked& tracked);
@@ -118,24 +123,89 @@ Status ProcessWriteProtect::start() {
 
 Result<std::optional<Error>> ProcessWriteProtect::follow(const std::vector<Region>& known) {
   MIGRATE_TRY(memory_->refresh());
-  const std::vector<Region> now = memory_->known_regions();
-  const bool changed = !std::equal(
-      now.begin(), now.end(), tracked_.begin(), tracked_.end(),
-      [](const Region& region, const Tracked& tracked) { return region == tracked.region; });
-  if (changed) replace_tracked(now, known);
+  replace_tracked(known);
   std::optional<Error> refused;
+  const auto keep_first = [&](Status status) {
+    if (!status && !refused) refused = std::move(status).error();
+  };
+  if (std::any_of(tracked_.begin(), tracked_.end(),
+                  [](const Tracked& tracked) { return tracked.state == State::kUnarmed; })) {
+    keep_first(register_new(known));
+  }
   for (Tracked& tracked : tracked_) {
-    if (tracked.state != State::kUnarmed) continue;
+    if (tracked.state != State::kUnarmed && tracked.state != State::kRegistered) continue;
     if (tracked.told) pending_.set(tracked.region.id, tracked.region.range);
-    if (Status armed = arm(tracked); !armed && !refused) refused = std::move(armed).error();
+    if (tracked.state == State::kRegistered) keep_first(protect(tracked));
     // If it could not be armed, others get to know it before its writes are seen.
     tracked.told = true;
   }
   return refused;
 }
 
-void ProcessWriteProtect::replace_tracked(const std::vector<Region>& now,
-                                          const std::vector<Region>& known) {
+// The kernel splits a mapping of which a part is registered, and refuses to move (mremap) memory of
+// two mappings at once. A process that maps while it is registered by what it had a moment ago
+// would see that. So it stands still for as long as it takes to look and to register.
+Status ProcessWriteProtect::register_new(const std::vector<Region>& known) {
+  std::optional<Error> refused;
+  Status stopped = with_process_stopped(memory_->pid(), [&]() -> Status {
+    MIGRATE_TRY(memory_->refresh());
+    replace_tracked(known);
+    for (Tracked* tracked : new_and_beside_new()) {
+      if (Status added = register_one(*tracked); !added && !refused) {
+        refused = std::move(added).error();
+      }
+    }
+    return {};
+  });
+  // Once it has ended, nothing writes.
+  if (!stopped && stopped.error().code != ErrorCode::kNotFound) return stopped;
+  return refused ? Status(*std::move(refused)) : Status();
+}
+
+// Memory beside what is new may have been mapped anew with it, and look as it did before.
+// Registered once more it is as it was, or else unprotected as a whole, and so counts as written.
+std::vector<ProcessWriteProtect::Tracked*> ProcessWriteProtect::new_and_beside_new() {
+  std::vector<Tracked*> all;
+  for (Tracked& tracked : tracked_) all.push_back(&tracked);
+  std::sort(all.begin(), all.end(), [](const Tracked* a, const Tracked* b) {
+    return a->region.range.first < b->region.range.first;
+  });
+  std::vector<Tracked*> result;
+  for (auto begin = all.begin(); begin != all.end();) {
+    auto end = begin + 1;
+    while (end != all.end() && (*(end - 1))->region.range.end() == (*end)->region.range.first)
+      ++end;
+    if (std::any_of(begin, end, [](const Tracked* one) { return one->state == State::kUnarmed; })) {
+      result.insert(result.end(), begin, end);
+    }
+    begin = end;
+  }
+  return result;
+}
+
+Status ProcessWriteProtect::register_one(Tracked& tracked) {
+  const AddressRange addresses = addresses_of(tracked.region);
+  const bool again = tracked.state == State::kArmed || tracked.state == State::kRegistered;
+  if (again) userfault_->forget(addresses);
+  Status added = userfault_->add(addresses, Userfault::Use::kWriteProtect);
+  if (added) {
+    if (!again) tracked.state = State::kRegistered;
+    return {};
+  }
+  tracked.state = State::kUnarmed;
+  if (added.error().sys_errno != EPERM) return added;
+  // Shared memory that was opened for reading only.
+  tracked.state = State::kReadOnly;
+  return {};
+}
+
+void ProcessWriteProtect::replace_tracked(const std::vector<Region>& known) {
+  const std::vector<Region> now = memory_->known_regions();
+  if (std::equal(
+          now.begin(), now.end(), tracked_.begin(), tracked_.end(),
+          [](const Region& region, const Tracked& tracked) { return region == tracked.region; })) {
+    return;
+  }
   std::map<RegionId, Tracked> old;
   for (const Tracked& tracked : tracked_) old.emplace(tracked.region.id, tracked);
   tracked_.clear();
@@ -149,25 +219,22 @@ void ProcessWriteProtect::replace_tracked(const std::vector<Region>& now,
     }
   }
   for (const auto& [id, tracked] : old) {
-    if (tracked.state == State::kArmed) userfault_->forget(addresses_of(tracked.region));
+    if (tracked.state == State::kArmed || tracked.state == State::kRegistered) {
+      userfault_->forget(addresses_of(tracked.region));
+    }
   }
   pending_.reshape(now, false);
 }
 
-Status ProcessWriteProtect::arm(Tracked& tracked) {
+Status ProcessWriteProtect::protect(Tracked& tracked) {
   const AddressRange addresses = addresses_of(tracked.region);
-  if (Status added = userfault_->add(addresses, Userfault::Use::kWriteProtect); !added) {
-    // Shared memory that was opened for reading only.
-    if (added.error().sys_errno != EPERM) return added;
-    tracked.state = State::kReadOnly;
-    return {};
-  }
   MIGRATE_ASSIGN(const ScanOutcome outcome, pagemap_->protect(addresses, &*userfault_));
   if (outcome != ScanOutcome::kUnregistered) {
     tracked.state = State::kArmed;
     return {};
   }
   userfault_->forget(addresses);
+  tracked.state = State::kUnarmed;
   return make_error(ErrorCode::kNotFound, "process " + std::to_string(memory_->pid()) +
                                               " mapped region " + to_text(tracked.region.id) +
                                               " anew while it was armed")
@@ -176,7 +243,7 @@ Status ProcessWriteProtect::arm(Tracked& tracked) {
 
 Result<bool> ProcessWriteProtect::take(Tracked& tracked) {
   if (tracked.state == State::kReadOnly) return true;
-  if (tracked.state == State::kUnarmed) {
+  if (tracked.state != State::kArmed) {
     pending_.set(tracked.region.id, tracked.region.range);
     return true;
   }
@@ -236,18 +303,12 @@ Status ProcessWriteProtect::peek(PageBitmap& again) {
 }
 
 Status ProcessWriteProtect::stop() {
-  if (!userfault_) return {};
-  Status result;
-  for (const Tracked& tracked : tracked_) {
-    if (tracked.state != State::kArmed) continue;
-    Status removed = userfault_->remove(addresses_of(tracked.region));
-    if (!removed && result) result = std::move(removed);
-  }
+  // Closing takes back all registrations at once: one by one, mappings would be split meanwhile.
+  userfault_.reset();
   tracked_.clear();
   pending_ = PageBitmap();
-  userfault_.reset();
   pagemap_.reset();
-  return result;
+  return {};
 }
 
 }  // namespace

@@ -159,7 +159,9 @@ Userfault::Userfault(Userfault&& other) noexcept
 }
 
 Userfault::~Userfault() {
-  while (!ranges_.empty()) (void)remove(ranges_.back().range);
+  // In another process closing takes back all at once; one by one, its mappings would be split in
+  // between, which it may notice.
+  while (own_process_ && !ranges_.empty()) (void)remove(ranges_.back().range);
 }
 
 Result<Userfault> Userfault::open(std::uint64_t features, std::string_view owner) {

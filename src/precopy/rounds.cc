@@ -109,6 +109,7 @@ Status Rounds::send_round() {
   PageBitmap cold = set_;
   cold.subtract(hot);
   open_set_ = set_;
+  context_.senders->begin_round(open_set_);
   set_.clear_all();
   MIGRATE_TRY(send_part(cold, rearm));
   MIGRATE_TRY(send_part(hot, rearm));
@@ -364,6 +365,7 @@ Status Rounds::begin_final() {
   final_.set_pages = set_.count();
   dispatched_ = redirtied_ = 0;
   again_.clear_all();
+  context_.senders->begin_round(set_);
   return send_part(set_, false);
 }
 

@@ -92,6 +92,8 @@ Result<wire::Welcome> Incoming::Impl::accept_hello(const wire::Hello& hello) {
   description_ = hello.guest;
   strategy_ = hello.strategy;
   wire::TargetTerms terms;
+  terms.encodings = wire::kEncodingsKnown;
+  terms.codecs = wire::kCodecsKnown;
   terms.limits.state_bytes = options_.state_bytes_max;
   MIGRATE_ASSIGN(auto welcome, wire::negotiate(hello, terms));
   Status fits = host_.on_described(description_);
@@ -115,6 +117,7 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   for (std::uint32_t i = 0; i < description_.regions.size(); ++i) {
     MIGRATE_TRY(ledger_->add(i, description_.regions[i]));
   }
+  agreed_ = {welcome.encodings, welcome.codecs};
   resume_agreed_ = (welcome.features & wire::kFeatureResume) != 0;
   introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
@@ -140,8 +143,9 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
 
 void Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   receivers_ = std::make_unique<BulkReceivers>(
-      std::move(lanes), BulkReceivers::Context{guest_->pages(), *ledger_, *digest_,
-                                               options_.peer_timeout, [this] { wake(); }, round_});
+      std::move(lanes),
+      BulkReceivers::Context{guest_->pages(), *ledger_, *digest_, options_.peer_timeout,
+                             [this] { wake(); }, round_, agreed_});
   round_begin_ = clock_.now();
   MutexLock lock(watch_mutex_);
   receiving_ = receivers_.get();

@@ -110,6 +110,7 @@ class Incoming::Impl {
   std::unique_ptr<RecordChannel> control_;
   std::optional<wire::PageDigest> digest_;
   std::unique_ptr<PageLedger> ledger_;
+  wire::AgreedContent agreed_;
   std::unique_ptr<BulkReceivers> receivers_;
   std::unique_ptr<session::TargetDriver> driver_;
   session::StateBuffer state_;

@@ -323,6 +323,9 @@ void Incoming::Impl::note_round(const BulkArrivals& arrivals, SteadyTime now) {
   report_.rounds.push_back(round);
   report_.pages.raw += arrivals.raw;
   report_.pages.zero += arrivals.zero;
+  report_.pages.delta += arrivals.delta;
+  report_.pages.duplicate += arrivals.duplicate;
+  report_.pages.compressed += arrivals.compressed;
   report_.bytes.wire += arrivals.wire_bytes;
   report_.bytes.guest += arrivals.pages * kPageSize;
   report_.cpu_s += duration<double>(arrivals.cpu).count();

@@ -97,6 +97,7 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   if (!opened) return std::move(opened).error().at(Phase::kSetup);
   round_trip_ms_ = opened->round_trip_ms;
   declared_load_ms_ = static_cast<double>(opened->welcome.load_us) / 1000;
+  agreed_ = {opened->welcome.encodings, opened->welcome.codecs};
   resume_agreed_ = (opened->welcome.features & wire::kFeatureResume) != 0;
   bulk_lanes_ = opened->welcome.bulk_lanes;
   target_identity_ = opened->control->channel().peer_identity();
@@ -134,8 +135,9 @@ Status Outgoing::Impl::make_session(Connector& connector) {
 
 void Outgoing::Impl::make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   senders_ = std::make_unique<BulkSenders>(
-      std::move(lanes),
-      BulkSenders::Context{guest_->pages(), *digest_, limiter_.get(), options_.peer_timeout});
+      std::move(lanes), BulkSenders::Context{guest_->pages(), *ledger_, *digest_, limiter_.get(),
+                                             options_.peer_timeout, agreed_, options_.compress,
+                                             options_.delta_cache_bytes});
   MutexLock lock(watch_mutex_);
   sending_ = senders_.get();
   // A cancel that came meanwhile.
@@ -302,8 +304,11 @@ void Outgoing::Impl::fill_report(OutgoingResult& result) {
   report_.pages.raw = bulk_.raw;
   report_.pages.zero = bulk_.zero;
   report_.pages.unchanged = bulk_.unchanged;
+  report_.pages.delta = bulk_.delta;
+  report_.pages.duplicate = bulk_.duplicate;
+  report_.pages.compressed = bulk_.compressed;
   report_.bytes.wire = bulk_.wire_bytes;
-  report_.bytes.guest = (bulk_.raw + bulk_.zero + bulk_.unchanged) * kPageSize;
+  report_.bytes.guest = (bulk_.sent() + bulk_.zero + bulk_.unchanged) * kPageSize;
   if (report_.total_ms > 0) {
     report_.bandwidth_mib_s =
         static_cast<double>(bulk_.wire_bytes) / 1048576 / (report_.total_ms / 1000);

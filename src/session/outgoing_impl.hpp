@@ -108,6 +108,7 @@ class Outgoing::Impl {
   std::unique_ptr<PageLedger> ledger_;
   std::unique_ptr<RateLimiter> limiter_;
   std::unique_ptr<session::SourceDriver> driver_;
+  wire::AgreedContent agreed_;
   std::unique_ptr<BulkSenders> senders_;
   std::unique_ptr<precopy::Rounds> rounds_;
   bool tracking_ = false;

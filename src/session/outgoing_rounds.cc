@@ -66,21 +66,23 @@ void Outgoing::Impl::measure_page_cost(const precopy::RoundOutcome& outcome) {
       options_.bandwidth_bytes_per_s == 0
           ? 0
           : 1000.0 * kPageSize / static_cast<double>(options_.bandwidth_bytes_per_s);
-  const bool mostly_raw = bulk.raw * 2 >= outcome.looked_at;
+  const bool mostly_raw = bulk.sent() * 2 >= outcome.looked_at;
   if (bulk.wire_bytes >= kTellingBytes && mostly_raw) {
     // The round as a whole, its barrier included: what the same number of pages would take again.
     ms_per_page_ = to_ms(outcome.took) / static_cast<double>(outcome.looked_at);
     page_cost_measured_ = true;
-  } else if (!page_cost_measured_ && bulk.raw >= PageBatch::kPagesMax) {
+  } else if (!page_cost_measured_ && bulk.sent() >= PageBatch::kPagesMax) {
     // Mostly zero or unchanged pages: what a page costs by the lanes' own time.
     const double lanes = static_cast<double>(senders_->lanes());
-    const double sending = to_ms(bulk.sending) / static_cast<double>(bulk.raw);
+    const double sending = to_ms(bulk.sending) / static_cast<double>(bulk.sent());
     const double looking = to_ms(bulk.busy - bulk.sending) /
                            static_cast<double>(std::max<std::uint64_t>(1, outcome.looked_at));
     ms_per_page_ = (sending + looking) / lanes;
   }
   if (ms_per_page_ == 0) ms_per_page_ = kPageMsAssumed;
-  ms_per_page_ = std::max(ms_per_page_, limit_ms);
+  // Packed, more pages fit through the limit than whole ones.
+  const bool may_pack = options_.compress.mode != CompressionChoice::Mode::kNone;
+  if (!page_cost_measured_ || !may_pack) ms_per_page_ = std::max(ms_per_page_, limit_ms);
 }
 
 precopy::FixedCosts Outgoing::Impl::fixed_costs() const {

@@ -24,10 +24,11 @@ nanoseconds thread_cpu() {
 }  // namespace
 
 struct BulkReceivers::Lane {
+  Lane(std::unique_ptr<RecordChannel> record_channel, PageDecoder page_decoder)
+      : channel(std::move(record_channel)), decoder(std::move(page_decoder)) {}
   std::unique_ptr<RecordChannel> channel;
-  std::vector<iovec> parts;
-  std::vector<std::byte> staging;  // For memory that is not mapped here.
-  BulkArrivals arrivals;           // Read by the coordinator while the lane stands at a barrier.
+  PageDecoder decoder;
+  BulkArrivals arrivals;  // Read by the coordinator while the lane stands at a barrier.
   std::uint64_t bytes_before = 0;
   wire::Barrier barrier;
   std::thread thread;
@@ -36,14 +37,27 @@ struct BulkReceivers::Lane {
 BulkReceivers::BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context)
     : context_(std::move(context)), round_(context_.round) {
   reset_seen();
-  for (auto& channel : lanes) {
-    lanes_.push_back(std::make_unique<Lane>());
-    lanes_.back()->channel = std::move(channel);
+  if (Status made = make_lanes(std::move(lanes)); !made) {
+    MutexLock lock(mutex_);
+    error_ = std::move(made).error();
+    return;
   }
   for (auto& lane : lanes_) {
     lane->thread = std::thread([this, raw = lane.get()] { run(*raw); });
     pthread_setname_np(lane->thread.native_handle(), "mig-bulk-recv");
   }
+}
+
+Status BulkReceivers::make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels) {
+  for (auto& channel : channels) {
+    MIGRATE_ASSIGN(
+        auto decoder,
+        PageDecoder::create({context_.pages, context_.ledger, context_.digest,
+                             [this](const wire::PageReference& page) { return came(page); }}));
+    channel->set_agreed(context_.agreed);
+    lanes_.push_back(std::make_unique<Lane>(std::move(channel), std::move(decoder)));
+  }
+  return {};
 }
 
 BulkReceivers::~BulkReceivers() { stop(); }
@@ -147,8 +161,9 @@ Status BulkReceivers::apply(Lane& lane, const wire::RecordHeader& header) {
     return make_error(ErrorCode::kProtocol, "pages of round " + std::to_string(head.batch.round) +
                                                 " in round " + std::to_string(round_));
   }
-  MIGRATE_ASSIGN(const auto table,
-                 wire::decode_page_table(head.batch, head.table, entry->region.range.count));
+  MIGRATE_ASSIGN(
+      const auto table,
+      wire::decode_page_table(head.batch, head.table, entry->region.range.count, context_.agreed));
   // The region's size is the peer's word, the memory is this host's.
   const std::size_t mapped = context_.pages.mapped(entry->region.id).size();
   if (mapped != 0 && mapped != entry->region.range.bytes()) {
@@ -159,9 +174,8 @@ Status BulkReceivers::apply(Lane& lane, const wire::RecordHeader& header) {
         .advise("please report it: the guest's host should have refused it");
   }
   for (std::size_t i = 0; i < table.size(); ++i) MIGRATE_TRY(mark_seen(*entry, table[i]));
-  MIGRATE_TRY(read_raw(lane, *entry, table));
-  MIGRATE_TRY(settle(lane, *entry, table));
-  lane.arrivals.pages += head.batch.pages;
+  MIGRATE_TRY(lane.decoder.apply(*lane.channel, head.batch, table, *entry, context_.idle_max));
+  static_cast<DecodedPages&>(lane.arrivals) += lane.decoder.take_counts();
   lane.arrivals.cpu += thread_cpu() - cpu;
   return {};
 }
@@ -178,81 +192,11 @@ Status BulkReceivers::mark_seen(const PageLedger::Entry& entry, const wire::Page
   return {};
 }
 
-Status BulkReceivers::read_raw(Lane& lane, const PageLedger::Entry& entry,
-                               const wire::PageTableView& table) {
-  const auto mapped = context_.pages.mapped(entry.region.id);
-  if (mapped.empty()) lane.staging.resize(wire::kBatchContentBytesMax);
-  lane.parts.clear();
-  std::size_t raw = 0;
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    const wire::PageEntry page = table[i];
-    if (page.encoding != wire::PageEncoding::kRaw) continue;
-    std::byte* to = mapped.empty() ? lane.staging.data() + raw * kPageSize
-                                   : mapped.data() + page.first * kPageSize;
-    ++raw;
-    if (!lane.parts.empty()) {
-      iovec& last = lane.parts.back();
-      if (static_cast<std::byte*>(last.iov_base) + last.iov_len == to) {
-        last.iov_len += kPageSize;
-        continue;
-      }
-    }
-    lane.parts.push_back({to, kPageSize});
-  }
-  return lane.channel->receive_content(lane.parts, context_.idle_max);
-}
-
-Status BulkReceivers::settle(Lane& lane, PageLedger::Entry& entry,
-                             const wire::PageTableView& table) {
-  const auto mapped = context_.pages.mapped(entry.region.id);
-  std::size_t raw = 0;
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    const wire::PageEntry page = table[i];
-    if (page.encoding == wire::PageEncoding::kZeros) {
-      MIGRATE_TRY(settle_zeros(lane, entry, page));
-      continue;
-    }
-    const std::byte* content = mapped.empty() ? lane.staging.data() + raw * kPageSize
-                                              : mapped.data() + page.first * kPageSize;
-    ++raw;
-    const std::uint64_t hash = context_.digest.hash({content, kPageSize});
-    if (hash != page.hash) {
-      return make_error(ErrorCode::kIntegrity, page_text(entry, page.first) +
-                                                   " arrived with another content than was sent")
-          .advise("check the network path and this host's memory, then send again");
-    }
-    if (mapped.empty()) {
-      const PageRange range{entry.region.range.first + page.first, 1};
-      MIGRATE_TRY(context_.pages.write(entry.region.id, range, {content, kPageSize}));
-    }
-    std::uint64_t& known = entry.hashes[page.first];
-    lane.arrivals.digest_change +=
-        context_.digest.change(wire::RegionHandle{entry.handle}, page.first, known, hash);
-    known = hash;
-    ++lane.arrivals.raw;
-  }
-  return {};
-}
-
-Status BulkReceivers::settle_zeros(Lane& lane, PageLedger::Entry& entry,
-                                   const wire::PageEntry& run) {
-  const std::uint64_t zero_hash = context_.digest.zero_hash();
-  const std::uint64_t end = run.first + run.count;
-  for (std::uint64_t page = run.first; page < end;) {
-    // Pages that the ledger has as zero are zero already and stay untouched.
-    while (page < end && entry.hashes[page] == zero_hash) ++page;
-    const std::uint64_t first = page;
-    for (; page < end && entry.hashes[page] != zero_hash; ++page) {
-      lane.arrivals.digest_change += context_.digest.change(wire::RegionHandle{entry.handle}, page,
-                                                            entry.hashes[page], zero_hash);
-      entry.hashes[page] = zero_hash;
-    }
-    if (first == page) break;
-    MIGRATE_TRY(
-        context_.pages.zero(entry.region.id, {entry.region.range.first + first, page - first}));
-  }
-  lane.arrivals.zero += run.count;
-  return {};
+bool BulkReceivers::came(const wire::PageReference& page) const {
+  const auto seen = seen_.find(page.region.number);
+  if (seen == seen_.end()) return false;
+  const std::uint64_t word = (*seen->second)[page.page / 64].load(std::memory_order_relaxed);
+  return (word >> (page.page % 64) & 1) != 0;
 }
 
 Status BulkReceivers::stand_at_barrier(Lane& lane, const wire::Barrier& barrier) {
@@ -292,10 +236,7 @@ Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool f
     if (lane->barrier.final != final) {
       return make_error(ErrorCode::kProtocol, "the lanes disagree on which round is the last");
     }
-    arrivals.pages += lane->arrivals.pages;
-    arrivals.raw += lane->arrivals.raw;
-    arrivals.zero += lane->arrivals.zero;
-    arrivals.digest_change += lane->arrivals.digest_change;
+    arrivals += lane->arrivals;
     arrivals.wire_bytes += lane->arrivals.wire_bytes;
     arrivals.cpu += lane->arrivals.cpu;
     lane->arrivals = {};

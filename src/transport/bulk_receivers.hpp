@@ -13,17 +13,14 @@
 #include "base/mutex.hpp"
 #include "memory/page_ledger.hpp"
 #include "migrate/memory.hpp"
+#include "transport/page_decoder.hpp"
 #include "transport/record_channel.hpp"
 #include "wire/digest.hpp"
 
 namespace migrate {
 
 /// What arrived between two barriers, on all lanes.
-struct BulkArrivals {
-  std::uint64_t pages = 0;  ///< Represented by records.
-  std::uint64_t raw = 0;
-  std::uint64_t zero = 0;
-  std::uint64_t digest_change = 0;
+struct BulkArrivals : DecodedPages {
   std::uint64_t wire_bytes = 0;
   nanoseconds cpu{0};
 };
@@ -39,6 +36,7 @@ class BulkReceivers {
     nanoseconds idle_max;              ///< How long waiting for a barrier lasts without a byte.
     std::function<void()> on_failure;  ///< Called once, from a lane, when one has failed.
     std::uint32_t round = 0;           ///< In which the lanes begin.
+    wire::AgreedContent agreed = {};
   };
 
   BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
@@ -72,9 +70,8 @@ class BulkReceivers {
   void run(Lane& lane);
   Status serve(Lane& lane);
   Status apply(Lane& lane, const wire::RecordHeader& header);
-  Status read_raw(Lane& lane, const PageLedger::Entry& entry, const wire::PageTableView& table);
-  Status settle(Lane& lane, PageLedger::Entry& entry, const wire::PageTableView& table);
-  Status settle_zeros(Lane& lane, PageLedger::Entry& entry, const wire::PageEntry& run);
+  Status make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels);
+  [[nodiscard]] bool came(const wire::PageReference& page) const;
   Status mark_seen(const PageLedger::Entry& entry, const wire::PageEntry& pages);
   Status stand_at_barrier(Lane& lane, const wire::Barrier& barrier);
   void reset_seen();

@@ -3,11 +3,8 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <cstring>
 #include <ctime>
 #include <utility>
-
-#include "memory/zero_page.hpp"
 
 namespace migrate {
 namespace {
@@ -32,13 +29,8 @@ nanoseconds thread_cpu() {
 }  // namespace
 
 BulkTotals& BulkTotals::operator+=(const BulkTotals& other) {
-  raw += other.raw;
-  zero += other.zero;
-  unchanged += other.unchanged;
-  gone += other.gone;
+  CodedPages::operator+=(other);
   wire_bytes += other.wire_bytes;
-  digest_change += other.digest_change;
-  carried += other.carried;
   busy += other.busy;
   sending += other.sending;
   cpu += other.cpu;
@@ -46,29 +38,40 @@ BulkTotals& BulkTotals::operator+=(const BulkTotals& other) {
 }
 
 struct BulkSenders::Lane {
-  explicit Lane(std::unique_ptr<RecordChannel> record_channel)
-      : channel(std::move(record_channel)) {
-    staging.resize(PageBatch::kPagesMax * kPageSize);
-    content.reserve(PageBatch::kPagesMax);
-  }
+  Lane(std::unique_ptr<RecordChannel> record_channel, PageCoder page_coder)
+      : channel(std::move(record_channel)), coder(std::move(page_coder)) {}
   std::unique_ptr<RecordChannel> channel;
-  std::vector<std::byte> staging;  // A running guest's pages are hashed and sent from this copy.
-  std::array<const std::byte*, PageBatch::kPagesMax> page{};
-  wire::PagesEncoder encoder;
-  std::vector<iovec> content;
+  PageCoder coder;
   SteadyClock::time_point sent_at = SteadyClock::now();
+  nanoseconds waited{0};  // Since the last batch was packed, for the socket or the limit.
+  bool limited = false;
   BulkTotals totals;  // Read by the coordinator while the lane is idle.
   std::thread thread;
 };
 
 BulkSenders::BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context)
-    : context_(context), queue_(kQueuedBatches) {
+    : context_(context),
+      sent_(static_cast<std::size_t>(context.delta_cache_bytes)),
+      originals_((context.agreed.encodings & wire::set_of(wire::PageEncoding::kDuplicate)) != 0
+                     ? context.ledger.pages()
+                     : 0),
+      queue_(kQueuedBatches) {
   MIGRATE_CHECK(!lanes.empty());
-  for (auto& lane : lanes) lanes_.push_back(std::make_unique<Lane>(std::move(lane)));
+  if (Status made = make_lanes(std::move(lanes)); !made) fail(std::move(made).error());
   for (auto& lane : lanes_) {
     lane->thread = std::thread([this, raw = lane.get()] { run(*raw); });
     pthread_setname_np(lane->thread.native_handle(), "mig-bulk-send");
   }
+}
+
+Status BulkSenders::make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels) {
+  for (auto& channel : channels) {
+    MIGRATE_ASSIGN(auto coder,
+                   PageCoder::create({context_.pages, context_.ledger, context_.digest, sent_,
+                                      originals_, context_.agreed, context_.compression}));
+    lanes_.push_back(std::make_unique<Lane>(std::move(channel), std::move(coder)));
+  }
+  return {};
 }
 
 BulkSenders::~BulkSenders() {
@@ -123,7 +126,7 @@ Status BulkSenders::submit(const PageBatch& batch) {
 }
 
 Status BulkSenders::send_here(const PageBatch& batch) {
-  MIGRATE_TRY(drain());
+  MIGRATE_TRY(drain());  // Fails when there are no lanes.
   return send_batch(*lanes_.front(), batch);
 }
 
@@ -157,75 +160,17 @@ Result<BulkTotals> BulkSenders::finish_round(std::uint32_t round, bool final) {
 Status BulkSenders::send_batch(Lane& lane, const PageBatch& batch) {
   const auto begin = SteadyClock::now();
   const std::uint64_t wire_before = lane.channel->sent_bytes();
-  Status sent = gather(lane, batch);
   const bool quiet =
       begin - lane.sent_at >= std::min<nanoseconds>(kQuietMax, context_.idle_max / 4);
-  if (sent) sent = encode_and_send(lane, batch, quiet);
+  MIGRATE_CHECK(round_set_ != nullptr);
+  Status sent = lane.coder.code(batch, *round_set_, quiet);
+  if (sent && !lane.coder.empty()) sent = flush(lane);
+  static_cast<CodedPages&>(lane.totals) += lane.coder.take_counts();
   const std::uint64_t wire_bytes = lane.channel->sent_bytes() - wire_before;
   lane.totals.wire_bytes += wire_bytes;
   wire_bytes_now_.fetch_add(wire_bytes, std::memory_order_relaxed);
   lane.totals.busy += SteadyClock::now() - begin;
   return sent;
-}
-
-Status BulkSenders::gather(Lane& lane, const PageBatch& batch) {
-  const Region& region = batch.entry->region;
-  const auto mapped = context_.pages.mapped(region.id);
-  if (!mapped.empty()) MIGRATE_CHECK(mapped.size() == region.range.bytes());
-  for (std::uint32_t i = 0; i < batch.count;) {
-    std::uint32_t run = 1;
-    while (i + run < batch.count && batch.pages[i + run] == batch.pages[i] + run) ++run;
-    std::byte* staged = lane.staging.data() + i * kPageSize;
-    const std::byte* from = staged;
-    if (!mapped.empty() && batch.stable) {
-      from = mapped.data() + batch.pages[i] * kPageSize;
-    } else if (!mapped.empty()) {
-      std::memcpy(staged, mapped.data() + batch.pages[i] * kPageSize, run * kPageSize);
-    } else {
-      const PageRange range{region.range.first + batch.pages[i], run};
-      MIGRATE_ASSIGN(const ReadOutcome outcome,
-                     context_.pages.read(region.id, range, {staged, run * kPageSize}));
-      if (outcome == ReadOutcome::kGone) from = nullptr;
-    }
-    for (std::uint32_t j = 0; j < run; ++j) {
-      lane.page[i + j] = from == nullptr ? nullptr : from + j * kPageSize;
-    }
-    i += run;
-  }
-  return {};
-}
-
-Status BulkSenders::encode_and_send(Lane& lane, const PageBatch& batch, bool quiet) {
-  PageLedger::Entry& entry = *batch.entry;
-  const wire::RegionHandle handle{entry.handle};
-  const std::uint64_t zero_hash = context_.digest.zero_hash();
-  lane.content.clear();
-  lane.encoder.begin(handle, batch.round);
-  for (std::uint32_t i = 0; i < batch.count; ++i) {
-    if (lane.page[i] == nullptr) {
-      ++lane.totals.gone;
-      continue;
-    }
-    const std::uint64_t page = batch.pages[i];
-    std::uint64_t& known = entry.hashes[page];
-    const bool zero = is_zero_page(lane.page[i]);
-    const std::uint64_t hash = zero ? zero_hash : context_.digest.hash({lane.page[i], kPageSize});
-    if (zero) ++lane.totals.zero;
-    if (hash == known && !std::exchange(quiet, false)) {
-      if (!zero) ++lane.totals.unchanged;
-      continue;
-    }
-    lane.totals.digest_change += context_.digest.change(handle, page, known, hash);
-    known = hash;
-    if (zero) {
-      lane.encoder.add_zeros(page, 1);
-    } else {
-      ++lane.totals.raw;
-      lane.encoder.add_raw(page, hash);
-      lane.content.push_back({const_cast<std::byte*>(lane.page[i]), kPageSize});
-    }
-  }
-  return lane.encoder.empty() ? Status{} : flush(lane);
 }
 
 Status BulkSenders::wait_for(nanoseconds wait) {
@@ -238,15 +183,33 @@ Status BulkSenders::wait_for(nanoseconds wait) {
 }
 
 Status BulkSenders::flush(Lane& lane) {
+  const bool measured = lane.coder.wants_pace();
+  PageCoder::Pace pace;
+  if (measured) {
+    pace = {lane.channel->channel().unsent_bytes(), std::exchange(lane.waited, nanoseconds(0)),
+            std::exchange(lane.limited, false), SteadyClock::now()};
+  }
+  MIGRATE_TRY(lane.coder.pack(pace));
+  const std::size_t content_bytes = lane.coder.wire_content_bytes();
   if (context_.limiter != nullptr) {
-    const std::uint64_t bytes = lane.encoder.content_bytes() + wire::kBatchHeaderBytes;
-    MIGRATE_TRY(wait_for(context_.limiter->reserve(bytes, SteadyClock::now())));
+    const auto wait =
+        context_.limiter->reserve(content_bytes + wire::kBatchHeaderBytes, SteadyClock::now());
+    lane.limited = lane.limited || wait.count() > 0;
+    lane.waited += std::max(wait, nanoseconds(0));
+    MIGRATE_TRY(wait_for(wait));
   }
   const auto begin = SteadyClock::now();
-  MIGRATE_TRY(lane.channel->send_pages(lane.encoder, lane.content, context_.idle_max));
+  const nanoseconds cpu = measured ? thread_cpu() : nanoseconds(0);
+  MIGRATE_TRY(lane.channel->send_pages(
+      [&](std::uint64_t sequence, const wire::Hasher& hasher) {
+        return lane.coder.head(sequence, hasher);
+      },
+      lane.coder.content(), content_bytes, context_.idle_max));
   lane.sent_at = SteadyClock::now();
   lane.totals.sending += lane.sent_at - begin;
-  lane.totals.carried += lane.encoder.pages();
+  // What the call took beyond this thread's own work, it waited for the socket.
+  if (measured)
+    lane.waited += std::max(lane.sent_at - begin - (thread_cpu() - cpu), nanoseconds(0));
   return {};
 }
 

@@ -2,7 +2,6 @@
 // leave on whichever lane is free.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -15,35 +14,18 @@
 #include "base/rate_limiter.hpp"
 #include "memory/page_ledger.hpp"
 #include "migrate/memory.hpp"
+#include "transport/page_coder.hpp"
 #include "transport/record_channel.hpp"
 #include "wire/digest.hpp"
 
 namespace migrate {
 
-/// Pages of one region to be looked at, in ascending order.
-struct PageBatch {
-  /// 1 MiB of content fits a core's L2 cache beside the table, and 256 iovecs are one system call.
-  static constexpr std::size_t kPagesMax = 256;
-
-  PageLedger::Entry* entry = nullptr;
-  std::uint32_t round = 0;
-  bool stable = false;  ///< The guest stands: content may leave straight from its memory.
-  std::uint32_t count = 0;
-  std::array<std::uint64_t, kPagesMax> pages{};  ///< Numbered from the region's first.
-};
-
 /// What lanes did since they were asked last.
-struct BulkTotals {
-  std::uint64_t raw = 0;        ///< Pages sent whole.
-  std::uint64_t zero = 0;       ///< Pages sent as zero, or zero at the target already.
-  std::uint64_t unchanged = 0;  ///< Dirty by the log, but equal to what the target has.
-  std::uint64_t gone = 0;       ///< Pages whose memory was no longer there.
+struct BulkTotals : CodedPages {
   std::uint64_t wire_bytes = 0;
-  std::uint64_t digest_change = 0;
-  std::uint64_t carried = 0;  ///< Pages represented by records, for the barrier.
-  nanoseconds busy{0};        ///< Of all lanes together, from batch taken to batch sent.
-  nanoseconds sending{0};     ///< Of that, in the socket.
-  nanoseconds cpu{0};         ///< Processor time of the lanes' threads.
+  nanoseconds busy{0};     ///< Of all lanes together, from batch taken to batch sent.
+  nanoseconds sending{0};  ///< Of that, in the socket.
+  nanoseconds cpu{0};      ///< Processor time of the lanes' threads.
   BulkTotals& operator+=(const BulkTotals& other);
 };
 
@@ -52,13 +34,21 @@ class BulkSenders {
  public:
   struct Context {
     PageSource& pages;
+    PageLedger& ledger;
     const wire::PageDigest& digest;
     RateLimiter* limiter = nullptr;  ///< Shared by all lanes; nullptr: no limit.
     nanoseconds idle_max;            ///< A lane on which nothing moves for this long has failed.
+    wire::AgreedContent agreed = {};
+    CompressionChoice compression = {CompressionChoice::Mode::kNone, 1};
+    std::uint64_t delta_cache_bytes = 0;
   };
 
   BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
   ~BulkSenders();  ///< Shuts the lanes down and joins.
+
+  /// Says what the round will send, before its first batch. It must not change before the round is
+  /// over.
+  void begin_round(const PageBitmap& round_set) { round_set_ = &round_set; }
 
   /// Hands a batch to the next free lane; waits while all have work enough. An error is the first
   /// one that a lane met.
@@ -87,14 +77,16 @@ class BulkSenders {
   struct Lane;
   void run(Lane& lane);
   Status send_batch(Lane& lane, const PageBatch& batch);
-  Status gather(Lane& lane, const PageBatch& batch);
-  Status encode_and_send(Lane& lane, const PageBatch& batch, bool quiet);
   Status flush(Lane& lane);
+  Status make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels);
   Status wait_for(nanoseconds wait);
   void fail(Error error);
   [[nodiscard]] Error failure();
 
   Context context_;
+  SentPages sent_;
+  PageOriginals originals_;
+  const PageBitmap* round_set_ = nullptr;  // Changed only while no lane works.
   std::vector<std::unique_ptr<Lane>> lanes_;
   BoundedQueue<PageBatch> queue_;
   std::atomic<std::uint64_t> wire_bytes_now_{0};

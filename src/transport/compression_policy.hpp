@@ -19,22 +19,16 @@
 #include <cstdint>
 #include <optional>
 
-namespace migrate {
+#include "migrate/options.hpp"
 
-/// What `--compress` asks for.
-struct CompressionChoice {
-  enum class Mode : std::uint8_t { kNone = 0, kAuto = 1, kZstd = 2 };
-  Mode mode = Mode::kAuto;
-  int level = 1;  ///< For kZstd.
-  friend bool operator==(const CompressionChoice&, const CompressionChoice&) = default;
-};
+namespace migrate {
 
 /// One lane's; no locks.
 class CompressionPolicy {
  public:
-  /// Levels that kAuto chooses from, fastest first. Beyond 3 a core packs text-like pages at less
-  /// than the rate of a 1 Gbit/s link.
-  static constexpr std::array<int, 4> kLevels = {-5, -1, 1, 3};
+  /// Levels that kAuto chooses from. On text-like pages -1 takes as long as 1 and packs less, and 3
+  /// takes three times as long and packs no better.
+  static constexpr std::array<int, 2> kLevels = {-5, 1};
   /// Content to try a level on, spread over the batch: packed in 0.1 ms.
   static constexpr std::size_t kSampleBytes = 32 << 10;
 

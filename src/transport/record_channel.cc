@@ -90,11 +90,16 @@ Status RecordChannel::hold(std::span<const std::byte> record, std::span<const st
 
 Status RecordChannel::send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
                                  nanoseconds idle_max) {
-  const auto head = encoder.finish(sent_records_, hasher_);
+  return send_head_and(encoder.finish(sent_records_, hasher_), content, encoder.content_bytes(),
+                       idle_max);
+}
+
+Status RecordChannel::send_head_and(std::span<const std::byte> head, std::span<const iovec> content,
+                                    std::size_t content_bytes, nanoseconds idle_max) {
   parts_.clear();
   parts_.push_back(part_of(head));
   parts_.insert(parts_.end(), content.begin(), content.end());
-  return send_parts(parts_, head.size() + encoder.content_bytes(), idle_max);
+  return send_parts(parts_, head.size() + content_bytes, idle_max);
 }
 
 Status RecordChannel::fill(std::span<std::byte> into, nanoseconds idle_max) {
@@ -186,10 +191,11 @@ Result<RecordChannel::BatchHead> RecordChannel::receive_batch_head(const wire::R
                                                                    nanoseconds idle_max) {
   body_.resize(wire::kBatchHeaderBytes);
   MIGRATE_TRY(fill(body_, idle_max));
-  MIGRATE_ASSIGN(
-      const wire::BatchHeader batch,
-      wire::decode_batch_header(header, std::span<const std::byte, wire::kBatchHeaderBytes>(
-                                            body_.data(), wire::kBatchHeaderBytes)));
+  MIGRATE_ASSIGN(const wire::BatchHeader batch,
+                 wire::decode_batch_header(header,
+                                           std::span<const std::byte, wire::kBatchHeaderBytes>(
+                                               body_.data(), wire::kBatchHeaderBytes),
+                                           agreed_));
   body_.resize(batch.head_bytes());
   MIGRATE_TRY(fill(std::span(body_).subspan(wire::kBatchHeaderBytes), idle_max));
   MIGRATE_TRY(wire::check_record(header, body_, hasher_));

@@ -36,6 +36,8 @@ class RecordChannel {
   /// From now on records are keyed, both ways.
   void set_hasher(const wire::Hasher& hasher) { hasher_ = hasher; }
   [[nodiscard]] const wire::Hasher& hasher() const { return hasher_; }
+  /// What PAGES may hold, as WELCOME has it.
+  void set_agreed(const wire::AgreedContent& agreed) { agreed_ = agreed; }
 
   template <typename Message>
   Status send(const Message& message, nanoseconds idle_max) {
@@ -51,6 +53,13 @@ class RecordChannel {
   }
   /// SECTION_DATA, as send_later() does.
   Status send_section_data(std::span<const std::byte> bytes, nanoseconds idle_max);
+  /// A PAGES record: `make_head(sequence, hasher)` gives its header, batch header and table, and
+  /// `content` (content_bytes together) follows.
+  template <typename MakeHead>
+  Status send_pages(MakeHead&& make_head, std::span<const iovec> content, std::size_t content_bytes,
+                    nanoseconds idle_max) {
+    return send_head_and(make_head(sent_records_, hasher_), content, content_bytes, idle_max);
+  }
   /// The batch in `encoder`, whose content is the pages in `content`, in order.
   Status send_pages(wire::PagesEncoder& encoder, std::span<const iovec> content,
                     nanoseconds idle_max);
@@ -92,6 +101,8 @@ class RecordChannel {
 
  private:
   Status send_encoded(nanoseconds idle_max);
+  Status send_head_and(std::span<const std::byte> head, std::span<const iovec> content,
+                       std::size_t content_bytes, nanoseconds idle_max);
   Status hold(std::span<const std::byte> record, std::span<const std::byte> rest,
               nanoseconds idle_max);
   Status send_parts(std::span<const iovec> parts, std::size_t bytes, nanoseconds idle_max);
@@ -101,6 +112,7 @@ class RecordChannel {
 
   std::unique_ptr<Channel> channel_;
   wire::Hasher hasher_;
+  wire::AgreedContent agreed_;
   nanoseconds mid_record_idle_ = kMidRecordIdle;
 
   // Owned by the sending thread.

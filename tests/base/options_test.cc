@@ -28,7 +28,8 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
       {"lanes", "0"},           {"on-stall", "throttle,abort"},
       {"verify", "digest"},     {"connect-timeout", "10s"},
       {"hello-timeout", "10s"}, {"peer-timeout", "30s"},
-      {"ask-window", "60s"},    {"reconnect", "30s"}};
+      {"ask-window", "60s"},    {"reconnect", "30s"},
+      {"compress", "auto"},     {"delta-cache", "32M"}};
   ASSERT_EQ(outgoing_option_registry().size(), expected.size());
   for (const OptionSpec& spec : outgoing_option_registry()) {
     SCOPED_TRACE(spec.name);
@@ -44,6 +45,8 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
 TEST(Options, WhatIsSetReadsBack) {
   const std::pair<const char*, const char*> cases[] = {
       {"strategy", "stop-copy"},  {"strategy", "precopy"},      {"strategy", "auto"},
+      {"compress", "none"},       {"compress", "zstd:19"},      {"compress", "zstd:-7"},
+      {"compress", "auto"},       {"delta-cache", "0"},         {"delta-cache", "1G"},
       {"max-downtime", "1us"},    {"max-downtime", "1.5s"},     {"max-downtime", "86400s"},
       {"max-rounds", "1"},        {"max-rounds", "10000"},      {"bandwidth", "10Gbit"},
       {"bandwidth", "500Mbit"},   {"bandwidth", "12345"},       {"lanes", "64"},
@@ -89,6 +92,16 @@ TEST(Options, WhatIsRefusedNamesTheOptionAndChangesNothing) {
                                                        {"peer-timeout", "1500us"},
                                                        {"ask-window", "10"},
                                                        {"reconnect", "86401s"},
+                                                       {"compress", ""},
+                                                       {"compress", "lz4"},
+                                                       {"compress", "zstd:"},
+                                                       {"compress", "zstd:0"},
+                                                       {"compress", "zstd:20"},
+                                                       {"compress", "zstd:-8"},
+                                                       {"compress", "zstd:1x"},
+                                                       {"compress", "zstd1"},
+                                                       {"delta-cache", "much"},
+                                                       {"delta-cache", "65G"},
                                                        {"reconnect", "1us"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);

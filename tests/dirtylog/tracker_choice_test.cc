@@ -1,11 +1,11 @@
 // Which tracker is best: the policy by table, and the probe against what the makers really do here.
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
+#include <vector>
 
-#include "base/fd.hpp"
 #include "migrate/tracker_choice.hpp"
 #include "migrate/trackers.hpp"
 
@@ -16,7 +16,7 @@ constexpr std::array kAll = {TrackerKind::kKvmBitmap,    TrackerKind::kKvmRing,
                              TrackerKind::kWriteProtect, TrackerKind::kProcessWriteProtect,
                              TrackerKind::kSoftDirty,    TrackerKind::kContentHash};
 
-std::vector<TrackerOffer> offers_of(std::initializer_list<TrackerKind> available) {
+std::vector<TrackerOffer> offers_of(const std::vector<TrackerKind>& available) {
   std::vector<TrackerOffer> offers;
   for (const TrackerKind kind : kAll) {
     const bool there = std::find(available.begin(), available.end(), kind) != available.end();
@@ -28,7 +28,7 @@ std::vector<TrackerOffer> offers_of(std::initializer_list<TrackerKind> available
 struct Case {
   GuestKind guest;
   bool has_ring;
-  std::initializer_list<TrackerKind> available;
+  std::vector<TrackerKind> available;
   TrackerKind best;
 };
 

@@ -514,7 +514,8 @@ TEST(RoundsAfterALostLink, OnlyWhatTheTargetCanHaveIsBelieved) {
   RecordChannel source(std::move(control->first), hasher);
   std::vector<std::unique_ptr<RecordChannel>> lanes;
   lanes.push_back(std::make_unique<RecordChannel>(std::move(bulk->first), hasher));
-  BulkSenders senders(std::move(lanes), {guest.pages(), digest, nullptr, std::chrono::seconds(5)});
+  BulkSenders senders(std::move(lanes),
+                      {guest.pages(), ledger, digest, nullptr, std::chrono::seconds(5)});
   precopy::Rounds rounds({guest.pages(), guest.tracker(), ledger, digest, &senders, &source,
                           system_clock(), std::chrono::seconds(5),
                           [](std::uint64_t) { return Status(); }});

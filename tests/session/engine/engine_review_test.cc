@@ -302,7 +302,10 @@ TEST(EngineReview, ALaneThatFindsNothingToSendSaysSomethingNowAndThen) {
   std::vector<std::unique_ptr<RecordChannel>> lanes;
   lanes.push_back(std::make_unique<RecordChannel>(std::move(pair->first), hasher));
   // Quiet for a quarter of this is too long: every batch is.
-  BulkSenders senders(std::move(lanes), {pages, digest, nullptr, std::chrono::nanoseconds(4)});
+  BulkSenders senders(std::move(lanes),
+                      {pages, ledger, digest, nullptr, std::chrono::nanoseconds(4)});
+  const PageBitmap round_set(std::vector<Region>{kRegion});
+  senders.begin_round(round_set);
   PageBatch batch;
   batch.entry = ledger.find(0U);
   batch.count = 2;
