@@ -43,8 +43,6 @@ struct BulkSenders::Lane {
   std::unique_ptr<RecordChannel> channel;
   PageCoder coder;
   SteadyClock::time_point sent_at = SteadyClock::now();
-  nanoseconds waited{0};  // Since the last batch was packed, for the socket or the limit.
-  bool limited = false;
   BulkTotals totals;  // Read by the coordinator while the lane is idle.
   std::thread thread;
 };
@@ -164,7 +162,7 @@ Status BulkSenders::send_batch(Lane& lane, const PageBatch& batch) {
       begin - lane.sent_at >= std::min<nanoseconds>(kQuietMax, context_.idle_max / 4);
   MIGRATE_CHECK(round_set_ != nullptr);
   Status sent = lane.coder.code(batch, *round_set_, quiet);
-  if (sent && !lane.coder.empty()) sent = flush(lane);
+  if (sent && !lane.coder.empty()) sent = flush(lane, begin);
   static_cast<CodedPages&>(lane.totals) += lane.coder.take_counts();
   const std::uint64_t wire_bytes = lane.channel->sent_bytes() - wire_before;
   lane.totals.wire_bytes += wire_bytes;
@@ -182,22 +180,16 @@ Status BulkSenders::wait_for(nanoseconds wait) {
   return {};
 }
 
-Status BulkSenders::flush(Lane& lane) {
-  const bool measured = lane.coder.wants_pace();
-  PageCoder::Pace pace;
-  if (measured) {
-    pace = {lane.channel->channel().unsent_bytes(), std::exchange(lane.waited, nanoseconds(0)),
-            std::exchange(lane.limited, false), SteadyClock::now()};
-  }
-  MIGRATE_TRY(lane.coder.pack(pace));
+Status BulkSenders::flush(Lane& lane, SteadyClock::time_point batch_begin) {
+  MIGRATE_TRY(lane.coder.pack());
   const std::size_t content_bytes = lane.coder.wire_content_bytes();
+  nanoseconds waiting{0};
   if (context_.limiter != nullptr) {
-    const auto wait =
-        context_.limiter->reserve(content_bytes + wire::kBatchHeaderBytes, SteadyClock::now());
-    lane.limited = lane.limited || wait.count() > 0;
-    lane.waited += std::max(wait, nanoseconds(0));
-    MIGRATE_TRY(wait_for(wait));
+    const auto now = SteadyClock::now();
+    MIGRATE_TRY(wait_for(context_.limiter->reserve(content_bytes + wire::kBatchHeaderBytes, now)));
+    waiting = SteadyClock::now() - now;
   }
+  const bool measured = lane.coder.wants_times();
   const auto begin = SteadyClock::now();
   const nanoseconds cpu = measured ? thread_cpu() : nanoseconds(0);
   MIGRATE_TRY(lane.channel->send_pages(
@@ -207,9 +199,12 @@ Status BulkSenders::flush(Lane& lane) {
       lane.coder.content(), content_bytes, context_.idle_max));
   lane.sent_at = SteadyClock::now();
   lane.totals.sending += lane.sent_at - begin;
-  // What the call took beyond this thread's own work, it waited for the socket.
-  if (measured)
-    lane.waited += std::max(lane.sent_at - begin - (thread_cpu() - cpu), nanoseconds(0));
+  if (measured) {
+    // What the call took beyond this thread's own work, it waited for the socket.
+    const nanoseconds own = thread_cpu() - cpu;
+    waiting += std::max<nanoseconds>(lane.sent_at - begin - own, nanoseconds(0));
+    lane.coder.note_sent(lane.sent_at - batch_begin, waiting);
+  }
   return {};
 }
 

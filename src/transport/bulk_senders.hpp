@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -77,7 +78,7 @@ class BulkSenders {
   struct Lane;
   void run(Lane& lane);
   Status send_batch(Lane& lane, const PageBatch& batch);
-  Status flush(Lane& lane);
+  Status flush(Lane& lane, std::chrono::steady_clock::time_point batch_begin);
   Status make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels);
   Status wait_for(nanoseconds wait);
   void fail(Error error);

@@ -1,16 +1,16 @@
 // CompressionPolicy: whether the next batch of pages leaves as it is or packed, and how hard. Pure:
-// told what batches cost, it says what to do with the next.
+// told what batches took, it says what to do with the next.
 //
-// A lane does two things at a time: its thread looks at pages and packs them, while the kernel
-// sends what it was given before. So a batch takes as long as the slower of the two:
+// What counts is how long a lane is busy with a byte of content, its waiting for the socket
+// included. That is measured for the way in use, and kept for the other. While batches leave as
+// they are, levels are tried on small samples, and packing is taken up when
 //
-//   as it is      max(work,               bytes / rate)
-//   packed at L   max(work + packing(L),  bytes x ratio(L) / rate')
+//   max(work + packing(L), ratio(L) x time as it is)
 //
-// Work, packing and ratio are measured as batches pass (those of levels not in use on small
-// samples). The rates are measured while the socket has a queue, apart for both ways, because a
-// target that unpacks may be what limits them. As long as nothing ever queues, the link is not the
-// limit and nothing is packed.
+// promises to be less than the time as it is: packing fills time that was waiting. What it is
+// really worth is measured then; when it is worse (a target that unpacks slowly, two sides on one
+// processor) batches leave as they are again. Neither way is taken for good: the other one is tried
+// again, more and more seldom as it loses.
 #pragma once
 
 #include <array>
@@ -47,16 +47,14 @@ class CompressionPolicy {
     return packed * 10 < sample * 9;
   }
 
-  /// A batch that is ready to be given to the socket.
+  /// A batch that was sent.
   struct Batch {
     std::size_t content = 0;              ///< Bytes of pages and deltas, before packing.
-    std::size_t sent = 0;                 ///< Bytes that will be given to the socket.
-    std::optional<int> packed;            ///< Level, when it leaves packed.
-    std::chrono::nanoseconds took{0};     ///< Since the batch before was ready.
-    std::chrono::nanoseconds packing{0};  ///< Of that: packing the whole batch.
+    std::size_t sent = 0;                 ///< Bytes given to the socket.
+    std::optional<int> packed;            ///< Level, when it left packed.
+    std::chrono::nanoseconds took{0};     ///< The lane was busy with it so long.
     std::chrono::nanoseconds waiting{0};  ///< Of that: for the socket or the bandwidth limit.
-    bool limited = false;                 ///< Had to wait for the bandwidth limit.
-    std::size_t queued = 0;               ///< Bytes of former batches still in the socket's queue.
+    std::chrono::nanoseconds packing{0};  ///< Of that: packing the whole batch.
     std::size_t sampled = 0;              ///< Bytes of the sample, 0: none.
     std::size_t sampled_to = 0;           ///< What they packed to.
     std::chrono::nanoseconds sampling{0};
@@ -64,34 +62,40 @@ class CompressionPolicy {
   void note(const Batch& batch, const Plan& plan);
 
  private:
+  enum class Way : std::uint8_t { kAsIs = 0, kPacked = 1 };
+  /// Seconds a byte of content.
+  struct Measured {
+    double time = 0;  ///< Busy; 0: not known.
+    double work = 0;  ///< Of it, neither waiting nor packing.
+    double waiting = 0;
+  };
   /// Of batches that shrink.
   struct Level {
     double seconds_per_byte = 0;
     double ratio = 1;
     bool known = false;
   };
-  [[nodiscard]] double cost_as_is() const;
-  [[nodiscard]] double cost_packed(std::size_t level) const;
+  [[nodiscard]] Measured& measured(Way way) { return measured_[static_cast<std::size_t>(way)]; }
+  [[nodiscard]] const Measured& measured(Way way) const {
+    return measured_[static_cast<std::size_t>(way)];
+  }
+  [[nodiscard]] double promise(std::size_t level) const;
+  [[nodiscard]] std::optional<std::size_t> most_promising() const;
   [[nodiscard]] std::optional<int> level_to_sample() const;
-  [[nodiscard]] bool tries_as_is() const;
-  void learn_rate(const Batch& batch);
+  [[nodiscard]] std::uint64_t on_this_way() const { return batches_ - since_; }
   void learn_levels(const Batch& batch, const Plan& plan);
-  void learn_level(int level, double seconds_per_byte, double ratio);
   void choose();
+  void take(Way way);
 
   CompressionChoice choice_;
   std::array<Level, kLevels.size()> levels_{};
+  std::array<Measured, 2> measured_{};
   double shrinking_ = 1;  ///< Share of batches whose sample shrinks; all levels' alike.
-  double work_per_byte_ = 0;
-  std::optional<double> rate_as_is_;  ///< Bytes a second that the link takes.
-  std::optional<double> rate_packed_;
-  std::size_t queued_ = 0;       ///< After the latest batch was given to the socket.
-  bool queue_was_busy_ = false;  ///< The queue was not empty when the latest batch was ready.
-  std::uint64_t same_way_ = 0;   ///< So many batches before left in the same way, packed or not.
-  bool was_packed_ = false;
+  Way way_ = Way::kAsIs;
+  std::size_t level_ = 0;  ///< Index into kLevels, when packing.
   std::uint64_t batches_ = 0;
-  std::uint64_t chosen_at_ = 0;
-  std::optional<std::size_t> chosen_;  ///< Index into kLevels; none: as it is.
+  std::uint64_t since_ = 0;       ///< When this way was taken.
+  std::uint64_t patience_ = 256;  ///< So many batches pass before the other way is tried again.
 };
 
 }  // namespace migrate

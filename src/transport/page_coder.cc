@@ -177,46 +177,41 @@ Result<std::size_t> PageCoder::pack_sample(int level) {
   return packer_.pack(sample_, level, packed_);
 }
 
-Status PageCoder::pack(const Pace& pace) {
-  const std::size_t content = encoder_.content_bytes();
-  const CompressionPolicy::Plan plan = policy_.next();
-  CompressionPolicy::Batch batch;
-  if ((plan.pack || plan.sample) && content >= kPackBytesMin) {
-    // zstd's worst case is a little more than it was given; what does not shrink is not kept.
-    if (packed_.size() < wire::kBatchContentBytesMax) packed_.resize(wire::kBatchContentBytesMax);
-    auto begin = SteadyClock::now();
-    bool shrinks = true;
-    if (plan.sample) {
-      MIGRATE_ASSIGN(const std::size_t packed, pack_sample(*plan.sample));
-      for (const iovec& part : sample_) batch.sampled += part.iov_len;
-      batch.sampled_to = packed == 0 ? batch.sampled : packed;
-      batch.sampling = SteadyClock::now() - begin;
-      begin += batch.sampling;
-      shrinks = CompressionPolicy::compressible(batch.sampled, batch.sampled_to);
-    }
-    if (plan.pack && shrinks) {
-      MIGRATE_ASSIGN(packed_bytes_, packer_.pack(content_, *plan.pack, packed_));
-      batch.packing = SteadyClock::now() - begin;
-      if (packed_bytes_ > 0) {
-        batch.packed = plan.pack;
-        counts_.compressed += batch_raw_;
-        counts_.raw -= batch_raw_;
-        content_.assign(1, part_of(packed_.data(), packed_bytes_));
-      }
-    }
+Status PageCoder::pack() {
+  plan_ = policy_.next();
+  batch_ = {};
+  batch_.content = encoder_.content_bytes();
+  if ((!plan_.pack && !plan_.sample) || batch_.content < kPackBytesMin) return {};
+  // What does not become smaller is not kept, so there is always room.
+  if (packed_.size() < wire::kBatchContentBytesMax) packed_.resize(wire::kBatchContentBytesMax);
+  auto begin = SteadyClock::now();
+  bool shrinks = true;
+  if (plan_.sample) {
+    MIGRATE_ASSIGN(const std::size_t packed, pack_sample(*plan_.sample));
+    for (const iovec& part : sample_) batch_.sampled += part.iov_len;
+    batch_.sampled_to = packed == 0 ? batch_.sampled : packed;
+    batch_.sampling = SteadyClock::now() - begin;
+    begin += batch_.sampling;
+    shrinks = CompressionPolicy::compressible(batch_.sampled, batch_.sampled_to);
   }
-  if (!wants_pace()) return {};
-  const auto now = pace.now + batch.sampling + batch.packing;
-  batch.content = content;
-  batch.sent = wire_content_bytes();
-  batch.took =
-      packed_at_ == SteadyClock::time_point{} ? batch.sampling + batch.packing : now - packed_at_;
-  batch.waiting = pace.waiting;
-  batch.limited = pace.limited;
-  batch.queued = pace.queued;
-  packed_at_ = now;
-  policy_.note(batch, plan);
+  if (!plan_.pack || !shrinks) return {};
+  MIGRATE_ASSIGN(packed_bytes_, packer_.pack(content_, *plan_.pack, packed_));
+  batch_.packing = SteadyClock::now() - begin;
+  if (packed_bytes_ == 0) return {};
+  batch_.packed = plan_.pack;
+  counts_.compressed += batch_raw_;
+  counts_.raw -= batch_raw_;
+  content_.assign(1, part_of(packed_.data(), packed_bytes_));
   return {};
+}
+
+void PageCoder::note_sent(std::chrono::nanoseconds took, std::chrono::nanoseconds waiting) {
+  // Batches of a few pages are no measure of anything.
+  if (batch_.content < kPackBytesMin) return;
+  batch_.sent = wire_content_bytes();
+  batch_.took = took;
+  batch_.waiting = waiting;
+  policy_.note(batch_, plan_);
 }
 
 std::span<const std::byte> PageCoder::head(std::uint64_t sequence, const wire::Hasher& hasher) {

@@ -71,16 +71,12 @@ class PageCoder {
   /// Of the content before packing.
   [[nodiscard]] std::size_t content_bytes() const { return encoder_.content_bytes(); }
 
-  /// How the lane fares, for the choice whether packing pays.
-  struct Pace {
-    std::size_t queued = 0;               ///< Bytes in the socket's queue now.
-    std::chrono::nanoseconds waiting{0};  ///< Since the last pack(), for the socket or the limit.
-    bool limited = false;                 ///< Some of it for the bandwidth limit.
-    std::chrono::steady_clock::time_point now;
-  };
   /// Packs what code() made, where it pays.
-  Status pack(const Pace& pace);
-  [[nodiscard]] bool wants_pace() const {
+  Status pack();
+  /// Says how the record just sent fared: `took` since code() was called, `waiting` of it for the
+  /// socket or the bandwidth limit.
+  void note_sent(std::chrono::nanoseconds took, std::chrono::nanoseconds waiting);
+  [[nodiscard]] bool wants_times() const {
     return context_.compression.mode == CompressionChoice::Mode::kAuto;
   }
 
@@ -121,7 +117,8 @@ class PageCoder {
   std::vector<std::byte> packed_;
   std::size_t packed_bytes_ = 0;  // 0: the content leaves as it is.
   std::uint64_t batch_raw_ = 0;   // Pages of the batch that go whole.
-  std::chrono::steady_clock::time_point packed_at_{};
+  CompressionPolicy::Plan plan_;
+  CompressionPolicy::Batch batch_;
   CodedPages counts_;
 };
 

@@ -37,8 +37,8 @@ class Lane {
   void send(const Content& content, CompressionPolicy& policy) {
     const CompressionPolicy::Plan plan = policy.next();
     CompressionPolicy::Batch batch;
+    const double begin = now_;
     batch.content = static_cast<std::size_t>(kMiB);
-    batch.waiting = ns(waited_);
     pass(kMiB / work_rate_);
     double bytes = kMiB;
     bool shrinks = true;
@@ -61,14 +61,13 @@ class Lane {
       batch.packed = plan.pack;
     }
     batch.sent = static_cast<std::size_t>(bytes);
-    batch.queued = static_cast<std::size_t>(queue_);
-    batch.took = ns(now_ - ready_at_);
-    ready_at_ = now_;
-    policy.note(batch, plan);
+    const double ready = now_;
     if (queue_ + bytes > kQueueMax) pass((queue_ + bytes - kQueueMax) / link_rate_);
-    waited_ = now_ - ready_at_;
+    batch.waiting = ns(now_ - ready);
     queue_ += bytes;
     sent_ += bytes;
+    batch.took = ns(now_ - begin);
+    policy.note(batch, plan);
   }
   void flush() { pass(queue_ / link_rate_); }
 
@@ -87,8 +86,6 @@ class Lane {
   double link_rate_;
   double work_rate_;
   double now_ = 0;
-  double ready_at_ = 0;
-  double waited_ = 0;
   double queue_ = 0;
   double sent_ = 0;
 };
