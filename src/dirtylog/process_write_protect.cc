@@ -114,6 +114,9 @@ Status ProcessWriteProtect::start() {
     if (refused && !*refused) break;
     Error error = refused ? *std::move(*refused) : std::move(refused).error();
     if (looks < kLooksMax && error.code != ErrorCode::kBusy) continue;
+    // A process that maps anew faster than it is armed: what is not armed counts as written, and is
+    // armed by a collect.
+    if (error.code == ErrorCode::kNotFound) break;
     (void)stop();
     return error;
   }

@@ -104,7 +104,7 @@ std::span<const std::byte> ZstdPacker::joined(std::span<const iovec> parts) {
   if (contiguous) return {begin, bytes};
   std::byte* to = joined_.data();
   for (const iovec& part : parts) {
-    std::memcpy(to, part.iov_base, part.iov_len);
+    if (part.iov_len > 0) std::memcpy(to, part.iov_base, part.iov_len);
     to += part.iov_len;
   }
   return {joined_.data(), bytes};
