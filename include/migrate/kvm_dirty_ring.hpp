@@ -54,10 +54,11 @@ class KvmDirtyRing {
 };
 
 /// Tracks by `ring`, which was enabled on the VM that has `slots`, with every vCPU added; one
-/// tracker at a time. Sees what the KVM bitmap sees, and which vCPU wrote. Starting write-protects
-/// all memory at once (there is no INITIALLY_SET with a ring). Pages that Intel's PML has not
-/// handed over yet are in a later collect; once pause() has taken every vCPU out of KVM_RUN, none
-/// are left. rearms_in_collect().
+/// tracker at a time. Sees what the KVM bitmap sees, and which vCPU wrote; but on x86 not what KVM
+/// writes while no vCPU is loaded (Xen's shared pages, where a VM has them). Starting
+/// write-protects all memory at once (there is no INITIALLY_SET with a ring). Pages that Intel's
+/// PML has not handed over yet are in a later collect; once pause() has taken every vCPU out of
+/// KVM_RUN, none are left. rearms_in_collect().
 [[nodiscard]] Result<std::unique_ptr<DirtyTracker>> make_kvm_ring_tracker(
     std::shared_ptr<KvmDirtyRing> ring, std::span<const KvmMemorySlot> slots);
 

@@ -215,8 +215,10 @@ bool has_bit(const PageBitmap::Segment& segment, std::uint64_t page) {
 Status ContentHashTracker::start() {
   table_->start();
   buffer_.resize(kChunkPages * kPageSize);
-  MIGRATE_ASSIGN(const auto regions, memory_.regions());
-  return table_->follow(regions);
+  const auto regions = memory_.regions();
+  Status followed = regions ? table_->follow(*regions) : Status(regions.error());
+  if (!followed) (void)stop();
+  return followed;
 }
 
 Status ContentHashTracker::stop() {

@@ -57,6 +57,7 @@ class ProcessWriteProtect final : public DirtyTracker {
     kRegistered,  ///< Likewise, but it only has to be protected.
     kArmed,       ///< Registered and protected.
     kReadOnly,    ///< The process cannot write it, nor ever make it writable.
+    kRefused,     ///< Cannot be registered, and is not tried again: all of it counts as written.
   };
   struct Tracked {
     Region region;
@@ -195,11 +196,15 @@ Status ProcessWriteProtect::register_one(Tracked& tracked) {
     if (!again) tracked.state = State::kRegistered;
     return {};
   }
-  tracked.state = State::kUnarmed;
-  if (added.error().sys_errno != EPERM) return added;
-  // Shared memory that was opened for reading only.
-  tracked.state = State::kReadOnly;
-  return {};
+  if (added.error().sys_errno == EPERM) {
+    // Shared memory that was opened for reading only.
+    tracked.state = State::kReadOnly;
+    return {};
+  }
+  // Memory with a userfaultfd of the process's own, say, has it for good; each try stops the
+  // process.
+  tracked.state = added.error().code == ErrorCode::kNotFound ? State::kUnarmed : State::kRefused;
+  return added;
 }
 
 void ProcessWriteProtect::replace_tracked(const std::vector<Region>& known) {

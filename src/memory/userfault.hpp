@@ -23,7 +23,8 @@ struct UserfaultSupport {
 };
 [[nodiscard]] UserfaultSupport probe_userfault();
 
-/// Takes back all of its registrations and closes the descriptor when it goes. One thread at a time.
+/// Takes back all of its registrations and closes the descriptor when it goes. One thread at a
+/// time.
 class Userfault {
  public:
   enum class Use : std::uint8_t { kWriteProtect = 1, kMissing = 2, kMinor = 3 };

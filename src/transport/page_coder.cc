@@ -159,7 +159,7 @@ std::optional<wire::PageReference> PageCoder::original_of(std::uint64_t hash,
   // Equal hashes are equal pages, but for one in 2^64: the bytes are the proof. Where the guest has
   // written the original meanwhile they differ, and it is sent whole.
   const auto mapped = context_.pages.mapped(entry->region.id);
-  if (mapped.empty() ||
+  if (mapped.size() != entry->region.range.bytes() ||
       std::memcmp(mapped.data() + original->page * kPageSize, content, kPageSize) != 0) {
     return std::nullopt;
   }
