@@ -106,6 +106,7 @@ class PageBitmap {
 
   [[nodiscard]] std::span<Segment> segments() { return segments_; }
   [[nodiscard]] std::span<const Segment> segments() const { return segments_; }
+  [[nodiscard]] std::vector<Region> regions() const;
   /// The segment of `region`, or nullptr.
   [[nodiscard]] Segment* find(const RegionId& region);
   [[nodiscard]] const Segment* find(const RegionId& region) const;
@@ -127,6 +128,9 @@ class PageBitmap {
   void merge(const PageBitmap& other);
   void subtract(const PageBitmap& other);
   void intersect(const PageBitmap& other);
+
+  /// Moves the pages of those regions that `to` has, too; the others stay.
+  void hand_over(PageBitmap& to);
 
   /// Calls f(region id, run) for each maximal run of set pages, in order of regions and pages.
   void for_each_run(const std::function<void(const RegionId&, PageRange)>& f) const;

@@ -50,7 +50,7 @@ class ProcessMemory : public PageSource {
   /// Says that the content of `region` is not the former one's although its place is (mapped anew
   /// within, found by a tracker): it gets a new generation and shows as changed in the next delta.
   virtual void renew(const RegionId& region) = 0;
-  /// The regions as of the latest look, with their mapping at that time.
+  /// The regions as of the latest look.
   [[nodiscard]] virtual std::vector<Region> known_regions() const = 0;
   /// The mappings of the latest look that lie in `region`, in order.
   [[nodiscard]] virtual std::vector<ProcessMapping> mappings(const RegionId& region) const = 0;

@@ -33,8 +33,8 @@ struct TrackerOffer {
   std::string remedy;  ///< What would make it available, or better; may be empty.
 };
 
-/// Asks the kernel by trying each: a VM without vCPUs, a page of this process's memory, a child
-/// process is not needed. `kvm_fd`: /dev/kvm, or -1 for none. In order of TrackerKind. Any thread.
+/// Asks the kernel, KVM by its capabilities and the rest by trying on a page of this process's
+/// memory. `kvm_fd`: /dev/kvm, or -1 for none. In order of TrackerKind. Any thread.
 [[nodiscard]] std::vector<TrackerOffer> probe_trackers(int kvm_fd);
 
 /// The best of `offers` that can track such a guest; there is always one, the content hash. A VM

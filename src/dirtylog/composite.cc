@@ -6,12 +6,6 @@
 namespace migrate {
 namespace {
 
-std::vector<Region> regions_of(const PageBitmap& set) {
-  std::vector<Region> regions;
-  for (const auto& segment : set.segments()) regions.push_back(segment.region);
-  return regions;
-}
-
 /// Empty, with the regions of `like`; without allocating where it has them already.
 void clear_like(PageBitmap& set, const PageBitmap& like) {
   const bool same = std::equal(
@@ -20,7 +14,7 @@ void clear_like(PageBitmap& set, const PageBitmap& like) {
   if (same) {
     set.clear_all();
   } else {
-    set = PageBitmap(regions_of(like));
+    set = PageBitmap(like.regions());
   }
 }
 
@@ -106,17 +100,12 @@ Status Union::collect(PageBitmap& round_set) {
     part.pages = part.taken.count();
     round_set.merge(part.taken);
   }
-  round_set.merge(kept_);
-  for (const auto& segment : round_set.segments()) {
-    if (kept_.find(segment.region.id) != nullptr) {
-      kept_.clear(segment.region.id, segment.region.range);
-    }
-  }
+  kept_.hand_over(round_set);
   return {};
 }
 
 void Union::keep(const PageBitmap& taken) {
-  std::vector<Region> regions = regions_of(kept_);
+  std::vector<Region> regions = kept_.regions();
   for (const auto& segment : taken.segments()) {
     if (kept_.find(segment.region.id) == nullptr) regions.push_back(segment.region);
   }

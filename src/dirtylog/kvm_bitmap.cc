@@ -150,11 +150,10 @@ Status KvmBitmapTracker::collect(PageBitmap& round_set) {
     return read;
   }
   // Handed out only when every log was read, so that a failure loses nothing in plain mode.
-  round_set.merge(pending_);
-  if (manual_) return {};
-  for (Segment& segment : pending_.segments()) {
-    if (segment_of(round_set, segment.region) == nullptr) continue;
-    std::fill(segment.words.begin(), segment.words.end(), 0);
+  if (manual_) {
+    round_set.merge(pending_);
+  } else {
+    pending_.hand_over(round_set);
   }
   return {};
 }

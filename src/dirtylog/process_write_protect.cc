@@ -282,12 +282,7 @@ Status ProcessWriteProtect::collect(PageBitmap& round_set) {
     MIGRATE_TRY(follow(known));
   }
   // Handed out only when all was taken: a failure before loses nothing.
-  round_set.merge(pending_);
-  for (const Tracked& tracked : tracked_) {
-    if (round_set.find(tracked.region.id) != nullptr) {
-      pending_.clear(tracked.region.id, tracked.region.range);
-    }
-  }
+  pending_.hand_over(round_set);
   return {};
 }
 

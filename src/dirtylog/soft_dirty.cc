@@ -186,10 +186,7 @@ Status SoftDirtyTracker::collect(PageBitmap& round_set) {
     taken = take(known);
   }
   MIGRATE_TRY(std::move(taken));
-  round_set.merge(pending_);
-  for (const Region& region : memory_->known_regions()) {
-    if (round_set.find(region.id) != nullptr) pending_.clear(region.id, region.range);
-  }
+  pending_.hand_over(round_set);
   return {};
 }
 

@@ -144,12 +144,7 @@ Status WriteProtectTracker::collect(PageBitmap& round_set) {
     if (segment_of(round_set, tracked.region) != nullptr) MIGRATE_TRY(take(tracked));
   }
   // Handed out only when every region was taken: a failure before loses nothing.
-  round_set.merge(pending_);
-  for (const Tracked& tracked : regions_) {
-    if (round_set.find(tracked.region.id) != nullptr) {
-      pending_.clear(tracked.region.id, tracked.region.range);
-    }
-  }
+  pending_.hand_over(round_set);
   return {};
 }
 

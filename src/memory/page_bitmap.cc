@@ -88,6 +88,21 @@ const PageBitmap::Segment* PageBitmap::find(const RegionId& region) const {
   return nullptr;
 }
 
+std::vector<Region> PageBitmap::regions() const {
+  std::vector<Region> regions;
+  for (const Segment& segment : segments_) regions.push_back(segment.region);
+  return regions;
+}
+
+void PageBitmap::hand_over(PageBitmap& to) {
+  to.merge(*this);
+  for (Segment& segment : segments_) {
+    if (to.find(segment.region.id) != nullptr) {
+      std::fill(segment.words.begin(), segment.words.end(), 0);
+    }
+  }
+}
+
 void PageBitmap::set(const RegionId& region, GuestPage page) { set(region, PageRange{page, 1}); }
 
 void PageBitmap::set(const RegionId& region, PageRange range) {

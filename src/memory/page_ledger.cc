@@ -83,4 +83,9 @@ std::vector<Region> PageLedger::regions() const {
   return regions;
 }
 
+std::string page_text(const PageLedger::Entry& entry, std::uint64_t page) {
+  return "page " + std::to_string(entry.region.range.first.number + page) + " of region " +
+         to_text(entry.region.id);
+}
+
 }  // namespace migrate

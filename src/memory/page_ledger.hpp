@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "migrate/memory.hpp"
@@ -48,5 +49,8 @@ class PageLedger {
   std::uint32_t next_handle_ = 0;
   std::vector<std::unique_ptr<Entry>> entries_;  // In order of handles.
 };
+
+/// "page 17 of region 0:1.0", for messages; `page` counts from the region's first.
+[[nodiscard]] std::string page_text(const PageLedger::Entry& entry, std::uint64_t page);
 
 }  // namespace migrate

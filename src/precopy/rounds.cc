@@ -17,12 +17,6 @@ constexpr std::uint64_t kWindowPages = 2048;
 constexpr milliseconds kLookAhead{20};
 constexpr std::size_t kWindowsAheadMax = 16;
 
-std::vector<Region> regions_of(const PageBitmap& set) {
-  std::vector<Region> regions;
-  for (const auto& segment : set.segments()) regions.push_back(segment.region);
-  return regions;
-}
-
 }  // namespace
 
 Rounds::Rounds(Context context) : context_(std::move(context)) {
@@ -60,7 +54,7 @@ Status Rounds::start_paused() {
 // A page is a hole for good only if it still is one after its log bit was re-armed: a write in
 // between would be in neither the log nor the set.
 Status Rounds::find_holes() {
-  PageBitmap before(regions_of(set_));
+  PageBitmap before(set_.regions());
   for (const auto& segment : before.segments()) {
     MIGRATE_TRY(context_.pages.holes(segment.region.id, before));
   }

@@ -288,7 +288,7 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
   const auto begin = clock_.now();
   MIGRATE_ASSIGN(const BulkArrivals arrivals,
                  receivers_->wait_for_barrier(barrier.round, barrier.final));
-  if (arrivals.pages != barrier.pages || arrivals.digest_change != barrier.digest_change) {
+  if (arrivals.carried != barrier.pages || arrivals.digest_change != barrier.digest_change) {
     return make_error(ErrorCode::kIntegrity, "round " + std::to_string(barrier.round) +
                                                  " arrived with other pages than were sent");
   }
@@ -309,7 +309,7 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
   report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
   receivers_->pass_barrier();
   MIGRATE_TRY(control_->send(ack, options_.peer_timeout));
-  say("round-end", std::to_string(arrivals.pages) + " pages arrived", Phase::kRounds);
+  say("round-end", std::to_string(arrivals.carried) + " pages arrived", Phase::kRounds);
   return open_host();
 }
 
@@ -317,7 +317,7 @@ void Incoming::Impl::note_round(const BulkArrivals& arrivals, SteadyTime now) {
   RoundReport round;
   round.round = round_;
   round.start_ms = to_ms(round_begin_ - begin_);
-  round.pages = arrivals.pages;
+  round.pages = arrivals.carried;
   round.bytes = arrivals.wire_bytes;
   round.ms = to_ms(now - round_begin_);
   report_.rounds.push_back(round);
@@ -327,7 +327,7 @@ void Incoming::Impl::note_round(const BulkArrivals& arrivals, SteadyTime now) {
   report_.pages.duplicate += arrivals.duplicate;
   report_.pages.compressed += arrivals.compressed;
   report_.bytes.wire += arrivals.wire_bytes;
-  report_.bytes.guest += arrivals.pages * kPageSize;
+  report_.bytes.guest += arrivals.carried * kPageSize;
   report_.cpu_s += duration<double>(arrivals.cpu).count();
   round_begin_ = now;
 }

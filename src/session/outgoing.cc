@@ -1,6 +1,6 @@
-#include <ctime>
 #include <thread>
 
+#include "base/thread_cpu.hpp"
 #include "session/host_identity.hpp"
 #include "session/outgoing_impl.hpp"
 #include "session/uncertain.hpp"
@@ -19,12 +19,6 @@ constexpr milliseconds kExplainPatience{300};
 // A burst of 1/100 s keeps the token bucket exact over a tenth of a second and sleeps long enough
 // to be worth it; at least two batches.
 constexpr std::uint64_t kBurstBytesMin = 2ull << 20;
-
-nanoseconds thread_cpu() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
-}
 
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 

@@ -3,23 +3,13 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <ctime>
+
+#include "base/thread_cpu.hpp"
 
 namespace migrate {
 namespace {
 
 using SteadyClock = std::chrono::steady_clock;
-
-std::string page_text(const PageLedger::Entry& entry, std::uint64_t page) {
-  return "page " + std::to_string(entry.region.range.first.number + page) + " of region " +
-         to_text(entry.region.id);
-}
-
-nanoseconds thread_cpu() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
-}
 
 }  // namespace
 
@@ -175,7 +165,7 @@ Status BulkReceivers::apply(Lane& lane, const wire::RecordHeader& header) {
   }
   for (std::size_t i = 0; i < table.size(); ++i) MIGRATE_TRY(mark_seen(*entry, table[i]));
   MIGRATE_TRY(lane.decoder.apply(*lane.channel, head.batch, table, *entry, context_.idle_max));
-  static_cast<DecodedPages&>(lane.arrivals) += lane.decoder.take_counts();
+  static_cast<PageCounts&>(lane.arrivals) += lane.decoder.take_counts();
   lane.arrivals.cpu += thread_cpu() - cpu;
   return {};
 }
@@ -200,7 +190,7 @@ bool BulkReceivers::came(const wire::PageReference& page) const {
 }
 
 Status BulkReceivers::stand_at_barrier(Lane& lane, const wire::Barrier& barrier) {
-  if (barrier.round != round_ || barrier.pages != lane.arrivals.pages ||
+  if (barrier.round != round_ || barrier.pages != lane.arrivals.carried ||
       barrier.digest_change != lane.arrivals.digest_change) {
     return make_error(barrier.round != round_ ? ErrorCode::kProtocol : ErrorCode::kIntegrity,
                       "a lane's barrier of round " + std::to_string(barrier.round) +

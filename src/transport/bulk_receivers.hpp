@@ -20,7 +20,7 @@
 namespace migrate {
 
 /// What arrived between two barriers, on all lanes.
-struct BulkArrivals : DecodedPages {
+struct BulkArrivals : PageCounts {
   std::uint64_t wire_bytes = 0;
   nanoseconds cpu{0};
 };

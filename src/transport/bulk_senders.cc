@@ -3,8 +3,9 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <ctime>
 #include <utility>
+
+#include "base/thread_cpu.hpp"
 
 namespace migrate {
 namespace {
@@ -19,12 +20,6 @@ constexpr std::size_t kQueuedBatches = 8;
 // lane looks at 300 GB in the 30 s after which a silent source is given up. So often a page is sent
 // although the target has it.
 constexpr std::chrono::seconds kQuietMax{5};
-
-nanoseconds thread_cpu() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
-}
 
 }  // namespace
 

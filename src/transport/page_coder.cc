@@ -20,19 +20,6 @@ iovec part_of(const std::byte* bytes, std::size_t count) {
 
 }  // namespace
 
-CodedPages& CodedPages::operator+=(const CodedPages& other) {
-  raw += other.raw;
-  zero += other.zero;
-  unchanged += other.unchanged;
-  gone += other.gone;
-  delta += other.delta;
-  duplicate += other.duplicate;
-  compressed += other.compressed;
-  carried += other.carried;
-  digest_change += other.digest_change;
-  return *this;
-}
-
 Result<PageCoder> PageCoder::create(const Context& context) {
   MIGRATE_ASSIGN(auto packer, wire::ZstdPacker::create());
   return PageCoder(context, std::move(packer));

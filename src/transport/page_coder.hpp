@@ -11,6 +11,7 @@
 #include "memory/page_ledger.hpp"
 #include "migrate/memory.hpp"
 #include "transport/compression_policy.hpp"
+#include "transport/page_counts.hpp"
 #include "transport/page_originals.hpp"
 #include "transport/sent_pages.hpp"
 #include "wire/digest.hpp"
@@ -31,18 +32,15 @@ struct PageBatch {
   std::array<std::uint64_t, kPagesMax> pages{};  ///< Numbered from the region's first.
 };
 
-/// How pages were carried.
-struct CodedPages {
-  std::uint64_t raw = 0;         ///< Sent whole, in batches that left as they are.
-  std::uint64_t zero = 0;        ///< Sent as zero, or zero at the target already.
-  std::uint64_t unchanged = 0;   ///< Dirty by the log, but equal to what the target has.
-  std::uint64_t gone = 0;        ///< Their memory was no longer there.
-  std::uint64_t delta = 0;       ///< Sent as what has changed in them.
-  std::uint64_t duplicate = 0;   ///< Sent as the name of another page.
-  std::uint64_t compressed = 0;  ///< Sent whole, in batches that left packed.
-  std::uint64_t carried = 0;     ///< Represented by records, for the barrier.
-  std::uint64_t digest_change = 0;
-  CodedPages& operator+=(const CodedPages& other);
+struct CodedPages : PageCounts {
+  std::uint64_t unchanged = 0;  ///< Dirty by the log, but equal to what the target has.
+  std::uint64_t gone = 0;       ///< Their memory was no longer there.
+  CodedPages& operator+=(const CodedPages& other) {
+    PageCounts::operator+=(other);
+    unchanged += other.unchanged;
+    gone += other.gone;
+    return *this;
+  }
   /// That the target had not got, other than as zeros.
   [[nodiscard]] std::uint64_t sent() const { return raw + compressed + delta + duplicate; }
 };

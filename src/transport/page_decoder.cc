@@ -9,11 +9,6 @@
 namespace migrate {
 namespace {
 
-std::string page_text(const PageLedger::Entry& entry, std::uint64_t page) {
-  return "page " + std::to_string(entry.region.range.first.number + page) + " of region " +
-         to_text(entry.region.id);
-}
-
 PageRange range_of(const PageLedger::Entry& entry, std::uint64_t page) {
   return {entry.region.range.first + page, 1};
 }
@@ -25,17 +20,6 @@ bool is_one_run(const wire::PageTableView& table) {
 }
 
 }  // namespace
-
-DecodedPages& DecodedPages::operator+=(const DecodedPages& other) {
-  pages += other.pages;
-  raw += other.raw;
-  zero += other.zero;
-  delta += other.delta;
-  duplicate += other.duplicate;
-  compressed += other.compressed;
-  digest_change += other.digest_change;
-  return *this;
-}
 
 Result<PageDecoder> PageDecoder::create(Context context) {
   MIGRATE_ASSIGN(auto unpacker, wire::ZstdUnpacker::create());
@@ -58,7 +42,7 @@ Status PageDecoder::apply(RecordChannel& channel, const wire::BatchHeader& batch
   for (wire::PageContent page; content.next(page);) {
     MIGRATE_TRY(settle(page, entry, mapped, arrived.in_place));
   }
-  counts_.pages += batch.pages;
+  counts_.carried += batch.pages;
   const std::uint64_t whole = table.raw_bytes() / kPageSize;
   (batch.codec == wire::ContentCodec::kNone ? counts_.raw : counts_.compressed) += whole;
   return {};

@@ -9,6 +9,7 @@
 
 #include "memory/page_ledger.hpp"
 #include "migrate/memory.hpp"
+#include "transport/page_counts.hpp"
 #include "transport/record_channel.hpp"
 #include "wire/digest.hpp"
 #include "wire/packing.hpp"
@@ -16,18 +17,6 @@
 #include "wire/pages.hpp"
 
 namespace migrate {
-
-/// How pages came.
-struct DecodedPages {
-  std::uint64_t pages = 0;  ///< Represented by records.
-  std::uint64_t raw = 0;
-  std::uint64_t zero = 0;
-  std::uint64_t delta = 0;
-  std::uint64_t duplicate = 0;
-  std::uint64_t compressed = 0;  ///< Whole pages of packed batches; not among `raw`.
-  std::uint64_t digest_change = 0;
-  DecodedPages& operator+=(const DecodedPages& other);
-};
 
 /// One thread's. Does not allocate after the first batches.
 class PageDecoder {
@@ -51,8 +40,8 @@ class PageDecoder {
                std::chrono::nanoseconds idle_max);
 
   /// Since asked last.
-  [[nodiscard]] DecodedPages take_counts() { return std::exchange(counts_, {}); }
-  [[nodiscard]] const DecodedPages& counts() const { return counts_; }
+  [[nodiscard]] PageCounts take_counts() { return std::exchange(counts_, {}); }
+  [[nodiscard]] const PageCounts& counts() const { return counts_; }
 
  private:
   PageDecoder(Context context, wire::ZstdUnpacker unpacker)
@@ -91,7 +80,7 @@ class PageDecoder {
   std::vector<std::byte>
       staging_;  // Unpacked content, and pages of memory that is not mapped here.
   std::array<std::byte, kPageSize> page_{};
-  DecodedPages counts_;
+  PageCounts counts_;
 };
 
 }  // namespace migrate

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "tests/dirtylog/guest_copy.hpp"
 #include "tests/kvm/tiny_guest.hpp"
 
 namespace migrate {
@@ -17,36 +18,9 @@ static void PrintTo(const KvmLogMode& mode, std::ostream* out) {
 
 namespace {
 
+using testing::GuestCopy;
 using testing::TinyGuest;
 using testing::TinyGuestOptions;
-
-/// A copy of a guest's memory, kept up as the engine does it.
-class Copy {
- public:
-  explicit Copy(TinyGuest& guest) : guest_(guest), bytes_(guest.pages() * kPageSize) {}
-
-  void read(const PageBitmap& set) {
-    set.for_each_run([&](const RegionId&, PageRange run) { read_run(run); });
-  }
-  void read_run(PageRange run) {
-    for (std::uint64_t i = 0; i < run.count; ++i) {
-      const std::uint64_t page = run.first.number + i;
-      std::memcpy(bytes_.data() + page * kPageSize, guest_.page(page), kPageSize);
-    }
-  }
-  [[nodiscard]] std::uint64_t pages_that_differ() const {
-    std::uint64_t differ = 0;
-    for (std::uint64_t page = 0; page < guest_.pages(); ++page) {
-      const auto* mine = bytes_.data() + page * kPageSize;
-      if (std::memcmp(mine, guest_.page(page), kPageSize) != 0) ++differ;
-    }
-    return differ;
-  }
-
- private:
-  TinyGuest& guest_;
-  std::vector<std::byte> bytes_;
-};
 
 constexpr std::uint64_t kChunk = 256;
 
@@ -56,7 +30,7 @@ PageRange chunk_at(const Region& region, std::uint64_t first) {
 
 /// Re-arms chunk by chunk and reads each chunk's pages right after it.
 void rearm_and_read(DirtyTracker& tracker, const TinyGuest& guest, const PageBitmap& set,
-                    Copy& copy) {
+                    GuestCopy& copy) {
   for (const Region& region : guest.regions()) {
     for (std::uint64_t first = 0; first < region.range.count; first += kChunk) {
       const PageRange chunk = chunk_at(region, first);
@@ -114,7 +88,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, KvmBitmap,
                            return mode.param == KvmLogMode::kPlain ? "Plain" : "Manual";
                          });
 
-void run_rounds(DirtyTracker& tracker, TinyGuest& guest, Copy& copy, int rounds) {
+void run_rounds(DirtyTracker& tracker, TinyGuest& guest, GuestCopy& copy, int rounds) {
   PageBitmap everything(guest.regions());
   everything.set_all();
   ASSERT_TRUE(tracker.start());
@@ -142,7 +116,7 @@ void run_rounds(DirtyTracker& tracker, TinyGuest& guest, Copy& copy, int rounds)
 TEST_P(KvmBitmap, CopyEqualsMemoryAfterManyRoundsBesideAWriterAtFullSpeed) {
   TinyGuest guest;
   const auto tracker = tracker_for(guest);
-  Copy copy(guest);
+  GuestCopy copy(guest);
   run_rounds(*tracker, guest, copy, 40);
   EXPECT_EQ(copy.pages_that_differ(), 0U);
   EXPECT_TRUE(tracker->stop());
@@ -153,7 +127,7 @@ TEST_P(KvmBitmap, CopyEqualsMemoryOfTwoSlotsAndTwoVcpus) {
   options.vcpus = 2;
   TinyGuest guest(options);
   const auto tracker = tracker_for(guest);
-  Copy copy(guest);
+  GuestCopy copy(guest);
   run_rounds(*tracker, guest, copy, 25);
   EXPECT_EQ(copy.pages_that_differ(), 0U);
 }
@@ -165,7 +139,7 @@ TEST_P(KvmBitmap, ReadingBeforeRearmingLosesPagesAndTheCopyShowsIt) {
   options.gated = true;
   TinyGuest guest(options);
   const auto tracker = tracker_for(guest);
-  Copy copy(guest);
+  GuestCopy copy(guest);
   ASSERT_TRUE(tracker->start());
   guest.sweep(1);
   PageBitmap everything(guest.regions());
@@ -423,7 +397,7 @@ TEST_F(ManualKvmBitmap, JoinedWithMarksSeesTheWritesOfTheVmmToo) {
   TinyGuest guest(options);
   const auto marks = make_software_bitmap(guest.regions());
   const auto tracker = make_composite_tracker({tracker_for(guest), marks});
-  Copy copy(guest);
+  GuestCopy copy(guest);
   ASSERT_TRUE(tracker->start());
   const PageBitmap set = collected(*tracker, guest);
   rearm_and_read(*tracker, guest, set, copy);

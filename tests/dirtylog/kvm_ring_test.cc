@@ -11,11 +11,13 @@
 #include <cstring>
 #include <thread>
 
+#include "tests/dirtylog/guest_copy.hpp"
 #include "tests/kvm/tiny_guest.hpp"
 
 namespace migrate {
 namespace {
 
+using testing::GuestCopy;
 using testing::TinyGuest;
 using testing::TinyGuestOptions;
 
@@ -70,35 +72,6 @@ TinyGuestOptions overflowing(std::uint32_t vcpus, bool gated = false) {
   return options;
 }
 
-/// A copy of a guest's memory, kept up as the engine does it.
-class Copy {
- public:
-  explicit Copy(TinyGuest& guest) : guest_(guest), bytes_(guest.pages() * kPageSize) {
-    PageBitmap everything(guest.regions());
-    everything.set_all();
-    read(everything);
-  }
-  void read(const PageBitmap& set) {
-    set.for_each_run([&](const RegionId&, PageRange run) {
-      for (std::uint64_t page = run.first.number; page < run.end().number; ++page) {
-        std::memcpy(bytes_.data() + page * kPageSize, guest_.page(page), kPageSize);
-      }
-    });
-  }
-  [[nodiscard]] std::uint64_t pages_that_differ() const {
-    std::uint64_t differ = 0;
-    for (std::uint64_t page = 0; page < guest_.pages(); ++page) {
-      const auto* mine = bytes_.data() + page * kPageSize;
-      if (std::memcmp(mine, guest_.page(page), kPageSize) != 0) ++differ;
-    }
-    return differ;
-  }
-
- private:
-  TinyGuest& guest_;
-  std::vector<std::byte> bytes_;
-};
-
 /// Waits until a ring has been full once more.
 void wait_for_full_exit(const TinyGuest& guest) {
   const std::uint64_t before = guest.ring()->full_exits();
@@ -111,7 +84,7 @@ void wait_for_full_exit(const TinyGuest& guest) {
 
 /// Collects and copies beside the running guest, until `rounds` are over and each vCPU has swept
 /// over its pages a few times meanwhile.
-void run_rounds(DirtyTracker& tracker, TinyGuest& guest, Copy& copy, int rounds) {
+void run_rounds(DirtyTracker& tracker, TinyGuest& guest, GuestCopy& copy, int rounds) {
   guest.resume();
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   const auto swept = [&] {
@@ -142,7 +115,8 @@ TEST_F(KvmRing, CopyEqualsMemoryBesideAWriterAtFullSpeed) {
   TinyGuest guest(options);
   const auto tracker = tracker_for(guest);
   ASSERT_TRUE(tracker->start());
-  Copy copy(guest);
+  GuestCopy copy(guest);
+  copy.read_all();
   run_rounds(*tracker, guest, copy, 200);
   EXPECT_EQ(copy.pages_that_differ(), 0U);
   EXPECT_TRUE(tracker->stop());
@@ -153,7 +127,8 @@ TEST_F(KvmRing, CopyEqualsMemoryWithRingsThatAreFullAllTheTime) {
     TinyGuest guest(overflowing(vcpus));
     const auto tracker = tracker_for(guest);
     ASSERT_TRUE(tracker->start());
-    Copy copy(guest);
+    GuestCopy copy(guest);
+    copy.read_all();
     guest.resume();
     for (int round = 0; round < 12; ++round) {
       wait_for_full_exit(guest);
@@ -171,7 +146,8 @@ TEST_F(KvmRing, CopyEqualsMemoryWhileFullRingsAreEmptiedBesideCollects) {
   TinyGuest guest(overflowing(2));
   const auto tracker = tracker_for(guest);
   ASSERT_TRUE(tracker->start());
-  Copy copy(guest);
+  GuestCopy copy(guest);
+  copy.read_all();
   guest.resume();
   // In steps that let rings fill up between two collects, early or late in a sweep.
   for (int round = 0; round < 60; ++round) {
@@ -237,7 +213,8 @@ TEST_F(KvmRing, ReadingBeforeCollectingLosesPagesAndTheCopyShowsIt) {
   guest.sweep(1);
   const auto tracker = tracker_for(guest);
   ASSERT_TRUE(tracker->start());
-  Copy copy(guest);
+  GuestCopy copy(guest);
+  copy.read_all();
   guest.sweep(1);
   (void)collected(*tracker, guest);
   EXPECT_GE(copy.pages_that_differ(), options.sweep_pages);
@@ -359,7 +336,8 @@ TEST_F(KvmRing, StopsAndStartsAgainBesideARunningGuest) {
   guest.resume();
   for (int i = 0; i < 8; ++i) {
     ASSERT_TRUE(tracker->start());
-    Copy copy(guest);
+    GuestCopy copy(guest);
+    copy.read_all();
     guest.wait_for_sweeps(1);
     copy.read(collected(*tracker, guest));
     if (i % 2 == 0) {

@@ -29,9 +29,7 @@ class Faithful : public DirtyTracker {
  protected:
   /// What the real one collects for the regions of `like`.
   Status take(const PageBitmap& like, PageBitmap& taken) {
-    std::vector<Region> regions;
-    for (const auto& segment : like.segments()) regions.push_back(segment.region);
-    taken = PageBitmap(regions);
+    taken = PageBitmap(like.regions());
     return real_->collect(taken);
   }
   std::shared_ptr<DirtyTracker> real_;
@@ -168,13 +166,10 @@ class PeeksWithoutLooking final : public Faithful {
   }
 };
 
-/// Succeeds after stop() with nothing.
-class SilentAfterStop final : public Faithful {
+/// Knows whether it was stopped.
+class Stoppable : public Faithful {
  public:
   using Faithful::Faithful;
-  Status collect(PageBitmap& round_set) override {
-    return stopped_ ? Status() : real_->collect(round_set);
-  }
   Status start() override {
     stopped_ = false;
     return real_->start();
@@ -184,44 +179,35 @@ class SilentAfterStop final : public Faithful {
     return real_->stop();
   }
 
- private:
+ protected:
   bool stopped_ = false;
 };
 
-class ReportsAllAfterStop final : public Faithful {
+/// Succeeds after stop() with nothing.
+class SilentAfterStop final : public Stoppable {
  public:
-  using Faithful::Faithful;
+  using Stoppable::Stoppable;
+  Status collect(PageBitmap& round_set) override {
+    return stopped_ ? Status() : real_->collect(round_set);
+  }
+};
+
+class ReportsAllAfterStop final : public Stoppable {
+ public:
+  using Stoppable::Stoppable;
   Status collect(PageBitmap& round_set) override {
     if (stopped_) round_set.set_all();
     return real_->collect(round_set);
   }
-  Status stop() override {
-    stopped_ = true;
-    return real_->stop();
-  }
-  Status start() override {
-    stopped_ = false;
-    return real_->start();
-  }
-
- private:
-  bool stopped_ = false;
 };
 
-class StartsOnce final : public Faithful {
+class StartsOnce final : public Stoppable {
  public:
-  using Faithful::Faithful;
+  using Stoppable::Stoppable;
+  Status start() override { return real_->start(); }
   Status collect(PageBitmap& round_set) override {
-    if (stopped_) return {};
-    return real_->collect(round_set);
+    return stopped_ ? Status() : real_->collect(round_set);
   }
-  Status stop() override {
-    stopped_ = true;
-    return real_->stop();
-  }
-
- private:
-  bool stopped_ = false;
 };
 
 class RearmsLate final : public Faithful {

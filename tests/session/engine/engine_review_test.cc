@@ -235,7 +235,8 @@ TEST_F(Target, AConnectionThatTakesForEverToIntroduceItselfIsEnded) {
   std::size_t got = 0;
   for (std::size_t at = 0; at + 1 < head.size() && got == 0; ++at) {
     const iovec byte{&head[at], 1};
-    if (!(*channel)->send({&byte, 1}, seconds(5))) break;
+    // What it says before it ends the connection may be there already, so a failure is not the end.
+    static_cast<void>((*channel)->send({&byte, 1}, seconds(5)));
     const iovec into{heard.data(), heard.size()};
     got = (*channel)->receive({&into, 1}, milliseconds(20)).value_or(0);
   }
