@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -42,7 +43,9 @@ struct OutgoingOptions {
   std::chrono::microseconds max_downtime{50'000};
   std::uint32_t max_rounds = 30;
   std::uint64_t bandwidth_bytes_per_s = 0;  ///< 0: no limit. All lanes together.
-  std::uint32_t lanes = 0;                  ///< Bulk lanes; 0: by cores.
+  /// The limit while the guest stands; 0: none. Without it bandwidth_bytes_per_s holds then, too.
+  std::optional<std::uint64_t> switchover_bandwidth_bytes_per_s;
+  std::uint32_t lanes = 0;  ///< Bulk lanes; 0: by cores.
   CompressionChoice compress;
   /// Memory for pages as they were last sent, so that only what changed in them is sent.
   std::uint64_t delta_cache_bytes = 32ull << 20;

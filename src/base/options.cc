@@ -131,12 +131,29 @@ Status set_bandwidth(OutgoingOptions& options, std::string_view value) {
   return {};
 }
 
-std::string get_bandwidth(const OutgoingOptions& options) {
+std::string format_rate(std::uint64_t rate) {
   constexpr std::uint64_t kMbit = 125'000;
-  const std::uint64_t rate = options.bandwidth_bytes_per_s;
   if (rate == 0 || rate % kMbit != 0) return std::to_string(rate);
   return rate % (1000 * kMbit) == 0 ? std::to_string(rate / (1000 * kMbit)) + "Gbit"
                                     : std::to_string(rate / kMbit) + "Mbit";
+}
+
+constexpr std::string_view kSameBandwidth = "same";
+
+Status set_switchover_bandwidth(OutgoingOptions& options, std::string_view value) {
+  if (value == kSameBandwidth) {
+    options.switchover_bandwidth_bytes_per_s.reset();
+    return {};
+  }
+  auto rate = parse_rate(value);
+  if (!rate) return in_option("switchover-bandwidth", std::move(rate).error());
+  options.switchover_bandwidth_bytes_per_s = *rate;
+  return {};
+}
+
+std::string get_switchover_bandwidth(const OutgoingOptions& options) {
+  const auto& rate = options.switchover_bandwidth_bytes_per_s;
+  return rate ? format_rate(*rate) : std::string(kSameBandwidth);
 }
 
 Status set_compress(OutgoingOptions& options, std::string_view value) {
@@ -215,7 +232,10 @@ std::vector<OptionSpec> make_registry() {
       count_option("max-rounds", "Passes over memory while the guest runs, at most.",
                    &Options::max_rounds, 1, kRoundsMax),
       {"bandwidth", "RATE", "Cap for all lanes together; 0 is no cap.", set_bandwidth,
-       get_bandwidth},
+       [](const Options& options) { return format_rate(options.bandwidth_bytes_per_s); }},
+      {"switchover-bandwidth", "RATE|same",
+       "Cap while the guest stands, which the downtime forecast counts on; 0 is no cap.",
+       set_switchover_bandwidth, get_switchover_bandwidth},
       count_option("lanes", "Connections that carry memory; 0 chooses by the number of cores.",
                    &Options::lanes, 0, kLanesMax),
       {"compress", "auto|none|zstd[:LEVEL]",

@@ -23,13 +23,21 @@ const OptionSpec& option(std::string_view name) {
 
 TEST(Options, DefaultsAreTheDocumentedOnes) {
   const std::map<std::string, std::string, std::less<>> expected = {
-      {"strategy", "auto"},     {"max-downtime", "50ms"},
-      {"max-rounds", "30"},     {"bandwidth", "0"},
-      {"lanes", "0"},           {"on-stall", "throttle,abort"},
-      {"verify", "digest"},     {"connect-timeout", "10s"},
-      {"hello-timeout", "10s"}, {"peer-timeout", "30s"},
-      {"ask-window", "60s"},    {"reconnect", "30s"},
-      {"compress", "auto"},     {"delta-cache", "32M"}};
+      {"strategy", "auto"},
+      {"max-downtime", "50ms"},
+      {"max-rounds", "30"},
+      {"bandwidth", "0"},
+      {"lanes", "0"},
+      {"on-stall", "throttle,abort"},
+      {"verify", "digest"},
+      {"connect-timeout", "10s"},
+      {"hello-timeout", "10s"},
+      {"peer-timeout", "30s"},
+      {"ask-window", "60s"},
+      {"reconnect", "30s"},
+      {"compress", "auto"},
+      {"delta-cache", "32M"},
+      {"switchover-bandwidth", "same"}};
   ASSERT_EQ(outgoing_option_registry().size(), expected.size());
   for (const OptionSpec& spec : outgoing_option_registry()) {
     SCOPED_TRACE(spec.name);
@@ -43,17 +51,37 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
 }
 
 TEST(Options, WhatIsSetReadsBack) {
-  const std::pair<const char*, const char*> cases[] = {
-      {"strategy", "stop-copy"},  {"strategy", "precopy"},      {"strategy", "auto"},
-      {"compress", "none"},       {"compress", "zstd:19"},      {"compress", "zstd:-7"},
-      {"compress", "auto"},       {"delta-cache", "0"},         {"delta-cache", "1G"},
-      {"max-downtime", "1us"},    {"max-downtime", "1.5s"},     {"max-downtime", "86400s"},
-      {"max-rounds", "1"},        {"max-rounds", "10000"},      {"bandwidth", "10Gbit"},
-      {"bandwidth", "500Mbit"},   {"bandwidth", "12345"},       {"lanes", "64"},
-      {"on-stall", "abort"},      {"on-stall", "throttle"},     {"on-stall", "throttle,abort"},
-      {"verify", "full"},         {"connect-timeout", "250ms"}, {"hello-timeout", "1s"},
-      {"peer-timeout", "86400s"}, {"ask-window", "1ms"},        {"reconnect", "0s"},
-      {"reconnect", "86400s"}};
+  const std::pair<const char*, const char*> cases[] = {{"strategy", "stop-copy"},
+                                                       {"strategy", "precopy"},
+                                                       {"strategy", "auto"},
+                                                       {"compress", "none"},
+                                                       {"compress", "zstd:19"},
+                                                       {"compress", "zstd:-7"},
+                                                       {"compress", "auto"},
+                                                       {"delta-cache", "0"},
+                                                       {"delta-cache", "1G"},
+                                                       {"max-downtime", "1us"},
+                                                       {"max-downtime", "1.5s"},
+                                                       {"max-downtime", "86400s"},
+                                                       {"max-rounds", "1"},
+                                                       {"max-rounds", "10000"},
+                                                       {"bandwidth", "10Gbit"},
+                                                       {"bandwidth", "500Mbit"},
+                                                       {"bandwidth", "12345"},
+                                                       {"lanes", "64"},
+                                                       {"on-stall", "abort"},
+                                                       {"on-stall", "throttle"},
+                                                       {"on-stall", "throttle,abort"},
+                                                       {"verify", "full"},
+                                                       {"connect-timeout", "250ms"},
+                                                       {"hello-timeout", "1s"},
+                                                       {"peer-timeout", "86400s"},
+                                                       {"ask-window", "1ms"},
+                                                       {"reconnect", "0s"},
+                                                       {"reconnect", "86400s"},
+                                                       {"switchover-bandwidth", "0"},
+                                                       {"switchover-bandwidth", "10Gbit"},
+                                                       {"switchover-bandwidth", "same"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;
@@ -78,6 +106,7 @@ TEST(Options, WhatIsRefusedNamesTheOptionAndChangesNothing) {
                                                        {"max-rounds", "4294967297"},
                                                        {"bandwidth", "fast"},
                                                        {"bandwidth", "-1"},
+                                                       {"switchover-bandwidth", "half"},
                                                        {"lanes", "65"},
                                                        {"lanes", ""},
                                                        {"on-stall", ""},
