@@ -7,6 +7,7 @@
 #include <array>
 #include <csignal>
 #include <sstream>
+#include <string_view>
 #include <thread>
 
 #include "memory/process_status.hpp"
@@ -284,8 +285,8 @@ TEST(ProcessStop, HoldsEveryThreadAndLetsAllGo) {
       MIGRATE_ASSIGN(const std::vector<pid_t> threads, threads_of(writer.pid()));
       for (const pid_t tid : threads) {
         const auto status = thread_status(writer.pid(), tid);
-        // One that ended just before is a zombie until it is let go.
-        EXPECT_TRUE(status && (status->state == 't' || status->state == 'Z')) << status->state;
+        // One that ended just before is a zombie for a moment, then dead, then gone.
+        if (status) EXPECT_NE(std::string_view("tZX").find(status->state), std::string_view::npos);
       }
       return {};
     });
