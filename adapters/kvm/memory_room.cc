@@ -7,6 +7,9 @@
 #include <optional>
 #include <sstream>
 
+#include "base/huge_pages.hpp"
+#include "migrate/options.hpp"
+
 namespace migrate::kvm {
 namespace {
 
@@ -79,6 +82,16 @@ void limit_by_resources(MemoryRoom& room, const std::string& proc) {
   }
 }
 
+Status check_whole_pages(const KvmMachine::Slot& slot, std::uint64_t huge_page_bytes) {
+  if (slot.bytes % huge_page_bytes == 0 && slot.guest_address.value % huge_page_bytes == 0) {
+    return {};
+  }
+  return make_error(ErrorCode::kIncompatible,
+                    "the guest's memory slot " + std::to_string(slot.slot) +
+                        " is not made of whole huge pages of " + format_size(huge_page_bytes))
+      .advise("receive it without --huge-pages, or with smaller ones");
+}
+
 std::string mebibytes(std::uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 }  // namespace
@@ -91,15 +104,21 @@ MemoryRoom memory_room(const std::string& proc, const std::string& cgroups) {
   return room;
 }
 
-Status check_memory_room(const KvmMachine& machine, const MemoryRoom& room) {
+Status check_memory_room(const KvmMachine& machine, const MemoryRoom& room,
+                         std::uint64_t huge_page_bytes) {
   std::uint64_t guest = 0;
   std::uint64_t largest = 0;
   for (const KvmMachine::Slot& slot : machine.slots) {
     guest += slot.bytes;
     largest = std::max(largest, slot.bytes);
+    // Each slot begins and ends on a huge page, or it could not be mapped.
+    if (huge_page_bytes != 0) MIGRATE_TRY(check_whole_pages(slot, huge_page_bytes));
+  }
+  if (huge_page_bytes != 0) {
+    MIGRATE_TRY(check_huge_pages(guest, huge_page_bytes, read_huge_page_pool(huge_page_bytes)));
   }
   // 8 bytes a page each in the host's page tables and in KVM's: 1/256 of the memory.
-  const std::uint64_t needed = guest + guest / 256;
+  const std::uint64_t needed = guest / 256 + (huge_page_bytes != 0 ? 0 : guest);
   if (needed > room.bytes) {
     return make_error(ErrorCode::kNoMemory, "the guest needs " + mebibytes(needed) +
                                                 " of memory, and " + room.limited_by + " leaves " +
@@ -108,7 +127,7 @@ Status check_memory_room(const KvmMachine& machine, const MemoryRoom& room) {
   }
   // A memfd is a file to this limit, and going past it kills the process (SIGXFSZ).
   rlimit file{};
-  if (::getrlimit(RLIMIT_FSIZE, &file) == 0 && largest > file.rlim_cur) {
+  if (huge_page_bytes == 0 && ::getrlimit(RLIMIT_FSIZE, &file) == 0 && largest > file.rlim_cur) {
     return make_error(ErrorCode::kNoMemory,
                       "a memory slot of " + mebibytes(largest) +
                           " is larger than the file size limit of this process allows")

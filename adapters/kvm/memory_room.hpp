@@ -20,7 +20,9 @@ struct MemoryRoom {
                                      const std::string& cgroups = "/sys/fs/cgroup");
 
 /// kNoMemory unless `machine` fits, tables included. Memory is given lazily, so a guest that does
-/// not fit would be killed later, when its memory fills up.
-Status check_memory_room(const KvmMachine& machine, const MemoryRoom& room);
+/// not fit would be killed later, when its memory fills up. With `huge_page_bytes` its memory comes
+/// from this host's pool of them (errors as check_huge_pages()), and only the tables from `room`.
+Status check_memory_room(const KvmMachine& machine, const MemoryRoom& room,
+                         std::uint64_t huge_page_bytes = 0);
 
 }  // namespace migrate::kvm

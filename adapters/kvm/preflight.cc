@@ -88,7 +88,8 @@ bool same_frequency(std::uint32_t a_khz, std::uint32_t b_khz) {
   return difference * 1'000'000 <= std::uint64_t{std::max(a_khz, b_khz)} * kTscTolerancePpm;
 }
 
-Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine, const CpuModel& model) {
+Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine, const CpuModel& model,
+                                  std::uint64_t huge_page_bytes) {
   Faults faults;
   check_counts(kvm_fd, machine, model, faults);
   MIGRATE_ASSIGN(const Cpuid here, supported_cpuid(kvm_fd));
@@ -107,7 +108,7 @@ Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine, const C
   check_devices(*trial, machine, faults);
   check_vcpu(*trial, model, faults);
   MIGRATE_TRY(refusal(faults));
-  MIGRATE_TRY(check_memory_room(machine, memory_room()));
+  MIGRATE_TRY(check_memory_room(machine, memory_room(), huge_page_bytes));
   return PreflightResult{trial->tsc_khz()};
 }
 

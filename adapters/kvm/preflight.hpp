@@ -16,8 +16,11 @@ struct PreflightResult {
   std::uint32_t host_tsc_khz = 0;
 };
 
-/// kIncompatible with everything that stands in the way; kNoMemory. Touches nothing of the guest.
+/// kIncompatible with everything that stands in the way; kNoMemory, and what else
+/// check_memory_room() says. `huge_page_bytes` as in KvmTargetOptions. Touches nothing of the
+/// guest.
 [[nodiscard]] Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine,
-                                                const CpuModel& model);
+                                                const CpuModel& model,
+                                                std::uint64_t huge_page_bytes = 0);
 
 }  // namespace migrate::kvm

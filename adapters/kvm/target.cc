@@ -20,7 +20,8 @@ namespace {
 
 class KvmTarget final : public TargetGuest {
  public:
-  KvmTarget(int kvm_fd, KvmTargetHooks& hooks) : kvm_fd_(kvm_fd), hooks_(hooks) {}
+  KvmTarget(int kvm_fd, KvmTargetHooks& hooks, const KvmTargetOptions& options)
+      : kvm_fd_(kvm_fd), hooks_(hooks), options_(options) {}
 
   Status prepare(const GuestDescription& description) override;
   PageSink& pages() override { return pages_; }
@@ -48,6 +49,7 @@ class KvmTarget final : public TargetGuest {
 
   const int kvm_fd_;
   KvmTargetHooks& hooks_;
+  const KvmTargetOptions options_;
   KvmPageSink pages_;
   KvmVm vm_;
   std::uint32_t host_tsc_khz_ = 0;
@@ -58,7 +60,8 @@ Status KvmTarget::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const KvmMachine machine, kvm_machine(description));
   MIGRATE_ASSIGN(const auto* property, find_property(description, kCpuProperty, kCpuVersion));
   MIGRATE_ASSIGN(const CpuModel model, decode_cpu_model(property->body));
-  MIGRATE_ASSIGN(const PreflightResult checked, preflight(kvm_fd_, machine, model));
+  MIGRATE_ASSIGN(const PreflightResult checked,
+                 preflight(kvm_fd_, machine, model, options_.huge_page_bytes));
   host_tsc_khz_ = checked.host_tsc_khz;
   built_ = true;
   MIGRATE_ASSIGN(vm_, hooks_.build(description, machine));
@@ -215,8 +218,9 @@ Status KvmTarget::report(const std::vector<LoadNotes>& notes) {
 }  // namespace
 }  // namespace kvm
 
-std::unique_ptr<TargetGuest> make_kvm_target(int kvm_fd, KvmTargetHooks& hooks) {
-  return std::make_unique<kvm::KvmTarget>(kvm_fd, hooks);
+std::unique_ptr<TargetGuest> make_kvm_target(int kvm_fd, KvmTargetHooks& hooks,
+                                             const KvmTargetOptions& options) {
+  return std::make_unique<kvm::KvmTarget>(kvm_fd, hooks, options);
 }
 
 }  // namespace migrate

@@ -46,6 +46,24 @@ bool punch(const KvmMemorySlot& slot, PageRange range) {
   return result == 0;
 }
 
+/// Overwrites what exists: nothing is given back, for a page of the pool that went elsewhere
+/// meanwhile kills the process when it is touched again, and older kernels forget that a page given
+/// back was reserved. What was never touched reads as zero already. Private memory only: of shared
+/// memory mincore() knows what this process has mapped, not what there is.
+void overwrite_existing(std::byte* address, std::size_t bytes) {
+  while (bytes > 0) {
+    // The smallest huge page there is: larger ones are asked for in parts.
+    constexpr std::uintptr_t kAsk = 2 << 20;
+    const std::size_t to_edge = kAsk - reinterpret_cast<std::uintptr_t>(address) % kAsk;
+    const std::size_t part = std::min(bytes, to_edge);
+    unsigned char resident = 0;
+    const bool known = ::mincore(address, kPageSize, &resident) == 0;
+    if (!known || (resident & 1) != 0) std::memset(address, 0, part);
+    address += part;
+    bytes -= part;
+  }
+}
+
 Status find_file_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
   const Region region = region_of(slot);
   const auto begin = static_cast<off_t>(slot.memfd_offset);
@@ -99,6 +117,10 @@ Status find_anonymous_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
 
 Status zero_pages(const KvmMemorySlot& slot, PageRange range) {
   std::byte* address = address_of(slot, range);
+  if (slot.backing == Backing::kHugetlb && slot.memfd < 0) {
+    overwrite_existing(address, range.bytes());
+    return {};
+  }
   const bool cheap = range.count <= kOverwritePagesMax && all_resident(address, range.count);
   if (slot.backing == Backing::kMemfd) {
     if (!cheap && punch(slot, range)) return {};
@@ -116,8 +138,11 @@ Status find_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
       return find_file_holes(slot, holes);
     case Backing::kAnonymous:
       return find_anonymous_holes(slot, holes);
-    case Backing::kUnknown:
     case Backing::kHugetlb:
+      // A file of huge pages does not tell its holes (lseek), nor do page tables what it has.
+      if (slot.memfd < 0) return find_anonymous_holes(slot, holes);
+      break;
+    case Backing::kUnknown:
     case Backing::kFile:
       break;
   }

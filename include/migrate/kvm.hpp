@@ -148,8 +148,15 @@ struct KvmSourceOptions {
 [[nodiscard]] Result<std::unique_ptr<SourceGuest>> make_kvm_source(KvmVm vm, KvmSourceHooks& hooks,
                                                                    KvmSourceOptions options = {});
 
+struct KvmTargetOptions {
+  /// build() takes guest memory from the host's pool of hugetlb pages of this size; 0: it does not.
+  /// The preflight asks that pool then, not the host's free memory.
+  std::uint64_t huge_page_bytes = 0;
+};
+
 /// A guest that may arrive. `kvm_fd` (/dev/kvm) is used for the preflight, before build(); it and
 /// `hooks` must outlive the guest.
-[[nodiscard]] std::unique_ptr<TargetGuest> make_kvm_target(int kvm_fd, KvmTargetHooks& hooks);
+[[nodiscard]] std::unique_ptr<TargetGuest> make_kvm_target(int kvm_fd, KvmTargetHooks& hooks,
+                                                           const KvmTargetOptions& options = {});
 
 }  // namespace migrate

@@ -15,10 +15,10 @@ struct KvmMemorySlot {
   GuestAddr guest_address;    ///< Multiple of kPageSize.
   std::uint64_t bytes = 0;    ///< Multiple of kPageSize.
   std::byte* host = nullptr;  ///< Where the VMM has it mapped (userspace_addr).
-  /// kMemfd and kHugetlb: `memfd` is given. kAnonymous: a private anonymous mapping. kUnknown:
-  /// anything else; no holes are found then, and zeroing is by memset.
+  /// kMemfd: `memfd` is given. kAnonymous: a private anonymous mapping. kHugetlb: one of those two,
+  /// of huge pages. kUnknown: anything else; no holes are found then, and zeroing is by memset.
   Backing backing = Backing::kUnknown;
-  int memfd = -1;                  ///< For kMemfd and kHugetlb; its file offset is moved by lseek.
+  int memfd = -1;                  ///< -1 for private memory. Its file offset is moved by lseek.
   std::uint64_t memfd_offset = 0;  ///< Where in the memfd the slot begins.
   bool read_only = false;          ///< Set with KVM_MEM_READONLY.
 };

@@ -6,10 +6,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
 #include "base/fd.hpp"
+#include "base/huge_pages.hpp"
+#include "tests/support/huge_pages.hpp"
 
 namespace migrate::kvm {
 namespace {
@@ -140,6 +143,83 @@ TEST(GuestMemory, ZeroingHolesAllocatesNothing) {
     ASSERT_TRUE(sink.zero(fresh.region(), PageRange{{kFirst + page}, 1 + page % 4}));
   }
   EXPECT_EQ(fresh.allocated_pages(), 0U);
+}
+
+/// Private memory of huge pages: `slot` for the adapter.
+class HugeSlot {
+ public:
+  static constexpr std::uint64_t kHuge = 512;  ///< Pages of 4 KiB.
+  static constexpr std::uint64_t kHugePages = 4;
+
+  HugeSlot() {
+    slot.guest_address = {1ull << 30};
+    slot.bytes = kHugePages * kHugePage2MiB;
+    slot.backing = Backing::kHugetlb;
+    void* host = ::mmap(nullptr, slot.bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    EXPECT_NE(host, MAP_FAILED);
+    slot.host = static_cast<std::byte*>(host);
+  }
+  ~HugeSlot() { ::munmap(slot.host, slot.bytes); }
+  HugeSlot(const HugeSlot&) = delete;
+  HugeSlot& operator=(const HugeSlot&) = delete;
+
+  [[nodiscard]] PageRange pages(std::uint64_t first, std::uint64_t count) const {
+    return {slot.guest_address.page() + first, count};
+  }
+  /// What the kernel has given of it.
+  [[nodiscard]] std::uint64_t existing() const {
+    std::uint64_t count = 0;
+    for (std::uint64_t i = 0; i < kHugePages; ++i) {
+      unsigned char resident = 0;
+      EXPECT_EQ(::mincore(slot.host + i * kHugePage2MiB, kPageSize, &resident), 0);
+      count += resident & 1U;
+    }
+    return count;
+  }
+
+  KvmMemorySlot slot;
+};
+
+TEST(GuestMemory, HolesOfHugePagesAreFoundWithoutTakingThem) {
+  const testing::HugePages reserved(HugeSlot::kHugePages);
+  if (!reserved.why_not().empty()) GTEST_SKIP() << reserved.why_not();
+  const HugeSlot huge;
+  huge.slot.host[kHugePage2MiB + 5 * kPageSize] = std::byte{1};
+  KvmPageSource source({huge.slot});
+  const std::vector<Region> regions = {region_of(huge.slot)};
+  PageBitmap holes(regions);
+  ASSERT_TRUE(source.holes(regions[0].id, holes));
+  EXPECT_EQ(holes.count(), (HugeSlot::kHugePages - 1) * HugeSlot::kHuge);
+  EXPECT_FALSE(holes.test(regions[0].id, huge.slot.guest_address.page() + HugeSlot::kHuge));
+  EXPECT_EQ(huge.existing(), 1U);
+}
+
+TEST(GuestMemory, ZeroingHugePagesOverwritesWhatExistsAndTakesNoMore) {
+  const testing::HugePages reserved(HugeSlot::kHugePages);
+  if (!reserved.why_not().empty()) GTEST_SKIP() << reserved.why_not();
+  const HugeSlot huge;
+  // The second and the third exist.
+  std::memset(huge.slot.host + kHugePage2MiB, 0x77, 2 * kHugePage2MiB);
+  KvmPageSink sink;
+  sink.use({huge.slot});
+  const RegionId region = region_of(huge.slot).id;
+  // One page, then from within the first, which is a hole, to within the last.
+  ASSERT_TRUE(sink.zero(region, huge.pages(HugeSlot::kHuge + 9, 1)));
+  EXPECT_EQ(huge.slot.host[kHugePage2MiB + 8 * kPageSize], std::byte{0x77});
+  EXPECT_EQ(huge.slot.host[kHugePage2MiB + 9 * kPageSize], std::byte{0});
+  EXPECT_EQ(huge.slot.host[kHugePage2MiB + 10 * kPageSize - 1], std::byte{0});
+  EXPECT_EQ(huge.slot.host[kHugePage2MiB + 10 * kPageSize], std::byte{0x77});
+  ASSERT_TRUE(sink.zero(region, huge.pages(3, HugeSlot::kHuge * 2)));
+  EXPECT_EQ(huge.existing(), 2U);
+  // Up to the third page of the third.
+  const std::byte* end = huge.slot.host + 2 * kHugePage2MiB + 3 * kPageSize;
+  EXPECT_TRUE(std::all_of<const std::byte*>(huge.slot.host + kHugePage2MiB, end,
+                                            [](std::byte value) { return value == std::byte{0}; }));
+  EXPECT_EQ(*end, std::byte{0x77});
+  ASSERT_TRUE(sink.zero(region, huge.pages(0, HugeSlot::kHugePages * HugeSlot::kHuge)));
+  EXPECT_EQ(huge.existing(), 2U);
+  EXPECT_EQ(*end, std::byte{0});
 }
 
 TEST(GuestMemory, ReadsAndWritesWholePagesOfItsSlotsOnly) {

@@ -74,6 +74,17 @@ TEST_F(MemoryRoomTest, AGuestThatDoesNotFitIsRefusedWithTheNumbers) {
   EXPECT_FALSE(refused.error().remedy.empty());
 }
 
+TEST_F(MemoryRoomTest, SlotsThatAreNotWholeHugePagesAreRefused) {
+  KvmMachine machine = machine_of(6 << 20);
+  machine.slots[0].guest_address = {1 << 20};
+  for (const std::uint64_t page_bytes : {std::uint64_t{2} << 20, std::uint64_t{1} << 30}) {
+    const Status refused = check_memory_room(machine, MemoryRoom{}, page_bytes);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::kIncompatible);
+    EXPECT_FALSE(refused.error().remedy.empty());
+  }
+}
+
 TEST_F(MemoryRoomTest, TheFileSizeLimitIsRespected) {
   rlimit before{};
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);

@@ -12,9 +12,9 @@ namespace migrate::tool {
 class ArrivalHooks final : public KvmTargetHooks {
  public:
   /// `on_discard` is called from the migration's thread, when nothing of the guest is left here.
-  ArrivalHooks(std::string name, std::optional<TrackerKind> tracking,
+  ArrivalHooks(std::string name, std::optional<TrackerKind> tracking, std::uint64_t huge_page_bytes,
                std::function<void()> on_discard)
-      : vmm_(std::move(name), tracking), on_discard_(std::move(on_discard)) {}
+      : vmm_(std::move(name), tracking, huge_page_bytes), on_discard_(std::move(on_discard)) {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override {
     return vmm_.build(description, machine);

@@ -12,6 +12,7 @@
 #include "connection_passing.hpp"
 #include "detach.hpp"
 #include "endpoint.hpp"
+#include "huge_pages_option.hpp"
 #include "migrate/options.hpp"
 #include "receive_session.hpp"
 #include "session_listener.hpp"
@@ -29,6 +30,7 @@ struct RecvOptions {
   TlsChoice security;
   std::string accept = "vm";
   std::string tracker = "auto";
+  std::string huge_pages;
   ReceiveOptions session;
   SessionProcess process;  ///< Of a process that a listener started for one session.
 };
@@ -192,6 +194,9 @@ int recv(const GlobalOptions& global, RecvOptions options) {
     return fail(global, possible.error());
   }
   options.session.tracking = *tracking;
+  const auto huge_page_bytes = parse_huge_pages(options.huge_pages);
+  if (!huge_page_bytes) return fail(global, huge_page_bytes.error());
+  options.session.huge_page_bytes = *huge_page_bytes;
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
   const auto endpoint = listen_endpoint(options);
   if (!endpoint) return fail(global, endpoint.error());
@@ -225,6 +230,7 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
       ->add_option("--tracker", options->tracker,
                    "How the guest's writes are tracked when it leaves again (default: auto)")
       ->type_name(tracker_names());
+  add_huge_pages_option(*command, options->huge_pages);
   for (const TimeOption& option : kTimeOptions) {
     command
         ->add_option_function<std::string>(

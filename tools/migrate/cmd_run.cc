@@ -6,9 +6,11 @@
 #include <memory>
 #include <optional>
 
+#include "base/huge_pages.hpp"
 #include "command.hpp"
 #include "detach.hpp"
 #include "hosting.hpp"
+#include "huge_pages_option.hpp"
 #include "migrate/options.hpp"
 #include "tracker_option.hpp"
 #include "vmm_guest.hpp"
@@ -22,6 +24,7 @@ struct RunOptions {
   std::uint32_t vcpus = 1;
   std::string workload = "idle";
   std::string tracker = "auto";
+  std::string huge_pages;
   bool detach = false;
 };
 
@@ -34,6 +37,12 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
   MIGRATE_ASSIGN(config.workload, vmm::parse_workload(options.workload));
   MIGRATE_ASSIGN(config.tracking, parse_tracker(options.tracker));
   MIGRATE_TRY(check_tracker(config.tracking));
+  MIGRATE_ASSIGN(config.huge_page_bytes, parse_huge_pages(options.huge_pages));
+  if (config.huge_page_bytes != 0) {
+    // Now, and not only when they are mapped: nothing has been begun yet.
+    MIGRATE_TRY(check_huge_pages(config.memory_bytes, config.huge_page_bytes,
+                                 read_huge_page_pool(config.huge_page_bytes)));
+  }
   return config;
 }
 
@@ -143,6 +152,7 @@ void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen) {
       ->add_option("--tracker", options->tracker,
                    "How its writes are tracked when it leaves this host (default: auto)")
       ->type_name(tracker_names());
+  add_huge_pages_option(*command, options->huge_pages);
   command->add_flag("--detach", options->detach, "Go to the background once the guest answers");
   command->callback([&global, &chosen, options] {
     chosen = [&global, options] { return run(global, *options); };

@@ -16,6 +16,8 @@
 #include <thread>
 
 #include "base/fd.hpp"
+#include "base/huge_pages.hpp"
+#include "migrate/options.hpp"
 #include "migrate/tracker_choice.hpp"
 #include "progress_line.hpp"
 #include "report_json.hpp"
@@ -107,6 +109,26 @@ HostCheck check_memory() {
           {}};
 }
 
+/// For --huge-pages; guests run without them.
+HostCheck check_huge_page_pool() {
+  HostCheck check{"huge-pages", CheckResult::kLimited, {}, {}};
+  const auto add = [&](std::uint64_t page_bytes) {
+    const auto pool = read_huge_page_pool(page_bytes);
+    if (!pool) return;
+    if (pool->unclaimed() > 0) check.result = CheckResult::kOk;
+    if (!check.detail.empty()) check.detail += ", ";
+    check.detail += format_size(page_bytes) + ": " + std::to_string(pool->unclaimed()) +
+                    " free of " + std::to_string(pool->total);
+  };
+  add(kHugePage2MiB);
+  add(kHugePage1GiB);
+  if (check.detail.empty()) check.detail = "none in this kernel";
+  if (check.result != CheckResult::kOk) {
+    check.remedy = "for --huge-pages only: echo N > " + huge_page_setting(kHugePage2MiB);
+  }
+  return check;
+}
+
 HostCheck check_runtime_dir() {
   HostCheck check{"runtime-dir", CheckResult::kMissing, {}, {}};
   const auto folder = RuntimeDir::open();
@@ -164,6 +186,7 @@ std::vector<HostCheck> check_host() {
        facts.cpu + ", " + std::to_string(std::thread::hardware_concurrency()) + " cores",
        {}});
   checks.push_back(check_memory());
+  checks.push_back(check_huge_page_pool());
   const Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   checks.push_back(check_kvm(kvm, errno));
   if (kvm) {

@@ -49,10 +49,10 @@ ReceiveSession::ReceiveSession(RuntimeDir folder, ReceiveOptions options,
       wake_(std::move(wake)),
       line_(stderr, !global.json),
       hooks_(std::make_unique<ArrivalHooks>(options_.name, options_.tracking,
-                                            [this] { discarded(); })),
-      incoming_(std::make_unique<Incoming>(make_kvm_target(kvm_.get(), *hooks_), options_.incoming,
-                                           static_cast<Incoming::Host&>(*this),
-                                           static_cast<Observer*>(this))) {}
+                                            options_.huge_page_bytes, [this] { discarded(); })),
+      incoming_(std::make_unique<Incoming>(
+          make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{options_.huge_page_bytes}),
+          options_.incoming, static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this))) {}
 
 ReceiveSession::~ReceiveSession() {
   if (!thread_.joinable()) return;

@@ -82,6 +82,9 @@ std::vector<std::string> session_arguments(const GlobalOptions& global,
       "--ask-window",    time(options.incoming.ask_window),
       "--lease",         time(options.incoming.lease),
       "--tracker",       std::string(tracker_name(options.tracking))};
+  if (options.huge_page_bytes != 0) {
+    arguments.push_back("--huge-pages=" + format_size(options.huge_page_bytes));
+  }
   if (global.json) arguments.push_back("--json");
   if (!options.name.empty()) {
     arguments.push_back("--name");

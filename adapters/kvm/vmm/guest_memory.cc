@@ -1,15 +1,18 @@
 #include "adapters/kvm/vmm/guest_memory.hpp"
 
+#include <linux/mman.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <fstream>
 #include <optional>
 
 #include "adapters/kvm/vmm/demo_guest/layout.hpp"
+#include "base/huge_pages.hpp"
 #include "migrate/options.hpp"
 
 namespace migrate::vmm {
@@ -51,8 +54,10 @@ Status check_available(std::uint64_t bytes) {
 
 }  // namespace
 
-Result<GuestMemory> GuestMemory::create(const std::string& name, std::uint64_t bytes) {
+Result<GuestMemory> GuestMemory::create(const std::string& name, std::uint64_t bytes,
+                                        std::uint64_t huge_page_bytes) {
   MIGRATE_CHECK(bytes > 0 && bytes % kPageSize == 0);
+  if (huge_page_bytes != 0) return of_huge_pages(bytes, huge_page_bytes);
   MIGRATE_TRY(check_available(bytes));
   void* const mapping = ::mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -66,18 +71,37 @@ Result<GuestMemory> GuestMemory::create(const std::string& name, std::uint64_t b
   (void)::madvise(address, bytes, MADV_HUGEPAGE);
   (void)::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, bytes,
                 ("migrate-guest-" + name.substr(0, kNameMax)).c_str());
-  return GuestMemory(static_cast<std::byte*>(mapping), address, bytes);
+  return GuestMemory(mapping, bytes + kHugePage, address, bytes, Backing::kAnonymous);
 }
 
-GuestMemory::GuestMemory(std::byte* mapping, std::byte* address, std::uint64_t bytes)
-    : mapping_(mapping), address_(address), bytes_(bytes) {
-  const auto add = [this](std::uint64_t guest_address, std::uint64_t offset, std::uint64_t size) {
+Result<GuestMemory> GuestMemory::of_huge_pages(std::uint64_t bytes, std::uint64_t huge_page_bytes) {
+  MIGRATE_TRY(check_huge_pages(bytes, huge_page_bytes, read_huge_page_pool(huge_page_bytes)));
+  // Never MAP_NORESERVE: a page that the pool has not got when it is touched kills the process.
+  const auto log2 = static_cast<unsigned>(std::countr_zero(huge_page_bytes));
+  void* const mapping = ::mmap(
+      nullptr, bytes, PROT_READ | PROT_WRITE,
+      MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | static_cast<int>(log2 << MAP_HUGE_SHIFT), -1, 0);
+  if (mapping == MAP_FAILED) {
+    return make_errno_error(ErrorCode::kNoMemory, errno,
+                            "cannot reserve " + format_size(bytes) + " of huge pages of " +
+                                format_size(huge_page_bytes))
+        .advise("reserve more of them (" + huge_page_setting(huge_page_bytes) +
+                "), raise the limit of address space (ulimit -v), or leave out --huge-pages");
+  }
+  return GuestMemory(mapping, bytes, static_cast<std::byte*>(mapping), bytes, Backing::kHugetlb);
+}
+
+GuestMemory::GuestMemory(void* mapping, std::uint64_t mapped_bytes, std::byte* address,
+                         std::uint64_t bytes, Backing backing)
+    : mapping_(mapping), address_(address), bytes_(bytes), mapped_bytes_(mapped_bytes) {
+  const auto add = [this, backing](std::uint64_t guest_address, std::uint64_t offset,
+                                   std::uint64_t size) {
     KvmMemorySlot slot;
     slot.slot = static_cast<std::uint32_t>(slots_.size());
     slot.guest_address = GuestAddr{guest_address};
     slot.bytes = size;
     slot.host = address_ + offset;
-    slot.backing = Backing::kAnonymous;
+    slot.backing = backing;
     slots_.push_back(slot);
   };
   const std::uint64_t low = std::min(bytes, demo::kLowMemoryMax);
@@ -86,7 +110,7 @@ GuestMemory::GuestMemory(std::byte* mapping, std::byte* address, std::uint64_t b
 }
 
 GuestMemory::~GuestMemory() {
-  if (mapping_ != nullptr) ::munmap(mapping_, bytes_ + kHugePage);
+  if (mapping_ != nullptr) ::munmap(mapping_, mapped_bytes_);
 }
 
 }  // namespace migrate::vmm

@@ -1,4 +1,4 @@
-// GuestMemory: the guest's memory, private and anonymous, in one or two slots.
+// GuestMemory: the guest's memory, private, of ordinary or of huge pages, in one or two slots.
 #pragma once
 
 #include <cstddef>
@@ -17,14 +17,17 @@ namespace migrate::vmm {
 class GuestMemory {
  public:
   /// Memory that reads as zero; nothing is allocated until it is touched, and then by huge pages
-  /// where the host gives them (transparent_hugepage "madvise" or "always"). kNoMemory when the
-  /// host has not got that much free.
-  static Result<GuestMemory> create(const std::string& name, std::uint64_t bytes);
+  /// where the host gives them (transparent_hugepage "madvise" or "always"). With
+  /// `huge_page_bytes` it is of the host's pool of those, and reserved from now on. kNoMemory when
+  /// the host or the pool has not got that much free; more errors as check_huge_pages().
+  static Result<GuestMemory> create(const std::string& name, std::uint64_t bytes,
+                                    std::uint64_t huge_page_bytes = 0);
   ~GuestMemory();
   GuestMemory(GuestMemory&& other) noexcept
       : mapping_(std::exchange(other.mapping_, nullptr)),
         address_(std::exchange(other.address_, nullptr)),
         bytes_(std::exchange(other.bytes_, 0)),
+        mapped_bytes_(std::exchange(other.mapped_bytes_, 0)),
         slots_(std::move(other.slots_)) {}
   GuestMemory& operator=(GuestMemory&&) = delete;
 
@@ -42,11 +45,14 @@ class GuestMemory {
   }
 
  private:
-  GuestMemory(std::byte* mapping, std::byte* address, std::uint64_t bytes);
+  GuestMemory(void* mapping, std::uint64_t mapped_bytes, std::byte* address, std::uint64_t bytes,
+              Backing backing);
+  static Result<GuestMemory> of_huge_pages(std::uint64_t bytes, std::uint64_t huge_page_bytes);
 
-  std::byte* mapping_ = nullptr;  ///< Longer than the guest's memory, to align that.
+  void* mapping_ = nullptr;  ///< May be longer than the guest's memory, to align that.
   std::byte* address_ = nullptr;
   std::uint64_t bytes_ = 0;
+  std::uint64_t mapped_bytes_ = 0;
   std::vector<KvmMemorySlot> slots_;
 };
 

@@ -99,6 +99,7 @@ Result<KvmVm> VmmTargetHooks::build(const GuestDescription& description,
   MIGRATE_ASSIGN(VmmConfig config, decode_machine(description));
   if (!name_.empty()) config.name = name_;
   config.tracking = tracking_;
+  config.huge_page_bytes = huge_page_bytes_;
   MIGRATE_ASSIGN(auto made, Vmm::create_incoming(config, {machine.irqchip, machine.pit}));
   MIGRATE_TRY(check_slots(machine, *made));
   const std::shared_ptr<Vmm> built = std::move(made);

@@ -34,10 +34,11 @@ class VmmSourceHooks final : public KvmSourceHooks {
 /// Makes a Vmm from a description. Pass to make_kvm_target(); must outlive the target.
 class VmmTargetHooks final : public KvmTargetHooks {
  public:
-  /// `name`: what the guest is called here; empty: as at the source. `tracking`: of this host, for
-  /// when the guest leaves again.
-  explicit VmmTargetHooks(std::string name = {}, std::optional<TrackerKind> tracking = std::nullopt)
-      : name_(std::move(name)), tracking_(tracking) {}
+  /// `name`: what the guest is called here; empty: as at the source. `tracking`, for when the guest
+  /// leaves again, and `huge_page_bytes` are this host's, as in VmmConfig.
+  explicit VmmTargetHooks(std::string name = {}, std::optional<TrackerKind> tracking = std::nullopt,
+                          std::uint64_t huge_page_bytes = 0)
+      : name_(std::move(name)), tracking_(tracking), huge_page_bytes_(huge_page_bytes) {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override;
   Status load_device(const SectionInfo& section, StateReader& reader) override;
@@ -53,6 +54,7 @@ class VmmTargetHooks final : public KvmTargetHooks {
  private:
   const std::string name_;
   const std::optional<TrackerKind> tracking_;
+  const std::uint64_t huge_page_bytes_;
   mutable Mutex mutex_;
   std::shared_ptr<Vmm> vmm_ MIGRATE_GUARDED_BY(mutex_);
 };

@@ -137,7 +137,8 @@ class Vmm::Impl final : public VcpuEvents {
 
 Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
                                                     const VmmPlatform& platform) {
-  MIGRATE_ASSIGN(GuestMemory memory, GuestMemory::create(config.name, config.memory_bytes));
+  MIGRATE_ASSIGN(GuestMemory memory,
+                 GuestMemory::create(config.name, config.memory_bytes, config.huge_page_bytes));
   const Machine::Shape shape{config.vcpus, platform.irqchip, platform.pit,
                              config.tracking == TrackerKind::kKvmRing};
   MIGRATE_ASSIGN(Machine machine, Machine::create(shape, memory.slots()));

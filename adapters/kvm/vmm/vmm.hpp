@@ -31,6 +31,9 @@ struct VmmConfig {
   /// How its writes are tracked when it leaves this host (KvmSourceOptions::tracking). A choice of
   /// this host, not moved with the guest; kKvmRing makes the VM with a dirty ring.
   std::optional<TrackerKind> tracking;
+  /// Its memory is of hugetlb pages of this size, from the host's pool; 0: of ordinary memory. A
+  /// choice of this host, too.
+  std::uint64_t huge_page_bytes = 0;
 };
 
 /// What of the machine the VMM decides; the target's must be like the source's.
