@@ -66,6 +66,8 @@ class TrackerBed {
 
   /// With all writers paused: returns when nothing else of the bed writes, either.
   virtual void settle() {}
+  /// Ends that: the bed is as it was.
+  virtual void unsettle() {}
 
   /// One of each kind that the tracker covers.
   [[nodiscard]] virtual std::span<const std::unique_ptr<Writer>> writers() const = 0;

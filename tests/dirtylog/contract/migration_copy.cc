@@ -169,12 +169,13 @@ void MigrationCopy::compare() {
   for (int look = 0; look < kLooksMax && !settled; ++look) {
     bed_.settle();
     full_round();
-    // A collect that finds new memory stops and wakes a process, and the kernel writes to its
-    // threads' memory (rseq) when they wake: the second look is the one that counts.
+    // A collect that finds new memory makes system calls in a process, and the kernel writes to
+    // that thread's memory (rseq) when they return: the second look is the one that counts.
     settled = look > 0 && !sync_regions() && unread_.empty();
   }
   if (!settled) verdict_.complain("regions change, or pages are unread, although nobody writes");
   for (const Region& region : regions_) compare_region(region);
+  bed_.unsettle();
 }
 
 void MigrationCopy::compare_region(const Region& region) {

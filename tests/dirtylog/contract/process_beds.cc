@@ -9,10 +9,10 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -32,32 +32,28 @@ constexpr std::uint64_t kAreasApart = 1ull << 30;
 /// The word that process_vm_writev(2) counts up; the process's own writers have 1 and 2.
 constexpr std::size_t kOutsideWord = 3;
 
-/// How often the threads of a process have gone to sleep; nullopt while one of them is awake.
-std::optional<std::uint64_t> sleeps_of(pid_t pid) {
-  std::uint64_t sleeps = 0;
+bool all_threads_stopped(pid_t pid) {
   const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
   for (const auto& task : std::filesystem::directory_iterator(tasks)) {
     std::ifstream status(task.path() / "status");
     for (std::string line; std::getline(status, line);) {
-      if (line.starts_with("State:") && line.find('S', 6) == std::string::npos) return {};
-      if (line.find("ctxt_switches:") == std::string::npos) continue;
-      sleeps += std::stoull(line.substr(line.find(':') + 1));
+      if (line.starts_with("State:") && line.find('T', 6) == std::string::npos) return false;
     }
   }
-  return sleeps;
+  return true;
 }
 
-/// A thread that says it has paused still writes to its stack on its way to sleep.
-void wait_until_asleep(pid_t pid) {
+/// A thread that says it has paused still writes to its stack on its way to sleep, and the kernel
+/// writes to its memory (rseq) whenever it wakes, as it does after a collect that held it.
+void stop_process(pid_t pid) {
+  ::kill(pid, SIGSTOP);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  std::optional<std::uint64_t> before;
-  while (std::chrono::steady_clock::now() < deadline) {
-    const auto now = sleeps_of(pid);
-    if (now && now == before) return;
-    before = now;
+  while (!all_threads_stopped(pid)) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      throw std::runtime_error("the writer process does not stop");
+    }
     std::this_thread::yield();
   }
-  throw std::runtime_error("the writer process does not come to rest");
 }
 
 /// The writer process, and what it is asked.
@@ -167,7 +163,8 @@ class ProcessBed final : public TrackerBed {
                   .pages = pages.count,
                   .value = value});
   }
-  void settle() override { wait_until_asleep(process_.pid()); }
+  void settle() override { stop_process(process_.pid()); }
+  void unsettle() override { ::kill(process_.pid(), SIGCONT); }
   [[nodiscard]] std::span<const std::unique_ptr<Writer>> writers() const override {
     return writers_;
   }
