@@ -2,6 +2,7 @@
 
 #include <stdlib.h>  // NOLINT: mkdtemp
 
+#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <thread>
@@ -62,7 +63,26 @@ void check_arrived(const LoopbackSetup& setup, const OutgoingResult& sent,
   if (must(guest->stats()).verify_errors != 0) give_up("the guest found errors in its memory");
 }
 
+/// Writes to each page, what it holds already.
+void touch(std::span<std::byte> memory) {
+  for (std::size_t at = 0; at < memory.size(); at += kPageSize) {
+    auto& byte = reinterpret_cast<volatile std::byte&>(memory[at]);
+    byte = byte;
+  }
+}
+
 }  // namespace
+
+std::span<std::byte> memory_of(const vmm::Vmm& guest) {
+  const auto& slots = guest.kvm_vm().slots;
+  std::size_t bytes = 0;
+  for (const KvmMemorySlot& slot : slots) {
+    // One mapping, in one or two slots.
+    if (slot.host != slots.front().host + bytes) give_up("the guest's memory is in several places");
+    bytes += slot.bytes;
+  }
+  return {slots.front().host, bytes};
+}
 
 std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
   vmm::VmmConfig config;
@@ -71,6 +91,7 @@ std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
   config.vcpus = setup.vcpus;
   config.workload = must(vmm::parse_workload(setup.guest));
   std::shared_ptr<vmm::Vmm> guest = must(vmm::Vmm::create(config));
+  if (setup.resident) touch(memory_of(*guest));
   // Also for a guest that will stand: it has begun, and has written what it writes first.
   must(guest->resume());
   std::this_thread::sleep_for(setup.warm_up);
@@ -79,10 +100,12 @@ std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
 }
 
 LoopbackRun migrate_over_loopback(const LoopbackSetup& setup) {
-  const std::shared_ptr<vmm::Vmm> from = make_guest(setup);
-  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
-  const std::string address = acceptor->address();
-  const auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
+  return move_guest(setup, make_guest(setup));
+}
+
+LoopbackRun move_guest(const LoopbackSetup& setup, const std::shared_ptr<vmm::Vmm>& from) {
+  static const std::unique_ptr<Link> loopback = make_loopback_link();
+  const Ends ends = (setup.link != nullptr ? *setup.link : *loopback).open();
 
   vmm::VmmSourceHooks from_hooks(from);
   vmm::VmmTargetHooks to_hooks;
@@ -92,13 +115,14 @@ LoopbackRun migrate_over_loopback(const LoopbackSetup& setup) {
   Incoming incoming(make_kvm_target(from->kvm_vm().kvm_fd, to_hooks), incoming_options, host);
   Outgoing outgoing(must(make_kvm_source(from->kvm_vm(), from_hooks)), setup.options);
 
+  take_memory(setup.warm_bytes);
   const double cpu_before = cpu_seconds();
   const double guest_before = guest_cpu_ms(*from);
   std::optional<IncomingResult> received;
   std::optional<OutgoingResult> sent;
   {
-    std::jthread target([&] { received.emplace(incoming.run(*acceptor)); });
-    sent.emplace(outgoing.run(*connector));
+    std::jthread target([&] { received.emplace(incoming.run(*ends.acceptor)); });
+    sent.emplace(outgoing.run(*ends.connector));
     // A source that failed early has not always told the target.
     if (sent->outcome != Outcome::kDone) incoming.cancel();
   }
@@ -108,6 +132,14 @@ LoopbackRun migrate_over_loopback(const LoopbackSetup& setup) {
   run.cpu_s = cpu_seconds() - cpu_before - (guest_cpu_ms(*to) - guest_before) / 1000;
   run.source = std::move(sent->report);
   run.target = std::move(received->report);
+  if (setup.compare) {
+    const auto sent_memory = memory_of(*from);
+    const auto received_memory = memory_of(*to);
+    if (sent_memory.size() != received_memory.size() ||
+        std::memcmp(sent_memory.data(), received_memory.data(), sent_memory.size()) != 0) {
+      give_up("memory arrived changed");
+    }
+  }
   to->stop();
   return run;
 }

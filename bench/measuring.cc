@@ -1,5 +1,6 @@
 #include "bench/measuring.hpp"
 
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
 
@@ -34,6 +35,18 @@ double cpu_seconds() {
     return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
   };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+void take_memory(std::uint64_t bytes) {
+  if (bytes == 0) return;
+  void* const memory =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) give_up("not enough memory; give a smaller --memory");
+  // As the target does, so that pieces of the same size are there for it.
+  ::madvise(memory, bytes, MADV_HUGEPAGE);
+  auto* const pages = static_cast<volatile char*>(memory);
+  for (std::uint64_t at = 0; at < bytes; at += kPageSize) pages[at] = 1;
+  ::munmap(memory, bytes);
 }
 
 double Samples::percentile(double percent) const {

@@ -25,6 +25,12 @@ void must(const Status& status);
 /// Processor time of this process so far: all its threads, user and system.
 [[nodiscard]] double cpu_seconds();
 
+/// Takes so much memory, writes to all of it and gives it back. A machine that is a guest itself
+/// may return its free memory to its host (free page reporting), and whoever takes it next waits
+/// until the host has found some: 5 s a GiB were seen, where 0.1 s is usual. What was taken a
+/// moment ago is still here.
+void take_memory(std::uint64_t bytes);
+
 /// The same thing measured several times.
 class Samples {
  public:
