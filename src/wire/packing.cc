@@ -123,7 +123,7 @@ Result<std::size_t> ZstdPacker::pack(std::span<const iovec> parts, int level,
   if (level_ != level) {
     // 0 is zstd's own choice.
     const int hash_log = level == 1 ? kFastHashLog : 0;
-    for (const auto [parameter, value] :
+    for (const auto& [parameter, value] :
          {std::pair(ZSTD_c_compressionLevel, level), std::pair(ZSTD_c_hashLog, hash_log)}) {
       if (ZSTD_isError(ZSTD_CCtx_setParameter(context_.get(), parameter, value)) != 0) {
         return make_error(ErrorCode::kInternal, "zstd refuses level " + std::to_string(level));
