@@ -36,8 +36,8 @@ function(migrate_library)
   target_compile_features(migrate PUBLIC cxx_std_20)
   target_include_directories(migrate PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  target_link_libraries(migrate PUBLIC Threads::Threads PRIVATE PkgConfig::XXHASH PkgConfig::ZSTD
-    OpenSSL::SSL)
+  target_link_libraries(migrate PUBLIC Threads::Threads PRIVATE PkgConfig::LIBURING
+    PkgConfig::XXHASH PkgConfig::ZSTD OpenSSL::SSL)
   if(MIGRATE_SANITIZE)
     target_link_options(migrate PUBLIC $<BUILD_INTERFACE:-fsanitize=${MIGRATE_SANITIZE}>)
   endif()

@@ -5,10 +5,13 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "migrate/result.hpp"
 
@@ -70,10 +73,23 @@ class Acceptor {
   [[nodiscard]] virtual std::string address() const = 0;
 };
 
+/// How bytes get through a socket. What a channel does is the same with each.
+enum class SocketIo : std::uint8_t {
+  kAuto = 0,   ///< What is faster as measured on this project's machines: kPoll.
+  kPoll = 1,   ///< sendmsg(), recvmsg() and poll().
+  kUring = 2,  ///< io_uring. Where a process has none, connect() and make_...() fail: kUnsupported.
+};
+[[nodiscard]] std::string_view to_string(SocketIo io);
+
 /// Socket tuning that a user may want; the defaults suit bulk transfer.
 struct SocketOptions {
   int send_buffer_bytes = 0;     ///< 0: the kernel's choice.
   int receive_buffer_bytes = 0;  ///< 0: the kernel's choice.
+  SocketIo io = SocketIo::kAuto;
+  /// Over TCP, large sends leave from the caller's memory (MSG_ZEROCOPY), and return only when the
+  /// peer's kernel has acknowledged them. Stops by itself where the kernel copies all the same.
+  bool zero_copy = false;
+  friend bool operator==(const SocketOptions&, const SocketOptions&) = default;
 };
 
 /// TCP over IPv4 or IPv6; `host` a name or an address, tried in the resolver's order.
@@ -83,14 +99,37 @@ struct SocketOptions {
 [[nodiscard]] Result<std::unique_ptr<Acceptor>> make_tcp_acceptor(const std::string& host,
                                                                   const std::string& port,
                                                                   SocketOptions options = {});
-[[nodiscard]] std::unique_ptr<Connector> make_unix_connector(std::string path);
-[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path);
+[[nodiscard]] std::unique_ptr<Connector> make_unix_connector(std::string path,
+                                                             SocketOptions options = {});
+[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path,
+                                                                   SocketOptions options = {});
+
+/// Sockets between virtual machines and their host: vsock(7). `cid` 2 is the host.
+[[nodiscard]] std::unique_ptr<Connector> make_vsock_connector(std::uint32_t cid, std::uint32_t port,
+                                                              SocketOptions options = {});
+/// Any CID of this machine.
+inline constexpr std::uint32_t kVsockCidAny = 0xFFFFFFFF;
+/// kUnsupported where the kernel has no vsock.
+[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_vsock_acceptor(std::uint32_t cid,
+                                                                    std::uint32_t port,
+                                                                    SocketOptions options = {});
+
+/// Connections that somebody else made: connected stream sockets, given out in this order, one a
+/// connect(), then kConnectFailed. A migration takes one for control and one a lane, and has none
+/// to come back by when its link is lost. Takes the descriptors over.
+[[nodiscard]] std::unique_ptr<Connector> make_inherited_connector(std::vector<int> fds,
+                                                                  SocketOptions options = {});
+/// On a listening stream socket of any family that somebody else made, such as a service manager;
+/// kInvalidArgument, and the descriptor is left alone, for anything else. Takes it over otherwise.
+[[nodiscard]] Result<std::unique_ptr<Acceptor>> make_inherited_acceptor(int fd,
+                                                                        SocketOptions options = {});
 
 /// A channel on a connected stream socket that somebody else made; takes the descriptor over.
-[[nodiscard]] Result<std::unique_ptr<Channel>> make_socket_channel(int fd);
+[[nodiscard]] Result<std::unique_ptr<Channel>> make_socket_channel(int fd,
+                                                                   SocketOptions options = {});
 
 /// Two channels joined in this process.
 [[nodiscard]] Result<std::pair<std::unique_ptr<Channel>, std::unique_ptr<Channel>>>
-make_channel_pair();
+make_channel_pair(SocketOptions options = {});
 
 }  // namespace migrate

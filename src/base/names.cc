@@ -1,4 +1,5 @@
 // The pinned names of the public enumerations.
+#include "migrate/channel.hpp"
 #include "migrate/guest.hpp"
 #include "migrate/options.hpp"
 #include "migrate/progress.hpp"
@@ -33,6 +34,18 @@ std::string_view to_string(StallStep step) {
       return "throttle";
     case StallStep::kAbort:
       return "abort";
+  }
+  return "unknown";
+}
+
+std::string_view to_string(SocketIo io) {
+  switch (io) {
+    case SocketIo::kAuto:
+      return "auto";
+    case SocketIo::kPoll:
+      return "poll";
+    case SocketIo::kUring:
+      return "uring";
   }
   return "unknown";
 }

@@ -10,6 +10,8 @@
 #include "migrate/clock.hpp"
 #include "migrate/options.hpp"
 #include "transport/readiness.hpp"
+#include "transport/socket_channel.hpp"
+#include "transport/tcp_options.hpp"
 
 namespace migrate {
 namespace {
@@ -45,10 +47,32 @@ Refusal refusal_of(int sys_errno) {
   }
 }
 
+/// Channels of connections, whatever their family.
+class SocketAcceptor final : public Acceptor {
+ public:
+  SocketAcceptor(ListeningSocket listening, EventFd wake, const SocketOptions& options)
+      : options_(options), listener_(std::move(listening), std::move(wake)) {}
+
+  Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override {
+    MIGRATE_ASSIGN(Accepted accepted, listener_.accept(timeout));
+    if (accepted.peer.is_ip()) set_tcp_options(accepted.socket.get());
+    std::string peer = to_text(accepted.peer);
+    // Clients of UNIX sockets have no name.
+    if (peer.empty()) peer = "a client of " + listener_.address();
+    return channel_on(std::move(accepted.socket), std::move(peer), options_);
+  }
+  void interrupt() noexcept override { listener_.interrupt(); }
+  [[nodiscard]] std::string address() const override { return listener_.address(); }
+
+ private:
+  const SocketOptions options_;
+  Listener listener_;
+};
+
 }  // namespace
 
-Listener::Listener(Fd socket, EventFd wake, std::string address)
-    : socket_(std::move(socket)), wake_(std::move(wake)), address_(std::move(address)) {}
+Listener::Listener(ListeningSocket listening, EventFd wake)
+    : listening_(std::move(listening)), wake_(std::move(wake)) {}
 
 Result<Accepted> Listener::accept(std::chrono::nanoseconds timeout) {
   const SteadyDeadline deadline = deadline_after(timeout);
@@ -56,10 +80,10 @@ Result<Accepted> Listener::accept(std::chrono::nanoseconds timeout) {
   while (true) {
     if (interrupted_.load(std::memory_order_acquire)) {
       return make_error(ErrorCode::kCancelled,
-                        "waiting for a peer on " + address_ + " was cancelled");
+                        "waiting for a peer on " + address() + " was cancelled");
     }
     SocketAddress peer;
-    Fd socket(::accept4(socket_.get(), peer.get(), &peer.length, SOCK_CLOEXEC));
+    Fd socket(::accept4(fd(), peer.get(), &peer.length, SOCK_CLOEXEC));
     if (socket) return Accepted{std::move(socket), peer};
     const int sys_errno = errno;
     const Refusal refusal = refusal_of(sys_errno);
@@ -67,18 +91,18 @@ Result<Accepted> Listener::accept(std::chrono::nanoseconds timeout) {
     const bool exhausted = refusal == Refusal::kExhausted;
     if (refusal == Refusal::kBroken || (exhausted && !in_time)) {
       return make_errno_error(ErrorCode::kIo, sys_errno,
-                              "cannot accept a connection on " + address_)
+                              "cannot accept a connection on " + address())
           .advise(exhausted ? "raise the limit of open files (ulimit -n)" : "");
     }
     if (!in_time) {
       const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(timeout);
       return make_error(ErrorCode::kTimeout,
-                        "nobody connected to " + address_ + " within " + format_duration(waited));
+                        "nobody connected to " + address() + " within " + format_duration(waited));
     }
     const auto pause = deadline_after(kExhaustedPause);
     const auto until = exhausted ? std::min(deadline, pause) : deadline;
     MIGRATE_ASSIGN(const Readiness ready,
-                   wait_until_ready(exhausted ? -1 : socket_.get(), POLLIN, wake_, until));
+                   wait_until_ready(exhausted ? -1 : fd(), POLLIN, wake_, until));
     in_time = ready != Readiness::kTimedOut || until < deadline;
   }
 }
@@ -86,6 +110,14 @@ Result<Accepted> Listener::accept(std::chrono::nanoseconds timeout) {
 void Listener::interrupt() noexcept {
   interrupted_.store(true, std::memory_order_release);
   wake_.set();
+}
+
+Result<std::unique_ptr<Acceptor>> acceptor_on(ListeningSocket listening,
+                                              const SocketOptions& options) {
+  MIGRATE_TRY(check_io(options));
+  MIGRATE_ASSIGN(EventFd wake, EventFd::create());
+  return std::unique_ptr<Acceptor>(
+      std::make_unique<SocketAcceptor>(std::move(listening), std::move(wake), options));
 }
 
 }  // namespace migrate

@@ -1,6 +1,7 @@
 #include "transport/socket_address.hpp"
 
 #include <arpa/inet.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -128,6 +129,13 @@ std::string unix_text(const SocketAddress& address) {
   return "unix:" + std::string(un.sun_path, ::strnlen(un.sun_path, length));
 }
 
+std::string vsock_text(const SocketAddress& address) {
+  sockaddr_vm vm{};
+  std::memcpy(&vm, &address.storage, sizeof vm);
+  const bool any = vm.svm_cid == VMADDR_CID_ANY;
+  return "vsock:" + (any ? "any" : std::to_string(vm.svm_cid)) + ":" + std::to_string(vm.svm_port);
+}
+
 using NameOf = int (*)(int, sockaddr*, socklen_t*);
 
 std::string text_by(NameOf name_of, int fd) {
@@ -149,6 +157,7 @@ std::string to_text(const SocketAddress& address) {
     std::memcpy(&in6, &address.storage, sizeof in6);
     return host_and_port(ipv6_text(in6), std::to_string(ntohs(in6.sin6_port)));
   }
+  if (address.family() == AF_VSOCK) return vsock_text(address);
   return "";
 }
 
@@ -186,6 +195,17 @@ Result<SocketAddress> unix_address(const std::string& path) {
   SocketAddress address;
   std::memcpy(&address.storage, &un, sizeof un);
   address.length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size() + 1);
+  return address;
+}
+
+SocketAddress vsock_address(std::uint32_t cid, std::uint32_t port) {
+  sockaddr_vm vm{};
+  vm.svm_family = AF_VSOCK;
+  vm.svm_cid = cid;
+  vm.svm_port = port;
+  SocketAddress address;
+  std::memcpy(&address.storage, &vm, sizeof vm);
+  address.length = sizeof vm;
   return address;
 }
 

@@ -3,6 +3,7 @@
 
 #include <sys/socket.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -18,10 +19,11 @@ struct SocketAddress {
   [[nodiscard]] const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
   [[nodiscard]] sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
   [[nodiscard]] int family() const { return storage.ss_family; }
+  [[nodiscard]] bool is_ip() const { return family() == AF_INET || family() == AF_INET6; }
 };
 
-/// "10.0.0.2:4444", "[fe80::1%eth0]:4444", "unix:/run/x.sock", or "" for what has no address. An
-/// IPv4 address inside an IPv6 one is shown as IPv4.
+/// "10.0.0.2:4444", "[fe80::1%eth0]:4444", "unix:/run/x.sock", "vsock:3:4444", or "" for what has
+/// no address. An IPv4 address inside an IPv6 one is shown as IPv4.
 [[nodiscard]] std::string to_text(const SocketAddress& address);
 /// Address of the other end, or of this one, of a connected socket; empty text where unknown.
 [[nodiscard]] std::string peer_text(int fd);
@@ -41,5 +43,6 @@ enum class AddressUse : std::uint8_t { kConnect, kListen };
 
 /// The address of a UNIX socket; kInvalidArgument when the path does not fit.
 [[nodiscard]] Result<SocketAddress> unix_address(const std::string& path);
+[[nodiscard]] SocketAddress vsock_address(std::uint32_t cid, std::uint32_t port);
 
 }  // namespace migrate

@@ -1,16 +1,16 @@
 // TCP: connectors and acceptors.
 #include <netinet/in.h>
-#include <poll.h>
 #include <sys/socket.h>
 
-#include <atomic>
 #include <cerrno>
 #include <utility>
 
 #include "migrate/channel.hpp"
 #include "migrate/clock.hpp"
 #include "migrate/options.hpp"
+#include "transport/connecting.hpp"
 #include "transport/listener.hpp"
+#include "transport/listening_socket.hpp"
 #include "transport/socket_address.hpp"
 #include "transport/socket_channel.hpp"
 #include "transport/tcp_options.hpp"
@@ -74,7 +74,6 @@ class TcpConnector final : public Connector {
  private:
   Result<std::unique_ptr<Channel>> connect_to(const SocketAddress& address,
                                               SteadyDeadline deadline);
-  Status finish_connect(int fd, const std::string& where, SteadyDeadline deadline);
 
   const std::string host_;
   const std::string port_;
@@ -84,6 +83,7 @@ class TcpConnector final : public Connector {
 
 Result<std::unique_ptr<Channel>> TcpConnector::connect(std::chrono::nanoseconds timeout) {
   if (!wake_) return wake_.error();
+  MIGRATE_TRY(check_io(options_));
   const SteadyDeadline deadline = deadline_after(timeout);
   MIGRATE_ASSIGN(const auto addresses,
                  resolve(host_, port_, AddressUse::kConnect, *wake_, deadline));
@@ -109,43 +109,11 @@ Result<std::unique_ptr<Channel>> TcpConnector::connect_to(const SocketAddress& a
   }
   set_tcp_options(socket.get());
   MIGRATE_TRY(set_buffer_sizes(socket.get(), options_));
-  if (::connect(socket.get(), address.get(), address.length) != 0) {
-    if (errno != EINPROGRESS && errno != EINTR) return connect_failure(where, errno);
-    MIGRATE_TRY(finish_connect(socket.get(), where, deadline));
-  }
+  MIGRATE_ASSIGN(const int failure, connect_socket(socket.get(), address, where, *wake_, deadline));
+  if (failure != 0) return connect_failure(where, failure);
   if (connected_to_itself(socket.get())) return connect_failure(where, ECONNREFUSED);
-  return channel_on(std::move(socket), where);
+  return channel_on(std::move(socket), where, options_);
 }
-
-Status TcpConnector::finish_connect(int fd, const std::string& where, SteadyDeadline deadline) {
-  MIGRATE_ASSIGN(const Readiness ready, wait_until_ready(fd, POLLOUT, *wake_, deadline));
-  if (ready == Readiness::kInterrupted) {
-    return make_error(ErrorCode::kCancelled, "connecting to " + where + " was cancelled");
-  }
-  if (ready == Readiness::kTimedOut) return not_in_time(where);
-  int pending = 0;
-  socklen_t size = sizeof pending;
-  if (::getsockopt(fd, SOL_SOCKET, SO_ERROR, &pending, &size) != 0) pending = errno;
-  if (pending != 0) return connect_failure(where, pending);
-  return {};
-}
-
-class TcpAcceptor final : public Acceptor {
- public:
-  TcpAcceptor(Fd socket, EventFd wake, std::string address)
-      : listener_(std::move(socket), std::move(wake), std::move(address)) {}
-
-  Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override {
-    MIGRATE_ASSIGN(Accepted accepted, listener_.accept(timeout));
-    set_tcp_options(accepted.socket.get());
-    return channel_on(std::move(accepted.socket), to_text(accepted.peer));
-  }
-  void interrupt() noexcept override { listener_.interrupt(); }
-  [[nodiscard]] std::string address() const override { return listener_.address(); }
-
- private:
-  Listener listener_;
-};
 
 Error listen_failure(const std::string& where, int sys_errno) {
   const auto failed = [&](ErrorCode code, const std::string& what, const char* remedy) {
@@ -191,25 +159,29 @@ std::unique_ptr<Connector> make_tcp_connector(std::string host, std::string port
                                         EventFd::create());
 }
 
-Result<std::unique_ptr<Acceptor>> make_tcp_acceptor(const std::string& host,
-                                                    const std::string& port,
-                                                    SocketOptions options) {
-  MIGRATE_ASSIGN(EventFd wake, EventFd::create());
+Result<ListeningSocket> listen_tcp(const std::string& host, const std::string& port,
+                                   const SocketOptions& options) {
+  MIGRATE_ASSIGN(const EventFd never, EventFd::create());
   // Listening is not cancelled: a name that does not resolve fails by the resolver's own timeout.
   MIGRATE_ASSIGN(const auto addresses,
-                 resolve(host, port, AddressUse::kListen, wake, SteadyDeadline::max()));
+                 resolve(host, port, AddressUse::kListen, never, SteadyDeadline::max()));
   Error last = make_error(ErrorCode::kInvalidArgument, host + " has no address");
   for (const SocketAddress& address : addresses) {
     auto socket = listen_on(address, options, to_text(address));
-    if (!socket) {
-      last = std::move(socket).error();
-      continue;
+    if (socket) {
+      std::string bound = local_text(socket->get());
+      return ListeningSocket{*std::move(socket), std::move(bound)};
     }
-    std::string bound = local_text(socket->get());
-    return std::unique_ptr<Acceptor>(
-        std::make_unique<TcpAcceptor>(*std::move(socket), std::move(wake), std::move(bound)));
+    last = std::move(socket).error();
   }
   return last;
+}
+
+Result<std::unique_ptr<Acceptor>> make_tcp_acceptor(const std::string& host,
+                                                    const std::string& port,
+                                                    SocketOptions options) {
+  MIGRATE_ASSIGN(auto listening, listen_tcp(host, port, options));
+  return acceptor_on(std::move(listening), options);
 }
 
 }  // namespace migrate

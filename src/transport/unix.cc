@@ -11,9 +11,11 @@
 #include "migrate/channel.hpp"
 #include "migrate/clock.hpp"
 #include "transport/listener.hpp"
+#include "transport/listening_socket.hpp"
 #include "transport/readiness.hpp"
 #include "transport/socket_address.hpp"
 #include "transport/socket_channel.hpp"
+#include "transport/tcp_options.hpp"
 
 namespace migrate {
 namespace {
@@ -51,8 +53,8 @@ Error connect_failure(const std::string& path, int sys_errno) {
 
 class UnixConnector final : public Connector {
  public:
-  UnixConnector(std::string path, Result<EventFd> wake)
-      : path_(std::move(path)), wake_(std::move(wake)) {}
+  UnixConnector(std::string path, SocketOptions options, Result<EventFd> wake)
+      : path_(std::move(path)), options_(options), wake_(std::move(wake)) {}
 
   Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override;
   void set_session(std::string_view /*session*/) override {}
@@ -63,14 +65,17 @@ class UnixConnector final : public Connector {
 
  private:
   const std::string path_;
+  const SocketOptions options_;
   Result<EventFd> wake_;  // A failure to make it is told by connect().
 };
 
 Result<std::unique_ptr<Channel>> UnixConnector::connect(std::chrono::nanoseconds timeout) {
   if (!wake_) return wake_.error();
+  MIGRATE_TRY(check_io(options_));
   const SteadyDeadline deadline = deadline_after(timeout);
   MIGRATE_ASSIGN(const SocketAddress address, unix_address(path_));
   MIGRATE_ASSIGN(Fd socket, new_socket());
+  MIGRATE_TRY(set_buffer_sizes(socket.get(), options_));
   while (::connect(socket.get(), address.get(), address.length) != 0) {
     if (errno == EINTR) continue;
     // EAGAIN: the listener's queue is full, and poll() does not tell when it has room again.
@@ -85,47 +90,8 @@ Result<std::unique_ptr<Channel>> UnixConnector::connect(std::chrono::nanoseconds
       return make_error(ErrorCode::kCancelled, "connecting to " + path_ + " was cancelled");
     }
   }
-  return channel_on(std::move(socket), peer());
+  return channel_on(std::move(socket), peer(), options_);
 }
-
-/// Which file a path names at the moment.
-struct FileIdentity {
-  dev_t device = 0;
-  ino_t inode = 0;
-  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
-};
-
-FileIdentity identity_of(const std::string& path) {
-  struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) return {};
-  return {status.st_dev, status.st_ino};
-}
-
-class UnixAcceptor final : public Acceptor {
- public:
-  UnixAcceptor(Fd socket, EventFd wake, std::string path)
-      : path_(std::move(path)),
-        file_(identity_of(path_)),
-        listener_(std::move(socket), std::move(wake), "unix:" + path_) {}
-  ~UnixAcceptor() override {
-    // Somebody may have put another file there.
-    if (identity_of(path_) == file_) ::unlink(path_.c_str());
-  }
-  UnixAcceptor(const UnixAcceptor&) = delete;
-  UnixAcceptor& operator=(const UnixAcceptor&) = delete;
-
-  Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override {
-    MIGRATE_ASSIGN(Accepted accepted, listener_.accept(timeout));
-    return channel_on(std::move(accepted.socket), "a client of " + listener_.address());
-  }
-  void interrupt() noexcept override { listener_.interrupt(); }
-  [[nodiscard]] std::string address() const override { return listener_.address(); }
-
- private:
-  const std::string path_;
-  const FileIdentity file_;
-  Listener listener_;
-};
 
 Error listen_failure(const std::string& path, int sys_errno) {
   const auto failed = [&](ErrorCode code, const std::string& what, const char* remedy) {
@@ -189,14 +155,27 @@ Status clear_the_way(const std::string& path, const SocketAddress& address) {
 
 }  // namespace
 
-std::unique_ptr<Connector> make_unix_connector(std::string path) {
-  return std::make_unique<UnixConnector>(std::move(path), EventFd::create());
+SocketFile::SocketFile(std::string path) : path_(std::move(path)) {
+  struct stat status {};
+  if (::lstat(path_.c_str(), &status) != 0) return;
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
 }
 
-Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path) {
+SocketFile::SocketFile(SocketFile&& other) noexcept
+    : path_(std::exchange(other.path_, {})), device_(other.device_), inode_(other.inode_) {}
+
+SocketFile::~SocketFile() {
+  if (path_.empty()) return;
+  struct stat status {};
+  const bool there = ::lstat(path_.c_str(), &status) == 0;
+  if (there && status.st_dev == device_ && status.st_ino == inode_) ::unlink(path_.c_str());
+}
+
+Result<ListeningSocket> listen_unix(const std::string& path, const SocketOptions& options) {
   MIGRATE_ASSIGN(const SocketAddress address, unix_address(path));
-  MIGRATE_ASSIGN(EventFd wake, EventFd::create());
   MIGRATE_ASSIGN(Fd socket, new_socket());
+  MIGRATE_TRY(set_buffer_sizes(socket.get(), options));
   MIGRATE_ASSIGN(const Fd locked, lock_folder(path));
   MIGRATE_TRY(clear_the_way(path, address));
   // Linux gives the file the mode of the socket: nobody else gets in, not even for a moment.
@@ -204,13 +183,19 @@ Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path) {
       ::bind(socket.get(), address.get(), address.length) != 0) {
     return listen_failure(path, errno);
   }
-  if (::listen(socket.get(), kListenBacklog) != 0) {
-    const int sys_errno = errno;
-    ::unlink(path.c_str());
-    return listen_failure(path, sys_errno);
-  }
-  return std::unique_ptr<Acceptor>(
-      std::make_unique<UnixAcceptor>(std::move(socket), std::move(wake), path));
+  SocketFile file(path);
+  if (::listen(socket.get(), kListenBacklog) != 0) return listen_failure(path, errno);
+  return ListeningSocket{std::move(socket), "unix:" + path, std::move(file)};
+}
+
+std::unique_ptr<Connector> make_unix_connector(std::string path, SocketOptions options) {
+  return std::make_unique<UnixConnector>(std::move(path), options, EventFd::create());
+}
+
+Result<std::unique_ptr<Acceptor>> make_unix_acceptor(const std::string& path,
+                                                     SocketOptions options) {
+  MIGRATE_ASSIGN(auto listening, listen_unix(path, options));
+  return acceptor_on(std::move(listening), options);
 }
 
 }  // namespace migrate

@@ -17,6 +17,22 @@ namespace migrate::test {
 inline constexpr std::chrono::seconds kLong{30};
 inline constexpr std::chrono::milliseconds kShort{5};
 
+// Reasons to skip that scripts/test knows: not every kernel has them.
+inline constexpr const char* kNoUring = "this kernel or sandbox has no io_uring";
+inline constexpr const char* kNoVsockLoopback = "this kernel has no vsock loopback";
+
+inline constexpr std::uint32_t kVsockCidLocal = 1;
+inline constexpr std::uint32_t kVsockPortAny = 0xFFFFFFFF;
+
+inline bool uring_works() {
+  SocketOptions options;
+  options.io = SocketIo::kUring;
+  return make_channel_pair(options).has_value();
+}
+
+/// Can this machine talk to itself by vsock? Binding says so without a packet.
+inline bool vsock_loops() { return make_vsock_acceptor(kVsockCidLocal, kVsockPortAny).has_value(); }
+
 struct ChannelPair {
   std::unique_ptr<Channel> near;
   std::unique_ptr<Channel> far;

@@ -1,12 +1,13 @@
-// Every channel made of a socket keeps the promises of Channel, whatever the family.
+// Every channel made of a socket keeps the promises of Channel, whatever the family and however its
+// bytes are moved.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
-#include <atomic>
-#include <functional>
+#include <algorithm>
 #include <thread>
+#include <tuple>
 
 #include "base/fd.hpp"
 #include "tests/transport/channel_io.hpp"
@@ -24,45 +25,91 @@ ChannelPair connected(Connector& connector, Acceptor& acceptor) {
   return {*std::move(near), *std::move(far)};
 }
 
-ChannelPair over_tcp(const std::string& host) {
-  auto acceptor = make_tcp_acceptor(host, "0");
+ChannelPair over_tcp(const std::string& host, const SocketOptions& options) {
+  auto acceptor = make_tcp_acceptor(host, "0", options);
   EXPECT_TRUE(acceptor) << acceptor.error().to_text();
   const std::string address = (*acceptor)->address();
-  auto connector = make_tcp_connector(host, address.substr(address.rfind(':') + 1));
+  auto connector = make_tcp_connector(host, address.substr(address.rfind(':') + 1), options);
   return connected(*connector, **acceptor);
 }
 
-ChannelPair over_ipv4() { return over_tcp("127.0.0.1"); }
-ChannelPair over_ipv6() { return over_tcp("::1"); }
+ChannelPair over_ipv4(const SocketOptions& options) { return over_tcp("127.0.0.1", options); }
+ChannelPair over_ipv6(const SocketOptions& options) { return over_tcp("::1", options); }
 
-ChannelPair over_unix() {
+ChannelPair over_unix(const SocketOptions& options) {
   const std::string path = testing::TempDir() + "/channel-" + std::to_string(::getpid()) + ".sock";
-  auto acceptor = make_unix_acceptor(path);
+  auto acceptor = make_unix_acceptor(path, options);
   EXPECT_TRUE(acceptor) << acceptor.error().to_text();
-  return connected(*make_unix_connector(path), **acceptor);
+  return connected(*make_unix_connector(path, options), **acceptor);
 }
 
-ChannelPair over_pair() {
-  auto pair = make_channel_pair();
+ChannelPair over_pair(const SocketOptions& options) {
+  auto pair = make_channel_pair(options);
   EXPECT_TRUE(pair);
   return {std::move(pair->first), std::move(pair->second)};
 }
 
+ChannelPair over_vsock(const SocketOptions& options) {
+  auto acceptor = make_vsock_acceptor(kVsockCidLocal, kVsockPortAny, options);
+  EXPECT_TRUE(acceptor) << acceptor.error().to_text();
+  const std::string address = (*acceptor)->address();
+  const auto port = std::stoul(address.substr(address.rfind(':') + 1));
+  return connected(*make_vsock_connector(kVsockCidLocal, static_cast<std::uint32_t>(port), options),
+                   **acceptor);
+}
+
 struct Family {
   const char* name;
-  ChannelPair (*open)();
+  ChannelPair (*open)(const SocketOptions&);
   friend void PrintTo(const Family& family, std::ostream* out) { *out << family.name; }
 };
 
-class SocketChannel : public testing::TestWithParam<Family> {
- protected:
-  ChannelPair pair_ = GetParam().open();
+struct Means {
+  const char* name;
+  SocketIo io = SocketIo::kAuto;
+  bool zero_copy = false;
+  friend void PrintTo(const Means& means, std::ostream* out) { *out << means.name; }
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, SocketChannel,
-                         testing::Values(Family{"ipv4", over_ipv4}, Family{"ipv6", over_ipv6},
-                                         Family{"unix", over_unix}, Family{"pair", over_pair}),
-                         [](const auto& family) { return family.param.name; });
+class SocketChannel : public testing::TestWithParam<std::tuple<Family, Means>> {
+ protected:
+  void SetUp() override {
+    const auto& [family, means] = GetParam();
+    SocketOptions options;
+    options.io = means.io;
+    options.zero_copy = means.zero_copy;
+    if (means.io == SocketIo::kUring && !uring_works()) GTEST_SKIP() << kNoUring;
+    if (family.open == over_vsock && !vsock_loops()) GTEST_SKIP() << kNoVsockLoopback;
+    pair_ = family.open(options);
+    ASSERT_TRUE(pair_.near && pair_.far);
+  }
+
+  ChannelPair pair_;
+};
+
+constexpr Means kPoll{"poll", SocketIo::kPoll};
+constexpr Means kUring{"uring", SocketIo::kUring};
+
+std::string name_of(const testing::TestParamInfo<std::tuple<Family, Means>>& info) {
+  return std::string(std::get<0>(info.param).name) + "_" + std::get<1>(info.param).name;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, SocketChannel,
+    testing::Combine(testing::Values(Family{"ipv4", over_ipv4}, Family{"ipv6", over_ipv6},
+                                     Family{"unix", over_unix}, Family{"pair", over_pair}),
+                     testing::Values(kPoll, kUring)),
+    name_of);
+INSTANTIATE_TEST_SUITE_P(Vsock, SocketChannel,
+                         testing::Combine(testing::Values(Family{"vsock", over_vsock}),
+                                          testing::Values(kPoll)),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(ZeroCopy, SocketChannel,
+                         testing::Combine(testing::Values(Family{"ipv4", over_ipv4},
+                                                          Family{"ipv6", over_ipv6}),
+                                          testing::Values(Means{"poll", SocketIo::kPoll, true},
+                                                          Means{"uring", SocketIo::kUring, true})),
+                         name_of);
 
 TEST_P(SocketChannel, OddPartsArriveByteForByte) {
   for (const std::size_t most : {std::size_t{7}, std::size_t{4096}, std::size_t{300'000}}) {
@@ -204,7 +251,10 @@ TEST_P(SocketChannel, APeerThatDiesWithUnreadBytesEndsAWaitingSend) {
 TEST_P(SocketChannel, UnsentBytesFallToZeroOnceThePeerHasThem) {
   EXPECT_EQ(pair_.near->unsent_bytes(), 0u);
   EXPECT_FALSE(pair_.near->send(many_parts(64), kShort));
-  EXPECT_GT(pair_.near->unsent_bytes(), 0u);
+  // A send without a copy that fails takes back what the peer does not have.
+  if (!std::get<Means>(GetParam()).zero_copy) {
+    EXPECT_GT(pair_.near->unsent_bytes(), 0u);
+  }
   std::vector<std::byte> buffer(1 << 20);
   const auto give_up = std::chrono::steady_clock::now() + kLong;
   while (pair_.near->unsent_bytes() > 0 && std::chrono::steady_clock::now() < give_up) {
@@ -213,13 +263,77 @@ TEST_P(SocketChannel, UnsentBytesFallToZeroOnceThePeerHasThem) {
   EXPECT_EQ(pair_.near->unsent_bytes(), 0u);
 }
 
+TEST_P(SocketChannel, ABufferIsItsOwnersAgainOnceAnInterruptedReceiveHasEnded) {
+  const auto bytes = random_bytes(100'000);
+  std::vector<std::byte> received;
+  std::vector<std::byte> buffer(1000);
+  for (std::size_t sent = 0; received.size() < bytes.size();) {
+    std::jthread interrupter([&] { pair_.near->interrupt(); });
+    // Half of the rounds have something to receive while the interrupt is on its way.
+    if (sent == received.size()) {
+      ASSERT_TRUE(send_bytes(*pair_.far, std::span(bytes).subspan(sent, 500)));
+      sent += 500;
+    }
+    const auto count = pair_.near->receive(one_part(buffer), kLong);
+    interrupter.join();
+    if (count) {
+      received.insert(received.end(), buffer.begin(), buffer.begin() + std::ptrdiff_t(*count));
+    } else {
+      ASSERT_EQ(count.error().code, ErrorCode::kCancelled);
+      // What comes from now on is not for this buffer.
+      std::fill(buffer.begin(), buffer.end(), std::byte{0xA5});
+      if (sent < bytes.size()) {
+        ASSERT_TRUE(send_bytes(*pair_.far, std::span(bytes).subspan(sent, 500)));
+        sent += 500;
+      }
+      EXPECT_EQ(std::count(buffer.begin(), buffer.end(), std::byte{0xA5}), 1000);
+    }
+    pair_.near->resume_after_interrupt();
+  }
+  EXPECT_TRUE(received == bytes);
+}
+
+TEST_P(SocketChannel, WhatIsWrittenAfterAnInterruptedSendIsNotSent) {
+  std::vector<std::byte> bytes(8 << 20, std::byte{1});
+  // Full, so that the next send waits.
+  EXPECT_EQ(pair_.near->send(many_parts(64), kShort).error().code, ErrorCode::kTimeout);
+  std::jthread sender([&] {
+    EXPECT_FALSE(send_bytes(*pair_.near, bytes));
+    std::fill(bytes.begin(), bytes.end(), std::byte{2});
+  });
+  std::vector<std::byte> buffer(1 << 20);
+  (void)pair_.far->receive(one_part(buffer), kLong);
+  pair_.near->interrupt();
+  sender.join();
+  pair_.near->shutdown();
+  for (bool open = true; open;) {
+    const auto count = pair_.far->receive(one_part(buffer), kLong);
+    open = count && *count > 0;
+    if (!open) break;
+    EXPECT_EQ(std::count(buffer.begin(), buffer.begin() + std::ptrdiff_t(*count), std::byte{2}), 0);
+  }
+}
+
+TEST_P(SocketChannel, ThreadsThatComeAndGoMayShareIt) {
+  const auto bytes = random_bytes(100'000);
+  for (int i = 0; i < 20; ++i) {
+    std::vector<std::byte> received(bytes.size());
+    std::jthread([&] { EXPECT_TRUE(send_bytes(*pair_.near, bytes)); }).join();
+    std::jthread([&] { EXPECT_TRUE(receive_all(*pair_.far, one_part(received))); }).join();
+    ASSERT_TRUE(received == bytes);
+  }
+  // Its first thread is gone, and still another one is woken.
+  std::jthread receiver([&] { EXPECT_EQ(read_to_end(*pair_.far), ErrorCode::kCancelled); });
+  pair_.far->interrupt();
+}
+
 TEST_P(SocketChannel, NamesItsPeer) {
   EXPECT_FALSE(pair_.near->peer().empty());
   EXPECT_FALSE(pair_.far->peer().empty());
 }
 
 TEST(SocketChannelDeathTest, ReceivingIntoNothingIsAProgrammersError) {
-  ChannelPair pair = over_pair();
+  ChannelPair pair = over_pair({});
   EXPECT_DEATH((void)pair.near->receive({}, kShort), "check failed");
 }
 
