@@ -2,6 +2,7 @@
 
 #include <stdlib.h>  // NOLINT: mkdtemp
 
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -43,6 +44,15 @@ class WillingHost final : public Incoming::Host {
   Status on_ready() override { return {}; }
   void on_started() override {}
 };
+
+void touch(const vmm::Vmm& guest) {
+  for (const KvmMemorySlot& slot : guest.kvm_vm().slots) {
+    for (std::uint64_t at = 0; at < slot.bytes; at += kPageSize) {
+      // Adds nothing, and at once: the guest may be running.
+      std::atomic_ref(reinterpret_cast<std::uint64_t&>(slot.host[at])).fetch_or(0);
+    }
+  }
+}
 
 double guest_cpu_ms(const vmm::Vmm& guest) {
   const vmm::GuestStats stats = must(guest.stats());
@@ -96,6 +106,7 @@ std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
   must(guest->resume());
   std::this_thread::sleep_for(setup.warm_up);
   if (setup.paused) must(guest->pause());
+  if (setup.touched) touch(*guest);
   return guest;
 }
 

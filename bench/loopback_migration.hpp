@@ -20,6 +20,8 @@ struct LoopbackSetup {
   std::uint32_t vcpus = 2;
   std::string guest = "idle";
   bool paused = false;  ///< The guest stands during the migration.
+  /// Every page is there, also those of zeros: nothing is a hole, all of it is looked at.
+  bool touched = false;
   /// Pages of zeros are there as well, as in a guest that has used them; else nothing is allocated
   /// for them, and the engine finds holes.
   bool resident = false;

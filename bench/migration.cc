@@ -16,15 +16,17 @@ namespace migrate::bench {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: migration [--guest WORKLOAD]... [--memory SIZE] [--vcpus N] [--paused] [--lanes N]\n"
-    "                 [--strategy S] [--bandwidth RATE] [--verify digest|full] [--repeats N]\n"
-    "                 [--json]\n"
+    "usage: migration [--guest WORKLOAD]... [--memory SIZE] [--vcpus N] [--paused] [--touched]\n"
+    "                 [--lanes N] [--strategy S] [--bandwidth RATE] [--verify digest|full] "
+    "[--compress C]\n"
+    "                 [--repeats N] [--json]\n"
     "  --guest     as `migrate run` takes it; without any: a paused guest of mixed memory, the\n"
     "              same idle, and a writer of 200 MB/s in 256 MB\n"
     "  --memory    of the guest; three times that is needed [1G]\n"
     "  --paused    the guests named stand while they move\n"
+    "  --touched   no holes: every page exists, and is looked at\n"
     "  --repeats   migrations of each guest [10]\n"
-    "  lanes, strategy, bandwidth, verify: as `migrate send` takes them\n";
+    "  lanes, strategy, bandwidth, verify, compress: as `migrate send` takes them\n";
 
 // Larger pumps than this say the same and take the memory that the guests need.
 constexpr std::uint64_t kPumpBytesMax = 512ull << 20;
@@ -214,6 +216,8 @@ Settings parse(Arguments arguments) {
       settings.json = true;
     } else if (name == "--paused") {
       paused = true;
+    } else if (name == "--touched") {
+      settings.setup.touched = true;
     } else if (name == "--guest") {
       settings.guests.push_back({std::string(arguments.value()), false});
     } else if (name == "--memory") {
@@ -223,7 +227,7 @@ Settings parse(Arguments arguments) {
     } else if (name == "--repeats") {
       settings.repeats = arguments.count();
     } else if (name == "--lanes" || name == "--strategy" || name == "--bandwidth" ||
-               name == "--verify") {
+               name == "--verify" || name == "--compress") {
       must(set_option(settings.setup.options, name.substr(2), arguments.value()));
     } else {
       arguments.misunderstood();

@@ -14,6 +14,9 @@ using SteadyClock = std::chrono::steady_clock;
 // Less than this is one packet or a few: packing would only make it later.
 constexpr std::size_t kPackBytesMin = 16 << 10;
 
+/// Stands for the content of a page that was found to be zero.
+constexpr std::array<std::byte, kPageSize> kZeros{};
+
 iovec part_of(const std::byte* bytes, std::size_t count) {
   return {const_cast<std::byte*>(bytes), count};
 }
@@ -36,6 +39,20 @@ PageCoder::PageCoder(const Context& context, wire::ZstdPacker packer)
   sample_.reserve(CompressionPolicy::kSampleBytes / kPageSize);
 }
 
+// A page of zeros needs no copy: it was zero when each of its bytes was read, which is all that a
+// copy says too, and what is written from now on the tracker tells.
+void PageCoder::stage(const std::byte* from, std::uint32_t first, std::uint32_t count) {
+  for (std::uint32_t i = first; i < first + count; ++i, from += kPageSize) {
+    if (is_zero_page(from)) {
+      page_[i] = kZeros.data();
+      continue;
+    }
+    std::byte* const staged = staging_.data() + i * kPageSize;
+    std::memcpy(staged, from, kPageSize);
+    page_[i] = staged;
+  }
+}
+
 Status PageCoder::gather(const PageBatch& batch) {
   const Region& region = batch.entry->region;
   const auto mapped = context_.pages.mapped(region.id);
@@ -48,7 +65,9 @@ Status PageCoder::gather(const PageBatch& batch) {
     if (!mapped.empty() && batch.stable) {
       from = mapped.data() + batch.pages[i] * kPageSize;
     } else if (!mapped.empty()) {
-      std::memcpy(staged, mapped.data() + batch.pages[i] * kPageSize, run * kPageSize);
+      stage(mapped.data() + batch.pages[i] * kPageSize, i, run);
+      i += run;
+      continue;
     } else {
       const PageRange range{region.range.first + batch.pages[i], run};
       MIGRATE_ASSIGN(const ReadOutcome outcome,
@@ -79,7 +98,7 @@ Status PageCoder::code(const PageBatch& batch, const PageBitmap& round_set, bool
     }
     const std::uint64_t page = batch.pages[i];
     const std::uint64_t known = entry.hashes[page];
-    const bool zero = is_zero_page(page_[i]);
+    const bool zero = page_[i] == kZeros.data() || is_zero_page(page_[i]);
     const std::uint64_t hash = zero ? zero_hash : context_.digest.hash({page_[i], kPageSize});
     if (zero) ++counts_.zero;
     if (hash == known && !std::exchange(resend, false)) {

@@ -93,6 +93,7 @@ class PageCoder {
  private:
   PageCoder(const Context& context, wire::ZstdPacker packer);
   Status gather(const PageBatch& batch);
+  void stage(const std::byte* from, std::uint32_t first, std::uint32_t count);
   void add(PageLedger::Entry& entry, std::uint64_t page, const std::byte* content,
            std::uint64_t hash, const PageBatch& batch, const PageBitmap& round_set);
   [[nodiscard]] std::optional<wire::PageReference> original_of(std::uint64_t hash,
