@@ -31,6 +31,18 @@ class BoundedQueue {
     return true;
   }
 
+  /// As push(), and false at `deadline`: finished() tells which. Then it stays in `item`.
+  [[nodiscard]] bool push_until(T& item, std::chrono::steady_clock::time_point deadline)
+      MIGRATE_EXCLUDES(mutex_) {
+    MutexLock lock(mutex_);
+    while (count_ == slots_.size() && !closed_) {
+      if (!room_.wait_until(mutex_, deadline)) break;
+    }
+    if (closed_ || count_ == slots_.size()) return false;
+    put(std::move(item));
+    return true;
+  }
+
   /// Puts the item in if there is room now; else it stays in `item`.
   [[nodiscard]] bool try_push(T& item) MIGRATE_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);

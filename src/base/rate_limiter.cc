@@ -11,10 +11,12 @@ constexpr std::chrono::hours kWaitMax{24};
 
 }  // namespace
 
-RateLimiter::RateLimiter(std::uint64_t bytes_per_s, std::uint64_t burst_bytes)
-    : burst_bytes_(static_cast<double>(burst_bytes)),
-      bytes_per_s_(bytes_per_s),
-      tokens_(burst_bytes_) {}
+RateLimiter::RateLimiter(std::uint64_t bytes_per_s, std::chrono::nanoseconds burst)
+    : burst_(burst), bytes_per_s_(bytes_per_s) {}
+
+double RateLimiter::burst_bytes() const {
+  return burst_.count() * static_cast<double>(bytes_per_s_);
+}
 
 void RateLimiter::refill(Time now) {
   if (!started_) filled_at_ = now;
@@ -22,7 +24,7 @@ void RateLimiter::refill(Time now) {
   // Lanes read the clock before they take the lock, so time may seem to step back a little.
   if (now <= filled_at_) return;
   const double seconds = std::chrono::duration<double>(now - filled_at_).count();
-  tokens_ = std::min(burst_bytes_, tokens_ + seconds * static_cast<double>(bytes_per_s_));
+  tokens_ = std::min(burst_bytes(), tokens_ + seconds * static_cast<double>(bytes_per_s_));
   filled_at_ = now;
 }
 
@@ -42,13 +44,14 @@ std::chrono::nanoseconds RateLimiter::reserve(std::uint64_t bytes, Time now) {
 void RateLimiter::set_rate(std::uint64_t bytes_per_s, Time now) {
   MutexLock lock(mutex_);
   if (bytes_per_s_ == 0) {
-    tokens_ = burst_bytes_;
+    tokens_ = 0;
     filled_at_ = now;
     started_ = true;
   } else {
     refill(now);
   }
   bytes_per_s_ = bytes_per_s;
+  tokens_ = std::min(tokens_, burst_bytes());
 }
 
 std::uint64_t RateLimiter::rate() const {

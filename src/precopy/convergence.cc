@@ -45,7 +45,7 @@ Decision decide(const ConvergenceInput& input) {
   Decision decision;
   decision.throttle = input.throttle;
   decision.predicted_downtime_ms =
-      predict_downtime_ms(input.fixed, input.ms_per_page, last.dirty_after_pages);
+      predict_downtime_ms(input.fixed, input.switchover_ms_per_page, last.dirty_after_pages);
   const bool fits = decision.predicted_downtime_ms <= input.max_downtime_ms;
   const bool rounds_left = input.rounds_done < input.max_rounds;
   if (fits) {
@@ -53,7 +53,8 @@ Decision decide(const ConvergenceInput& input) {
     // limit would be used up although a tenth of it is in reach.
     const bool worth_it =
         rounds_left && last.dirty_after_pages * 2 < last.pages_sent &&
-        input.ms_per_page * static_cast<double>(last.dirty_after_pages) > input.fixed.sum();
+        input.switchover_ms_per_page * static_cast<double>(last.dirty_after_pages) >
+            input.fixed.sum();
     decision.action = worth_it ? Action::kNextRound : Action::kSwitchover;
     decision.reason = worth_it ? "the set still shrinks fast" : "the forecast keeps the limit";
     return decision;

@@ -35,7 +35,8 @@ struct RoundSample {
 struct ConvergenceInput {
   std::span<const RoundSample> rounds;  ///< Since the last change of throttle; at least one.
   std::uint32_t rounds_done = 0;        ///< All so far.
-  double ms_per_page = 0;               ///< What a dirty page costs to move, measured.
+  double ms_per_page = 0;               ///< What a dirty page costs to move in a round, measured.
+  double switchover_ms_per_page = 0;    ///< The same while the guest stands.
   FixedCosts fixed;
   double max_downtime_ms = 0;
   std::uint32_t max_rounds = 0;

@@ -17,6 +17,12 @@ constexpr std::uint64_t kWindowPages = 2048;
 constexpr milliseconds kLookAhead{20};
 constexpr std::size_t kWindowsAheadMax = 16;
 
+/// What the guest's own code says is never about the link, whatever its code.
+Status of_guest(Status status) {
+  if (status) return status;
+  return std::move(status).error().on(Side::kSource);
+}
+
 }  // namespace
 
 Rounds::Rounds(Context context) : context_(std::move(context)) {
@@ -35,7 +41,7 @@ void Rounds::follow_regions(const std::vector<Region>& regions) {
 }
 
 Status Rounds::start() {
-  MIGRATE_TRY(context_.tracker.start());
+  MIGRATE_TRY(of_guest(context_.tracker.start()));
   tracking_ = true;
   MIGRATE_TRY(collect());
   set_.set_all();
@@ -45,7 +51,7 @@ Status Rounds::start() {
 Status Rounds::start_paused() {
   set_.set_all();
   for (const auto& segment : holes_.segments()) {
-    MIGRATE_TRY(context_.pages.holes(segment.region.id, holes_));
+    MIGRATE_TRY(of_guest(context_.pages.holes(segment.region.id, holes_)));
   }
   set_.subtract(holes_);
   return {};
@@ -56,18 +62,18 @@ Status Rounds::start_paused() {
 Status Rounds::find_holes() {
   PageBitmap before(set_.regions());
   for (const auto& segment : before.segments()) {
-    MIGRATE_TRY(context_.pages.holes(segment.region.id, before));
+    MIGRATE_TRY(of_guest(context_.pages.holes(segment.region.id, before)));
   }
   if (!context_.tracker.rearms_in_collect()) {
     PageBitmap armed = before;
     armed.intersect(collected_);
     for (const auto& segment : armed.segments()) {
-      MIGRATE_TRY(context_.tracker.rearm(armed, segment.region.id, segment.region.range));
+      MIGRATE_TRY(of_guest(context_.tracker.rearm(armed, segment.region.id, segment.region.range)));
     }
     collected_.subtract(armed);
   }
   for (const auto& segment : holes_.segments()) {
-    MIGRATE_TRY(context_.pages.holes(segment.region.id, holes_));
+    MIGRATE_TRY(of_guest(context_.pages.holes(segment.region.id, holes_)));
   }
   holes_.intersect(before);
   set_.subtract(holes_);
@@ -77,7 +83,7 @@ Status Rounds::find_holes() {
 Status Rounds::collect() {
   const auto begin = context_.clock.now();
   collected_.clear_all();
-  MIGRATE_TRY(context_.tracker.collect(collected_));
+  MIGRATE_TRY(of_guest(context_.tracker.collect(collected_)));
   last_collect_ = context_.clock.now() - begin;
   set_.merge(collected_);
   holes_.subtract(collected_);
@@ -111,7 +117,7 @@ Status Rounds::send_round() {
   bool regions_changed = false;
   MIGRATE_TRY(sync_regions(regions_changed));
   MIGRATE_ASSIGN(open_.bulk, context_.senders->finish_round(round_, false));
-  return send_barrier(open_.bulk, false);
+  return send_barrier(open_.bulk, false, false);
 }
 
 Result<RoundOutcome> Rounds::close_round() {
@@ -198,7 +204,7 @@ Status Rounds::send_part(const PageBitmap& part, bool rearm) {
       if (next_run(segment, range.first, range.end()).empty()) continue;
       // What the latest collect did not give is armed already; a region that is gone gives nothing.
       if (rearm && !next_run(to_rearm.segments()[i], range.first, range.end()).empty()) {
-        MIGRATE_TRY(context_.tracker.rearm(to_rearm, segment.region.id, range));
+        MIGRATE_TRY(of_guest(context_.tracker.rearm(to_rearm, segment.region.id, range)));
       }
       ahead.push_back({i, range});
       if (ahead.size() <= ahead_max) continue;
@@ -219,7 +225,7 @@ Status Rounds::look_again() {
   if (!tracking_ || stable_) return {};
   const auto now = context_.clock.now();
   if (now - peeked_at_ < kLookAhead) return {};
-  MIGRATE_TRY(context_.tracker.peek(again_));
+  MIGRATE_TRY(of_guest(context_.tracker.peek(again_)));
   peeked_at_ = context_.clock.now();
   return {};
 }
@@ -264,7 +270,9 @@ Status Rounds::flush_batch() {
 }
 
 Status Rounds::sync_regions(bool& changed) {
-  MIGRATE_ASSIGN(const auto now, context_.pages.regions());
+  auto regions = context_.pages.regions();
+  if (!regions) return std::move(regions).error().on(Side::kSource);
+  const std::vector<Region>& now = *regions;
   pending_regions_ = {};
   pending_regions_.first_handle = wire::RegionHandle{context_.ledger.next_handle()};
   for (const auto& entry : context_.ledger.entries()) {
@@ -302,17 +310,17 @@ Status Rounds::apply_regions(const wire::Regions& change) {
   return {};
 }
 
-Status Rounds::send_barrier(const BulkTotals& totals, bool final) {
+Status Rounds::send_barrier(const BulkTotals& totals, bool final, bool later) {
   digest_ += totals.digest_change;
   barrier_sent_ = true;
   const wire::Barrier barrier{round_, final, totals.carried, totals.digest_change};
-  // OFFER follows the last one and takes it along.
-  return final ? context_.control->send_later(barrier, context_.idle_max)
+  return later ? context_.control->send_later(barrier, context_.idle_max)
                : context_.control->send(barrier, context_.idle_max);
 }
 
 Status Rounds::await_ack() {
-  MIGRATE_ASSIGN(const auto ack, context_.control->expect<wire::BarrierAck>(context_.idle_max));
+  MIGRATE_ASSIGN(const auto ack,
+                 context_.control->expect_alive<wire::BarrierAck>(context_.idle_max));
   if (ack.round != round_) {
     return make_error(ErrorCode::kProtocol, "the target acknowledged round " +
                                                 std::to_string(ack.round) + " in round " +
@@ -349,7 +357,7 @@ Status Rounds::begin_final() {
   if (changed) {
     // New regions begin in the round after a barrier: one without pages makes room for them.
     MIGRATE_ASSIGN(final_.bulk, context_.senders->finish_round(round_, false));
-    MIGRATE_TRY(send_barrier(final_.bulk, false));
+    MIGRATE_TRY(send_barrier(final_.bulk, false, false));
     MIGRATE_TRY(await_ack());
     MIGRATE_TRY(apply_regions(pending_regions_));
     ++round_;
@@ -363,7 +371,7 @@ Status Rounds::begin_final() {
   return send_part(set_, false);
 }
 
-Result<RoundOutcome> Rounds::finish_final() {
+Result<RoundOutcome> Rounds::finish_final(bool await) {
   // What fills less than a batch leaves from this thread: waking a lane would take longer.
   if (dispatched_ == 0 && batch_.count > 0) {
     batch_.round = round_;
@@ -375,7 +383,9 @@ Result<RoundOutcome> Rounds::finish_final() {
   }
   MIGRATE_TRY(flush_batch());
   MIGRATE_ASSIGN(const BulkTotals totals, context_.senders->finish_round(round_, true));
-  MIGRATE_TRY(send_barrier(totals, true));
+  // OFFER follows it and takes it along, unless it is waited for.
+  MIGRATE_TRY(send_barrier(totals, true, !await));
+  if (await) MIGRATE_TRY(await_ack());
   final_.bulk += totals;
   final_.looked_at = dispatched_;
   set_.clear_all();

@@ -73,8 +73,9 @@ class Rounds {
   /// Collects for the last time and hands everything left to the lanes. The guest stands, and its
   /// memory is final.
   Status begin_final();
-  /// Sends the rest of it and the final barriers.
-  Result<RoundOutcome> finish_final();
+  /// Sends the rest of it and the final barriers. `await`: also waits until the target has applied
+  /// all; without it the acknowledgement is on its way when this returns.
+  Result<RoundOutcome> finish_final(bool await);
 
   [[nodiscard]] std::uint32_t round() const { return round_; }  ///< Number of the next round.
   [[nodiscard]] std::uint64_t pages_left() const { return set_.count(); }
@@ -102,7 +103,7 @@ class Rounds {
   Status flush_batch();
   Status look_again();
   Status sync_regions(bool& changed);
-  Status send_barrier(const BulkTotals& totals, bool final);
+  Status send_barrier(const BulkTotals& totals, bool final, bool later);
   Status await_ack();
   [[nodiscard]] std::uint64_t digest_to_acknowledge();
   Status apply_regions(const wire::Regions& change);

@@ -1,3 +1,6 @@
+#include <algorithm>
+
+#include "base/guarded.hpp"
 #include "session/host_identity.hpp"
 #include "session/incoming_impl.hpp"
 #include "wire/negotiation.hpp"
@@ -60,7 +63,7 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
     }
     Status ready = gate_.load() == Gate::kCancelled
                        ? make_error(ErrorCode::kCancelled, "receiving was cancelled")
-                       : setup(introductions);
+                       : guarded([&] { return setup(introductions); });
     if (!ready) {
       refuse(std::move(ready).error());
     } else {
@@ -91,6 +94,7 @@ Result<wire::Welcome> Incoming::Impl::accept_hello(const wire::Hello& hello) {
   session_id_ = hello.session;
   description_ = hello.guest;
   strategy_ = hello.strategy;
+  verify_ = hello.verify;
   wire::TargetTerms terms;
   terms.encodings = wire::kEncodingsKnown;
   terms.codecs = wire::kCodecsKnown;
@@ -122,7 +126,8 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
   control_->set_hasher(hasher);
-  MIGRATE_ASSIGN(auto lanes, introductions.wait_for_lanes(options_.hello_timeout));
+  control_->set_heard(heard_);
+  MIGRATE_ASSIGN(auto lanes, wait_for_lanes(introductions));
   session::TargetDriver::Context context{
       .guest = *guest_,
       .arbiter = arbiter_,
@@ -145,10 +150,35 @@ void Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> 
   receivers_ = std::make_unique<BulkReceivers>(
       std::move(lanes),
       BulkReceivers::Context{guest_->pages(), *ledger_, *digest_, options_.peer_timeout,
-                             [this] { wake(); }, round_, agreed_});
+                             [this] { wake(); }, round_, agreed_, heard_,
+                             [this] {
+                               control_->hear();
+                               return keep_alive();
+                             }});
   round_begin_ = clock_.now();
   MutexLock lock(watch_mutex_);
   receiving_ = receivers_.get();
+}
+
+/// A source that gives up meanwhile says so on the control lane, or closes it.
+Result<std::vector<std::unique_ptr<RecordChannel>>> Incoming::Impl::wait_for_lanes(
+    Introductions& introductions) {
+  const auto until = clock_.now() + options_.hello_timeout;
+  for (;;) {
+    const nanoseconds left = std::max(nanoseconds(0), until - clock_.now());
+    auto lanes = introductions.wait_for_lanes(nanoseconds(0));
+    if (lanes || lanes.error().code != ErrorCode::kTimeout || left.count() == 0) return lanes;
+    if (!begin_watch()) continue;
+    auto next = control_->next_type(left);
+    if (end_watch(true)) continue;
+    if (!next && next.error().code == ErrorCode::kTimeout) continue;
+    if (!next) return std::move(next).error();
+    if (*next == wire::RecordType::kAbort || *next == wire::RecordType::kError) {
+      return control_->expect<wire::Barrier>(options_.hello_timeout).error();
+    }
+    // It is past this already: the last lane is about to be let in here, too.
+    return introductions.wait_for_lanes(left);
+  }
 }
 
 void Incoming::Impl::stop_lanes() {
@@ -174,22 +204,57 @@ void Incoming::Impl::refuse(Error error) {
   early_error_ = std::move(error);
 }
 
+/// The source hears of us while we wait. It is silent when it is so on all lanes; what is left of
+/// a lease does not depend on what it says.
 std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive(nanoseconds idle_max) {
-  Channel& channel = control_->channel();
-  {
-    MutexLock lock(watch_mutex_);
-    if (std::exchange(woken_, false)) return std::nullopt;
-    watched_ = &channel;
+  const bool lanes_count = driver_->machine().state() == TargetState::kReceiving;
+  auto heard_at = clock_.now();
+  std::uint64_t heard = heard_.load(std::memory_order_relaxed);
+  for (;;) {
+    const nanoseconds left = idle_max - (clock_.now() - heard_at);
+    const nanoseconds period = RecordChannel::alive_period(options_.peer_timeout);
+    auto record = receive_once(std::clamp<nanoseconds>(left, nanoseconds(0), period));
+    if (!record || *record || record->error().code != ErrorCode::kTimeout) return record;
+    const auto now = clock_.now();
+    if (lanes_count && std::exchange(heard, heard_.load(std::memory_order_relaxed)) != heard) {
+      heard_at = now;
+    }
+    if (now - heard_at >= idle_max) return record;
+    if (Status said = keep_alive(); !said) return Result<RecordChannel::Record>(said.error());
   }
-  auto record = control_->receive(idle_max);
+}
+
+Status Incoming::Impl::keep_alive() {
+  // Nobody waits for us on a connection that asks, and after the end.
+  if (asked_ || (driver_ != nullptr && driver_->machine().ended())) return {};
+  return control_->keep_alive(options_.peer_timeout);
+}
+
+std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive_once(nanoseconds idle_max) {
+  if (!begin_watch()) return std::nullopt;
+  auto record = guarded([&] { return control_->receive(idle_max); });
+  const bool lost = !record && record.error().code == ErrorCode::kCancelled;
+  if (end_watch(lost)) return std::nullopt;
+  return record;
+}
+
+/// False when somebody has woken us already.
+bool Incoming::Impl::begin_watch() {
+  MutexLock lock(watch_mutex_);
+  if (std::exchange(woken_, false)) return false;
+  watched_ = &control_->channel();
+  return true;
+}
+
+/// Whether somebody has woken us; noted as served if `serve`. From here on nothing interrupts the
+/// channel: what is sent next leaves whole.
+bool Incoming::Impl::end_watch(bool serve) {
   MutexLock lock(watch_mutex_);
   watched_ = nullptr;
-  if (!woken_) return record;
-  // From here on nothing interrupts it: what is sent next leaves whole.
-  channel.resume_after_interrupt();
-  if (record || record.error().code != ErrorCode::kCancelled) return record;
-  woken_ = false;
-  return std::nullopt;
+  if (!woken_) return false;
+  control_->channel().resume_after_interrupt();
+  if (serve) woken_ = false;
+  return serve;
 }
 
 void Incoming::Impl::wake() noexcept {

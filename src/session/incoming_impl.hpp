@@ -34,6 +34,8 @@ class Incoming::Impl {
   Result<wire::Welcome> accept_hello(const wire::Hello& hello);
   Status begin_session(session::Introductions& introductions, const wire::Hello& hello,
                        const wire::Welcome& welcome, session::Journal journal);
+  Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes(
+      session::Introductions& introductions);
   void make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void stop_lanes();
   void refuse(Error error);
@@ -50,12 +52,17 @@ class Incoming::Impl {
   /// interrupted: a READY or STARTED that breaks off would keep the source waiting, its guest
   /// paused.
   std::optional<Result<RecordChannel::Record>> receive(nanoseconds idle_max);
+  std::optional<Result<RecordChannel::Record>> receive_once(nanoseconds idle_max);
+  [[nodiscard]] Status keep_alive();
+  bool begin_watch();
+  bool end_watch(bool serve);
   void serve_record(session::Introductions& introductions);
   void serve_wake(session::Introductions& introductions);
   void serve_cancel();
   void serve_silence(Error error);
   void serve_failure(Error error);
   Status take(const RecordChannel::Record& record);
+  void note_phase(wire::RecordType type);
   Status take_state(const RecordChannel::Record& record);
   Status take_commit(const wire::Commit& commit);
   Status take_abort(wire::Abort abort);
@@ -107,6 +114,7 @@ class Incoming::Impl {
   wire::SessionId session_id_;
   GuestDescription description_;
   Strategy strategy_ = Strategy::kAuto;
+  VerifyMode verify_ = VerifyMode::kDigest;
   std::unique_ptr<RecordChannel> control_;
   std::optional<wire::PageDigest> digest_;
   std::unique_ptr<PageLedger> ledger_;
@@ -122,12 +130,13 @@ class Incoming::Impl {
   std::uint32_t round_ = 0;
   SteadyTime round_begin_{};
   bool final_applied_ = false;
+  Phase attempt_phase_ = Phase::kStateSave;  // What the record that is taken belongs to.
   bool host_open_ = false;
   bool refused_ = false;
   bool released_ = false;  // The source has confirmed, or has said itself that it keeps the guest.
   bool asked_ = false;     // The control lane is one that was opened to ask.
   bool link_lost_ = false;
-  std::uint64_t activity_seen_ = 0;
+  std::atomic<std::uint64_t> heard_{0};  // Bytes from the source, on all its connections.
   bool resume_agreed_ = false;
   nanoseconds resume_window_{0};
   std::optional<SteadyTime> resume_until_;  // While the source is awaited.

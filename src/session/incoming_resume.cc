@@ -30,7 +30,7 @@ bool Incoming::Impl::in_rounds() const {
 
 bool Incoming::Impl::may_resume_after(const Error& error) const {
   const bool link = error.code == ErrorCode::kLinkLost || error.code == ErrorCode::kTimeout;
-  return link && error.side != Side::kSource && resume_window_.count() > 0 && in_rounds() &&
+  return link && error.side == Side::kNone && resume_window_.count() > 0 && in_rounds() &&
          gate_.load() != Gate::kCancelled;
 }
 
@@ -80,6 +80,7 @@ void Incoming::Impl::await_resume(Introductions& introductions) {
   report_.bytes.wire += control_->received_bytes();
   driver_->use(arrival->control.get());
   control_ = std::move(arrival->control);
+  control_->set_heard(heard_);
   if (arrival->round != round_ && arrival->round + 1 != round_) {
     return serve_failure(make_error(
         ErrorCode::kProtocol, "the source comes back in round " + std::to_string(arrival->round) +
@@ -136,7 +137,7 @@ Status Incoming::Impl::take_void_end(const wire::VoidEnd& end) {
 }
 
 void Incoming::Impl::await_lanes(Introductions& introductions) {
-  auto lanes = introductions.wait_for_lanes(options_.hello_timeout);
+  auto lanes = wait_for_lanes(introductions);
   if (!lanes) return serve_failure(std::move(lanes).error());
   resuming_ = Resuming::kNo;
   stop_lanes();

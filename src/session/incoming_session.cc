@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "base/guarded.hpp"
 #include "session/incoming_impl.hpp"
 #include "session/verification.hpp"
 
@@ -98,7 +99,7 @@ void Incoming::Impl::serve_record(Introductions& introductions) {
     if (error.code == ErrorCode::kTimeout) return serve_silence(std::move(error));
     return serve_failure(std::move(error));
   }
-  Status taken = take(**record);
+  Status taken = guarded([&] { return take(**record); });
   note_resumable();
   // A lane's failure is the reason when waiting for its barrier failed.
   if (!taken) serve_failure(std::move(taken).error());
@@ -127,8 +128,6 @@ void Incoming::Impl::serve_cancel() {
 void Incoming::Impl::serve_silence(Error error) {
   if (driver_->machine().deadline()) return driver_->drive(TargetEvent::Kind::kTick);
   if (driver_->machine().state() == TargetState::kReceiving) {
-    const std::uint64_t activity = receivers_->activity();
-    if (std::exchange(activity_seen_, activity) != activity) return;
     error.message = "the source fell silent";
   }
   serve_failure(std::move(error));
@@ -144,9 +143,11 @@ void Incoming::Impl::serve_failure(Error error) {
     link_lost_ = true;
     return;
   }
-  if (error.phase == Phase::kNone) error.phase = receiving ? Phase::kRounds : Phase::kHandover;
-  if (error.side == Side::kNone) error.side = Side::kTarget;
+  if (error.phase == Phase::kNone) {
+    error.phase = !receiving ? Phase::kHandover : in_rounds() ? Phase::kRounds : attempt_phase_;
+  }
   if (may_resume_after(error)) return suspend(std::move(error));
+  if (error.side == Side::kNone) error.side = Side::kTarget;
   link_lost_ = error.side != Side::kSource || error.code == ErrorCode::kLinkLost;
   if (link_lost_ && !receiving) {
     // The machine decides what a READY on a broken link is worth.
@@ -168,6 +169,13 @@ bool Incoming::Impl::replace_control(Introductions& introductions, SteadyTime un
   return true;
 }
 
+/// For errors of an attempt.
+void Incoming::Impl::note_phase(wire::RecordType type) {
+  if (is_state(type)) attempt_phase_ = Phase::kStateSave;
+  if (type == wire::RecordType::kBarrier) attempt_phase_ = Phase::kFinalPages;
+  if (type == wire::RecordType::kOffer) attempt_phase_ = Phase::kHandover;
+}
+
 Status Incoming::Impl::take(const RecordChannel::Record& record) {
   // What was on its way when this side came to its end means nothing any more.
   if (driver_->machine().ended() && !is_of_the_end(record.header.type)) return {};
@@ -177,6 +185,7 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
   if (resuming_ != Resuming::kNo && (of_rounds || is_state(record.header.type))) {
     return RecordChannel::unexpected(record, wire::RecordType::kVoidEnd);
   }
+  note_phase(record.header.type);
   switch (record.header.type) {
     case wire::RecordType::kPing: {
       MIGRATE_ASSIGN(const auto ping, wire::decode<wire::Ping>(record.body));
@@ -303,7 +312,8 @@ Status Incoming::Impl::take_barrier(const wire::Barrier& barrier) {
     final_applied_ = true;
     final_apply_us_ = to_us(now - begin);
     report_.phases_ms.final_pages = to_ms(now - begin);
-    // Nobody waits for it: it goes with READY.
+    // It goes with READY, unless the source waits for it before it hashes its memory.
+    if (verify_ == VerifyMode::kFull) return control_->send(ack, options_.peer_timeout);
     return control_->send_later(ack, options_.peer_timeout);
   }
   report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
@@ -430,6 +440,7 @@ Status Incoming::Impl::verify_full(std::uint64_t& verify_us) {
   const auto begin = clock_.now();
   const auto read = [this](const RegionId& region, PageRange range,
                            std::span<std::byte> into) -> Result<bool> {
+    MIGRATE_TRY(keep_alive());
     MIGRATE_TRY(guest_->pages().read(region, range, into));
     return true;
   };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/guarded.hpp"
 #include "base/log.hpp"
 
 namespace migrate::session {
@@ -93,7 +94,8 @@ void Introductions::run() {
     pending->channel->set_mid_record_idle(context_.hello_timeout);
     pending->raw = &pending->channel->channel();
     pending->thread = std::thread([this, raw = pending.get()] {
-      introduce(*raw);
+      Status introduced = guarded([&]() -> Status { return introduce(*raw), Status(); });
+      if (!introduced) log_line(LogLevel::kError, introduced.error().to_text());
       raw->done.store(true);
     });
     pending_.push_back(std::move(pending));
@@ -227,11 +229,14 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
   }
   if (!fits) return refuse(*channel, std::move(fits).error());
   if (!channel->send(wire::Joined{join.lane}, kReplyPatience)) return;
-  MutexLock lock(mutex_);
-  if (!check_join(channel->channel(), join)) return;
-  if (lanes_[join.lane.number - 1] == nullptr) ++joined_;
-  lanes_[join.lane.number - 1] = std::move(channel);
-  changed_.notify_all();
+  {
+    MutexLock lock(mutex_);
+    if (!check_join(channel->channel(), join)) return;
+    if (lanes_[join.lane.number - 1] == nullptr) ++joined_;
+    lanes_[join.lane.number - 1] = std::move(channel);
+    changed_.notify_all();
+  }
+  context_.on_news();
 }
 
 void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask) {
@@ -253,7 +258,7 @@ void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire:
     }
   }
   if (!proven) return refuse(*channel, std::move(proven).error());
-  if (ours) return context_.on_ask();
+  if (ours) return context_.on_news();
   Status sent = channel->send(context_.consult(ask.session), kReplyPatience);
   static_cast<void>(sent);
 }
@@ -285,7 +290,7 @@ void Introductions::take_resume(std::unique_ptr<RecordChannel> channel,
     resuming_ = Resuming{std::move(channel), resume.round};
     changed_.notify_all();
   }
-  context_.on_ask();
+  context_.on_news();
 }
 
 bool Introductions::has_resuming() {

@@ -25,9 +25,10 @@ class Introductions {
     nanoseconds peer_timeout;   ///< How long it may fall silent later.
     /// Answers ASK for sessions that are not this one.
     std::function<wire::Answer(const wire::SessionId&)> consult;
-    /// Called from another thread when an ASK of this session has come: see take_asking().
-    std::function<void()> on_ask;
-    /// The same for a RESUME that is about to be let in: see take_resuming().
+    /// Called from another thread when something of this session has come: an ASK (take_asking()),
+    /// a RESUME (take_resuming()) or a lane (wait_for_lanes()).
+    std::function<void()> on_news;
+    /// Called before that for a RESUME that is about to be let in: see take_resuming().
     std::function<void()> on_resume;
   };
   struct Resuming {

@@ -1,5 +1,6 @@
 #include <thread>
 
+#include "base/guarded.hpp"
 #include "base/thread_cpu.hpp"
 #include "session/host_identity.hpp"
 #include "session/outgoing_impl.hpp"
@@ -16,9 +17,6 @@ using std::chrono::milliseconds;
 // How long the target's own words are waited for when a lane has failed: they are on their way when
 // it noticed first, and never come when it is gone.
 constexpr milliseconds kExplainPatience{300};
-// A burst of 1/100 s keeps the token bucket exact over a tenth of a second and sleeps long enough
-// to be worth it; at least two batches.
-constexpr std::uint64_t kBurstBytesMin = 2ull << 20;
 
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 
@@ -44,7 +42,7 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
   begin_ = clock_.now();
   cpu_begin_ = thread_cpu();
   OutgoingResult result;
-  Status ready = setup(connector);
+  Status ready = guarded([&] { return setup(connector); });
   if (driver_ == nullptr) {
     fail_before_session(std::move(ready).error(), result);
     return result;
@@ -52,13 +50,14 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
   if (ready) {
     report_.phases_ms.setup = elapsed_ms();
     phase_ = Phase::kRounds;
-    ready = options_.strategy == Strategy::kStopCopy ? Status{} : precopy();
+    if (options_.strategy != Strategy::kStopCopy) ready = guarded([&] { return precopy(); });
     report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
   }
   if (ready) {
     switchover();
   } else {
     driver_->fail(explain(std::move(ready).error()));
+    if (!driver_->told_end()) tell_end_anew();
   }
   conclude(result);
   return result;
@@ -97,11 +96,7 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   target_identity_ = opened->control->channel().peer_identity();
   digest_.emplace(opened->hasher);
   ledger_ = std::make_unique<PageLedger>(digest_->zero_hash());
-  if (options_.bandwidth_bytes_per_s != 0) {
-    limiter_ = std::make_unique<RateLimiter>(
-        options_.bandwidth_bytes_per_s,
-        std::max(kBurstBytesMin, options_.bandwidth_bytes_per_s / 100));
-  }
+  make_limiter();
   SourceDriver::Context context{
       .guest = *guest_,
       .connector = &connector,
@@ -129,9 +124,10 @@ Status Outgoing::Impl::make_session(Connector& connector) {
 
 void Outgoing::Impl::make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   senders_ = std::make_unique<BulkSenders>(
-      std::move(lanes), BulkSenders::Context{guest_->pages(), *ledger_, *digest_, limiter_.get(),
-                                             options_.peer_timeout, agreed_, options_.compress,
-                                             options_.delta_cache_bytes});
+      std::move(lanes),
+      BulkSenders::Context{guest_->pages(), *ledger_, *digest_, limiter_.get(),
+                           options_.peer_timeout, agreed_, options_.compress,
+                           options_.delta_cache_bytes, [this] { return keep_alive(); }});
   MutexLock lock(watch_mutex_);
   sending_ = senders_.get();
   // A cancel that came meanwhile.
@@ -321,15 +317,20 @@ void Outgoing::Impl::fill_downtime(const SourceDriver::Times& times) {
   phases.quiesce = to_ms(times.paused_at - times.stopped_at);
   phases.final_sync = to_ms(rounds_->final_collect());
   phases.state_save = to_ms(save_took_);
-  phases.final_pages = to_ms(times.offered_at - final_begin_) - verify_ms_ +
-                       static_cast<double>(times.ready->final_apply_us) / 1000;
+  phases.final_pages = to_ms(times.offered_at - final_begin_) - verify_ms_;
+  // With it the target had applied all before the source hashed.
+  if (options_.verify != VerifyMode::kFull) {
+    phases.final_pages += static_cast<double>(times.ready->final_apply_us) / 1000;
+  }
   phases.state_load =
       static_cast<double>(times.ready->state_load_us + times.ready->acquire_us) / 1000;
   phases.start = static_cast<double>(times.started->start_us) / 1000;
   phases.verify = verify_ms;
-  phases.handover = whole - phases.quiesce - phases.final_sync - phases.state_save -
-                    phases.final_pages - phases.state_load - phases.start;
-  report_.downtime_ms = whole;
+  const double told = phases.quiesce + phases.final_sync + phases.state_save + phases.final_pages +
+                      phases.state_load + phases.start;
+  // Half a round trip is an estimate, and at most what messages took: the rest was measured.
+  phases.handover = std::max(0.0, whole - told);
+  report_.downtime_ms = told + phases.handover;
 }
 
 void Outgoing::Impl::say(std::string name, std::string detail, Phase phase) {

@@ -1,6 +1,6 @@
 // Outgoing::Impl: the coordinator of the source. Its parts: outgoing.cc (set-up, result),
-// outgoing_rounds.cc (pre-copy), outgoing_resume.cc (after a link that was lost in the rounds),
-// outgoing_switchover.cc (the downtime).
+// outgoing_rounds.cc (pre-copy), outgoing_bandwidth.cc (its limits), outgoing_resume.cc (after a
+// link that was lost in the rounds), outgoing_switchover.cc (the downtime).
 #pragma once
 
 #include <atomic>
@@ -14,6 +14,7 @@
 #include "memory/page_ledger.hpp"
 #include "migrate/migration.hpp"
 #include "precopy/convergence.hpp"
+#include "precopy/page_cost.hpp"
 #include "precopy/rounds.hpp"
 #include "session/source_driver.hpp"
 #include "session/source_session.hpp"
@@ -44,6 +45,7 @@ class Outgoing::Impl {
   Error explain(Error error);
   void make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void watch(Channel* channel);
+  [[nodiscard]] Status keep_alive() { return driver_->control().keep_alive(options_.peer_timeout); }
   void say(std::string name, std::string detail, Phase phase = Phase::kNone);
   [[nodiscard]] double elapsed_ms() const;
 
@@ -51,7 +53,6 @@ class Outgoing::Impl {
   Status precopy();
   Result<precopy::RoundOutcome> run_round();
   void note_round(const precopy::RoundOutcome& outcome, double start_ms);
-  void measure_page_cost(const precopy::RoundOutcome& outcome);
   precopy::Decision decide() const;
   [[nodiscard]] precopy::FixedCosts fixed_costs() const;
   Status follow(const precopy::Decision& decision, bool& done);
@@ -59,11 +60,19 @@ class Outgoing::Impl {
   void undo_throttle();
   Status on_progress(std::uint64_t pages_done);
 
+  // Limits of bandwidth.
+  void make_limiter();
+  void book_control();
+  void use_switchover_bandwidth();
+  [[nodiscard]] std::uint64_t switchover_bandwidth() const;
+
   // After a lost link.
+  [[nodiscard]] static bool is_of_link(const Error& error);
   [[nodiscard]] bool may_resume_after(const Error& error) const;
   Result<std::optional<precopy::RoundOutcome>> reconnect(Error lost);
   Status resume(std::optional<precopy::RoundOutcome>& closed, SteadyTime until);
   Status tell_void_pages();
+  void tell_end_anew();
   Status pause_before_connecting(SteadyTime until);
   void drop_lanes();
   void use_connector(Connector* connector);
@@ -118,8 +127,9 @@ class Outgoing::Impl {
   // Convergence.
   std::vector<precopy::RoundSample> samples_;
   std::size_t samples_from_ = 0;  // Where the last change of throttle was.
-  double ms_per_page_ = 0;
-  bool page_cost_measured_ = false;
+  std::optional<precopy::PageCost> page_cost_;
+  std::uint64_t control_booked_ =
+      0;  // Bytes of the present control lane that the limiter knows of.
   std::size_t ladder_ = 0;
   double throttle_ = 0;
   precopy::Decision decision_;

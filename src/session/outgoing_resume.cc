@@ -15,6 +15,9 @@ using std::chrono::milliseconds;
 // or a switch that starts anew is not hammered, and is found within 5 s.
 constexpr milliseconds kBackoffFirst{100};
 constexpr milliseconds kBackoffMax{5'000};
+// For the word that nobody comes back any more. Without it the target keeps the guest's name and
+// memory until its window is over; with it the user waits at most so long.
+constexpr milliseconds kEndPatience{1'000};
 
 /// Whether another try may do better: the link failed once more, or the target's host (its
 /// listener, say) is busy. All else is an answer.
@@ -25,17 +28,23 @@ bool may_pass(const Error& error) {
 
 }  // namespace
 
+/// Of an error as it came: one that has a side is the peer's word, or the guest's own code's.
+bool Outgoing::Impl::is_of_link(const Error& error) {
+  return error.side == Side::kNone &&
+         (error.code == ErrorCode::kLinkLost || error.code == ErrorCode::kTimeout);
+}
+
 bool Outgoing::Impl::may_resume_after(const Error& error) const {
-  const bool link = error.code == ErrorCode::kLinkLost || error.code == ErrorCode::kTimeout;
-  return link && error.side != Side::kTarget && resume_agreed_ && gate_.load() != Gate::kCancelled;
+  return error.side != Side::kTarget && resume_agreed_ && gate_.load() != Gate::kCancelled;
 }
 
 Result<precopy::RoundOutcome> Outgoing::Impl::run_round() {
   auto outcome = rounds_->run();
   while (!outcome) {
+    const bool of_link = is_of_link(outcome.error());
     // The target may have failed: then its reason is on the way.
     Error error = explain(std::move(outcome).error());
-    if (!may_resume_after(error)) return error;
+    if (!of_link || !may_resume_after(error)) return error;
     MIGRATE_ASSIGN(const auto closed, reconnect(std::move(error)));
     if (closed) return *closed;
     outcome = rounds_->run();
@@ -125,6 +134,7 @@ Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, Stea
         .advise("check where the target's address leads to");
   }
   watch(nullptr);
+  control_booked_ = 0;
   driver_->replace_control(std::make_unique<RecordChannel>(*std::move(channel), keys.hasher));
   RecordChannel& control = driver_->control();
   control.set_mid_record_idle(options_.peer_timeout);
@@ -144,6 +154,26 @@ Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, Stea
   make_senders(*std::move(lanes));
   rounds_->use(*senders_, control);
   return {};
+}
+
+/// The session is over before COMMIT, and the target, which may wait for RESUME, has not been told:
+/// one try to reach it.
+void Outgoing::Impl::tell_end_anew() {
+  if (!resume_agreed_ || phase_ != Phase::kRounds) return;
+  const auto until = clock_.now() + kEndPatience;
+  const auto left = [&] { return std::max<nanoseconds>(until - clock_.now(), milliseconds(1)); };
+  const session::SourceKeys& keys = driver_->keys();
+  auto channel = connector_->connect(left());
+  // A cancel that came while it connected has ended the connector for good.
+  if (!channel || (*channel)->peer_identity() != target_identity_) return;
+  RecordChannel control(*std::move(channel), keys.hasher);
+  control.set_mid_record_idle(left());
+  Status told = control.send(wire::Resume{keys.id, keys.secret, rounds_->round()}, left());
+  if (told && control.expect<wire::Resumed>(left())) {
+    const Error reason =
+        driver_->error().value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
+    told = control.send(wire::Abort{0, wire::AbortScope::kSession, reason}, left());
+  }
 }
 
 Status Outgoing::Impl::tell_void_pages() {

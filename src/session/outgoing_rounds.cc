@@ -16,11 +16,6 @@ constexpr double kPauseMs = 0.5;
 // Saving a vCPU's registers and MSRs is about 0.1 ms on a current processor; the same to load where
 // the target declares nothing.
 constexpr double kStateMsPerVcpu = 0.1;
-// Rounds smaller than this say nothing of the link: they fit into socket buffers.
-constexpr std::uint64_t kTellingBytes = 8ull << 20;
-// 4 KiB at 1 GB/s, until something was measured.
-constexpr double kPageMsAssumed = 0.004;
-
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 
 }  // namespace
@@ -44,7 +39,8 @@ void Outgoing::Impl::note_round(const precopy::RoundOutcome& outcome, double sta
   without_link_ = backoff_ = nanoseconds(0);
   bulk_ += outcome.bulk;
   report_.pages.redirtied += outcome.redirtied;
-  measure_page_cost(outcome);
+  book_control();
+  page_cost_->note(outcome, senders_->lanes());
   const double ms = to_ms(outcome.took);
   samples_.push_back({outcome.looked_at, outcome.bulk.wire_bytes, ms, outcome.dirty_after});
   RoundReport round;
@@ -60,31 +56,6 @@ void Outgoing::Impl::note_round(const precopy::RoundOutcome& outcome, double sta
   report_.rounds.push_back(round);
 }
 
-void Outgoing::Impl::measure_page_cost(const precopy::RoundOutcome& outcome) {
-  const BulkTotals& bulk = outcome.bulk;
-  const double limit_ms =
-      options_.bandwidth_bytes_per_s == 0
-          ? 0
-          : 1000.0 * kPageSize / static_cast<double>(options_.bandwidth_bytes_per_s);
-  const bool mostly_raw = bulk.sent() * 2 >= outcome.looked_at;
-  if (bulk.wire_bytes >= kTellingBytes && mostly_raw) {
-    // The round as a whole, its barrier included: what the same number of pages would take again.
-    ms_per_page_ = to_ms(outcome.took) / static_cast<double>(outcome.looked_at);
-    page_cost_measured_ = true;
-  } else if (!page_cost_measured_ && bulk.sent() >= PageBatch::kPagesMax) {
-    // Mostly zero or unchanged pages: what a page costs by the lanes' own time.
-    const double lanes = static_cast<double>(senders_->lanes());
-    const double sending = to_ms(bulk.sending) / static_cast<double>(bulk.sent());
-    const double looking = to_ms(bulk.busy - bulk.sending) /
-                           static_cast<double>(std::max<std::uint64_t>(1, outcome.looked_at));
-    ms_per_page_ = (sending + looking) / lanes;
-  }
-  if (ms_per_page_ == 0) ms_per_page_ = kPageMsAssumed;
-  // Packed, more pages fit through the limit than whole ones.
-  const bool may_pack = options_.compress.mode != CompressionChoice::Mode::kNone;
-  if (!page_cost_measured_ || !may_pack) ms_per_page_ = std::max(ms_per_page_, limit_ms);
-}
-
 precopy::FixedCosts Outgoing::Impl::fixed_costs() const {
   const double state_ms = kStateMsPerVcpu * std::max(1u, description_.vcpus);
   return {.pause = kPauseMs,
@@ -98,7 +69,8 @@ Decision Outgoing::Impl::decide() const {
   precopy::ConvergenceInput input;
   input.rounds = std::span(samples_).subspan(samples_from_);
   input.rounds_done = static_cast<std::uint32_t>(samples_.size());
-  input.ms_per_page = ms_per_page_;
+  input.ms_per_page = page_cost_->in_round();
+  input.switchover_ms_per_page = page_cost_->in_switchover();
   input.fixed = fixed_costs();
   input.max_downtime_ms = duration<double, std::milli>(options_.max_downtime).count();
   input.max_rounds = options_.max_rounds;
@@ -174,6 +146,8 @@ Status Outgoing::Impl::on_progress(std::uint64_t pages_done) {
   if (gate_.load(std::memory_order_relaxed) == Gate::kCancelled) {
     return make_error(ErrorCode::kCancelled, "the migration was cancelled");
   }
+  MIGRATE_TRY(keep_alive());
+  book_control();
   const auto now = clock_.now();
   if (observer_ == nullptr || now - progress_at_ < kProgressInterval) return {};
   progress_at_ = now;
@@ -190,8 +164,7 @@ Status Outgoing::Impl::on_progress(std::uint64_t pages_done) {
         static_cast<double>(progress.bytes_sent) / (progress.elapsed_ms / 1000);
   }
   progress.predicted_downtime_ms = decision_.predicted_downtime_ms;
-  const double page_ms = ms_per_page_ > 0 ? ms_per_page_ : kPageMsAssumed;
-  progress.eta_ms = page_ms * static_cast<double>(progress.pages_left);
+  progress.eta_ms = page_cost_->in_round() * static_cast<double>(progress.pages_left);
   observer_->on_progress(progress);
   return {};
 }

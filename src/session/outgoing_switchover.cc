@@ -1,3 +1,4 @@
+#include "base/guarded.hpp"
 #include "session/outgoing_impl.hpp"
 #include "session/state_stream.hpp"
 #include "session/verification.hpp"
@@ -28,13 +29,14 @@ void Outgoing::Impl::switchover() {
   say("switchover", "pausing the guest", Phase::kQuiesce);
   driver_->drive(SourceEvent::Kind::kBegin);
   if (driver_->machine().state() != SourceState::kPaused) return;
-  if (Status sent = send_everything(); !sent) {
+  use_switchover_bandwidth();
+  if (Status sent = guarded([&] { return send_everything(); }); !sent) {
     return driver_->fail(explain(std::move(sent).error()));
   }
   phase_ = Phase::kHandover;
   driver_->drive(SourceEvent::Kind::kOfferable);
   if (driver_->machine().state() == SourceState::kOffered) {
-    if (Status clean = sample_clean_pages(); !clean) {
+    if (Status clean = guarded([&] { return sample_clean_pages(); }); !clean) {
       return driver_->fail(std::move(clean).error().at(Phase::kVerify).on(Side::kSource));
     }
   }
@@ -65,17 +67,21 @@ Status Outgoing::Impl::send_everything() {
   Status saved = guest_->save_state(state);
   if (!saved) return std::move(saved).error().on(Side::kSource);
   MIGRATE_TRY(state.finish());
+  book_control();
   save_took_ = clock_.now() - save_begin - inner;
   // Pages began to leave inside the save; what of that was the collect is told apart.
   final_begin_ = clock_.now() - (inner - rounds_->final_collect());
   phase_ = Phase::kFinalPages;
-  MIGRATE_ASSIGN(const auto outcome, rounds_->finish_final());
+  // Hashing is not counted as downtime, so nothing may be under way beside it.
+  const bool full = options_.verify == VerifyMode::kFull;
+  MIGRATE_ASSIGN(const auto outcome, rounds_->finish_final(full));
   bulk_ += outcome.bulk;
   return verify_full();
 }
 
 Result<bool> Outgoing::Impl::read_pages(const RegionId& region, PageRange range,
                                         std::span<std::byte> into) {
+  MIGRATE_TRY(keep_alive());
   MIGRATE_ASSIGN(const ReadOutcome outcome, guest_->pages().read(region, range, into));
   return outcome == ReadOutcome::kRead;
 }

@@ -4,6 +4,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/guarded.hpp"
+
 namespace migrate::session {
 namespace {
 
@@ -152,9 +154,8 @@ void SourceDriver::send_abort(const SourceAction& action) {
   const auto scope = action.scope == AbortScope::kAttempt ? wire::AbortScope::kAttempt
                                                           : wire::AbortScope::kSession;
   // The first ABORT may fail on a link that is gone; nothing depends on it.
-  Status sent =
-      control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, kAbortPatience);
-  static_cast<void>(sent);
+  told_end_ = static_cast<bool>(
+      control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, kAbortPatience));
   if (scope == wire::AbortScope::kAttempt) context_.watch(&control_->channel());
 }
 
@@ -234,12 +235,16 @@ void SourceDriver::send_released(std::uint32_t attempt) {
 
 void SourceDriver::step(nanoseconds idle_max) {
   if (control_ == nullptr) return drive(Kind::kLinkLost);
-  auto record = control_->receive(idle_max);
+  // A target that hashes its memory says that it is there; once COMMIT is sent its silence counts.
+  const bool offered = machine_.state() == SourceState::kOffered;
+  auto record = guarded(
+      [&] { return offered ? control_->receive_alive(idle_max) : control_->receive(idle_max); });
   // The final round's acknowledgement says nothing that READY does not say again.
   while (record && record->header.type == wire::RecordType::kBarrierAck) {
     record = control_->receive(idle_max);
   }
-  auto next = record ? to_event(*record) : Result<SourceEvent>(std::move(record).error());
+  auto next = record ? guarded([&] { return to_event(*record); })
+                     : Result<SourceEvent>(std::move(record).error());
   if (next) return drive(*std::move(next));
   if (machine_.committed()) {
     // Whatever it was, the target may run the guest: only its answer counts now.

@@ -58,6 +58,8 @@ class SourceDriver {
   [[nodiscard]] const SourceHandover& machine() const { return machine_; }
   [[nodiscard]] RecordChannel& control() { return *control_; }
   [[nodiscard]] const std::optional<Error>& error() const { return error_; }
+  /// The last ABORT was given to a link that looked whole.
+  [[nodiscard]] bool told_end() const { return told_end_; }
   [[nodiscard]] Refusal refusal() const { return refusal_; }
   [[nodiscard]] const SourceKeys& keys() const { return context_.keys; }
 
@@ -100,6 +102,7 @@ class SourceDriver {
   nanoseconds backoff_{0};
   bool link_failed_ = false;
   bool guest_paused_ = false;
+  bool told_end_ = false;
 };
 
 }  // namespace migrate::session

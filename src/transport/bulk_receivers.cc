@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/guarded.hpp"
 #include "base/thread_cpu.hpp"
 
 namespace migrate {
@@ -45,6 +46,7 @@ Status BulkReceivers::make_lanes(std::vector<std::unique_ptr<RecordChannel>> cha
         PageDecoder::create({context_.pages, context_.ledger, context_.digest,
                              [this](const wire::PageReference& page) { return came(page); }}));
     channel->set_agreed(context_.agreed);
+    channel->set_heard(context_.heard);
     lanes_.push_back(std::make_unique<Lane>(std::move(channel), std::move(decoder)));
   }
   return {};
@@ -110,7 +112,7 @@ void BulkReceivers::fail(Error error) {
 }
 
 void BulkReceivers::run(Lane& lane) {
-  Status served = serve(lane);
+  Status served = guarded([&] { return serve(lane); });
   if (!served) fail(std::move(served).error());
 }
 
@@ -122,7 +124,6 @@ Status BulkReceivers::serve(Lane& lane) {
       if (record.error().code == ErrorCode::kTimeout) continue;
       return std::move(record).error();
     }
-    activity_.fetch_add(1, std::memory_order_relaxed);
     switch (record->header.type) {
       case wire::RecordType::kPages:
         MIGRATE_TRY(apply(lane, record->header));
@@ -210,16 +211,20 @@ Status BulkReceivers::stand_at_barrier(Lane& lane, const wire::Barrier& barrier)
 
 Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool final) {
   MIGRATE_CHECK(round == round_);
-  std::uint64_t seen_activity = activity();
-  MutexLock lock(mutex_);
-  while (standing_ < lanes_.size() && !error_) {
-    if (changed_.wait_until(mutex_, SteadyClock::now() + context_.idle_max)) continue;
-    if (activity() == seen_activity) {
-      return make_error(ErrorCode::kTimeout, "the bulk lanes fell silent before the end of round " +
-                                                 std::to_string(round));
+  std::uint64_t heard = context_.heard.load(std::memory_order_relaxed);
+  auto heard_at = SteadyClock::now();
+  while (!all_stand(SteadyClock::now() + RecordChannel::alive_period(context_.idle_max))) {
+    const auto now = SteadyClock::now();
+    if (heard != context_.heard.load(std::memory_order_relaxed)) {
+      heard = context_.heard.load(std::memory_order_relaxed);
+      heard_at = now;
+    } else if (now - heard_at >= context_.idle_max) {
+      return make_error(ErrorCode::kTimeout,
+                        "the source fell silent before the end of round " + std::to_string(round));
     }
-    seen_activity = activity();
+    if (context_.on_wait) MIGRATE_TRY(context_.on_wait());
   }
+  MutexLock lock(mutex_);
   if (error_) return *error_;
   BulkArrivals arrivals;
   for (auto& lane : lanes_) {
@@ -232,6 +237,15 @@ Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool f
     lane->arrivals = {};
   }
   return arrivals;
+}
+
+/// Or there is no use in waiting.
+bool BulkReceivers::all_stand(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (standing_ < lanes_.size() && !error_) {
+    if (!changed_.wait_until(mutex_, until)) return false;
+  }
+  return true;
 }
 
 void BulkReceivers::pass_barrier() {

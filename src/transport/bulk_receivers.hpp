@@ -37,6 +37,11 @@ class BulkReceivers {
     std::function<void()> on_failure;  ///< Called once, from a lane, when one has failed.
     std::uint32_t round = 0;           ///< In which the lanes begin.
     wire::AgreedContent agreed = {};
+    /// Grows with every byte that comes, on any channel of the session; outlives this.
+    std::atomic<std::uint64_t>& heard;
+    /// Called by the coordinator now and then (a quarter of idle_max) while it waits for a barrier;
+    /// an error ends the wait.
+    std::function<Status()> on_wait = {};
   };
 
   BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
@@ -54,8 +59,6 @@ class BulkReceivers {
   /// names one that is not.
   [[nodiscard]] Status check_open_round_is_void() const;
 
-  /// Grows whenever anything arrives; any thread.
-  [[nodiscard]] std::uint64_t activity() const { return activity_.load(std::memory_order_relaxed); }
   /// Makes waiting for a barrier fail with kCancelled; any thread.
   void cancel() noexcept;
   /// Makes it fail with kLinkLost: the source has come back on another link. Any thread.
@@ -76,10 +79,10 @@ class BulkReceivers {
   Status stand_at_barrier(Lane& lane, const wire::Barrier& barrier);
   void reset_seen();
   void fail(Error error);
+  bool all_stand(std::chrono::steady_clock::time_point until);
 
   Context context_;
   std::vector<std::unique_ptr<Lane>> lanes_;
-  std::atomic<std::uint64_t> activity_{0};
   // Pages that came in this round, by handle: a page is sent at most once between two barriers.
   // The map changes only while all lanes stand at a barrier.
   std::unordered_map<std::uint32_t, std::unique_ptr<SeenBits>> seen_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/guarded.hpp"
 #include "base/thread_cpu.hpp"
 
 namespace migrate {
@@ -28,6 +29,7 @@ BulkTotals& BulkTotals::operator+=(const BulkTotals& other) {
   wire_bytes += other.wire_bytes;
   busy += other.busy;
   sending += other.sending;
+  held_back += other.held_back;
   cpu += other.cpu;
   return *this;
 }
@@ -101,7 +103,7 @@ Error BulkSenders::failure() {
 void BulkSenders::run(Lane& lane) {
   while (auto batch = queue_.pop()) {
     const nanoseconds cpu = thread_cpu();
-    Status sent = send_batch(lane, *batch);
+    Status sent = guarded([&] { return send_batch(lane, *batch); });
     lane.totals.cpu += thread_cpu() - cpu;
     if (!sent) return fail(std::move(sent).error());
     MutexLock lock(mutex_);
@@ -114,9 +116,19 @@ Status BulkSenders::submit(const PageBatch& batch) {
     MutexLock lock(mutex_);
     ++outstanding_;
   }
-  if (queue_.push(batch)) return {};
-  return failure();
+  PageBatch item = batch;
+  while (!queue_.push_until(item, next_wake())) {
+    if (queue_.finished()) return failure();
+    MIGRATE_TRY(keep_waiting());
+  }
+  return {};
 }
+
+SteadyClock::time_point BulkSenders::next_wake() const {
+  return SteadyClock::now() + RecordChannel::alive_period(context_.idle_max);
+}
+
+Status BulkSenders::keep_waiting() { return context_.on_wait ? context_.on_wait() : Status{}; }
 
 Status BulkSenders::send_here(const PageBatch& batch) {
   MIGRATE_TRY(drain());  // Fails when there are no lanes.
@@ -124,14 +136,19 @@ Status BulkSenders::send_here(const PageBatch& batch) {
 }
 
 Result<BulkTotals> BulkSenders::drain() {
-  BulkTotals totals;
-  {
-    MutexLock lock(mutex_);
-    while (outstanding_ > 0 && !failed_) idle_.wait(mutex_);
-    if (!failed_) {
-      for (auto& lane : lanes_) totals += lane->totals;
-      return totals;
+  for (;;) {
+    {
+      MutexLock lock(mutex_);
+      bool woken = true;
+      while (outstanding_ > 0 && !failed_ && woken) woken = idle_.wait_until(mutex_, next_wake());
+      if (failed_) break;
+      if (outstanding_ == 0) {
+        BulkTotals totals;
+        for (auto& lane : lanes_) totals += lane->totals;
+        return totals;
+      }
     }
+    MIGRATE_TRY(keep_waiting());
   }
   return failure();
 }
@@ -142,7 +159,12 @@ Result<BulkTotals> BulkSenders::finish_round(std::uint32_t round, bool final) {
     const wire::Barrier barrier{round, final, lane->totals.carried, lane->totals.digest_change};
     const std::uint64_t before = lane->channel->sent_bytes();
     MIGRATE_TRY(lane->channel->send(barrier, context_.idle_max));
-    totals.wire_bytes += lane->channel->sent_bytes() - before;
+    const std::uint64_t bytes = lane->channel->sent_bytes() - before;
+    totals.wire_bytes += bytes;
+    // Nobody waits before a barrier: the next batch does.
+    if (context_.limiter != nullptr) {
+      static_cast<void>(context_.limiter->reserve(bytes, SteadyClock::now()));
+    }
     lane->totals = {};
     lane->sent_at = SteadyClock::now();
   }
@@ -181,8 +203,9 @@ Status BulkSenders::flush(Lane& lane, SteadyClock::time_point batch_begin) {
   nanoseconds waiting{0};
   if (context_.limiter != nullptr) {
     const auto now = SteadyClock::now();
-    MIGRATE_TRY(wait_for(context_.limiter->reserve(content_bytes + wire::kBatchHeaderBytes, now)));
+    MIGRATE_TRY(wait_for(context_.limiter->reserve(lane.coder.wire_bytes(), now)));
     waiting = SteadyClock::now() - now;
+    lane.totals.held_back += waiting;
   }
   const bool measured = lane.coder.wants_times();
   const auto begin = SteadyClock::now();

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -24,9 +25,10 @@ namespace migrate {
 /// What lanes did since they were asked last.
 struct BulkTotals : CodedPages {
   std::uint64_t wire_bytes = 0;
-  nanoseconds busy{0};     ///< Of all lanes together, from batch taken to batch sent.
-  nanoseconds sending{0};  ///< Of that, in the socket.
-  nanoseconds cpu{0};      ///< Processor time of the lanes' threads.
+  nanoseconds busy{0};       ///< Of all lanes together, from batch taken to batch sent.
+  nanoseconds sending{0};    ///< Of that, in the socket.
+  nanoseconds held_back{0};  ///< Of `busy`, waiting for the rate limiter.
+  nanoseconds cpu{0};        ///< Processor time of the lanes' threads.
   BulkTotals& operator+=(const BulkTotals& other);
 };
 
@@ -42,6 +44,9 @@ class BulkSenders {
     wire::AgreedContent agreed = {};
     CompressionChoice compression = {CompressionChoice::Mode::kNone, 1};
     std::uint64_t delta_cache_bytes = 0;
+    /// Called by the coordinator now and then (a quarter of idle_max) while it waits for lanes; an
+    /// error ends the wait.
+    std::function<Status()> on_wait = {};
   };
 
   BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
@@ -81,6 +86,8 @@ class BulkSenders {
   Status flush(Lane& lane, std::chrono::steady_clock::time_point batch_begin);
   Status make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels);
   Status wait_for(nanoseconds wait);
+  Status keep_waiting();
+  [[nodiscard]] std::chrono::steady_clock::time_point next_wake() const;
   void fail(Error error);
   [[nodiscard]] Error failure();
 

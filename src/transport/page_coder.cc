@@ -70,9 +70,10 @@ Status PageCoder::gather(const PageBatch& batch) {
       continue;
     } else {
       const PageRange range{region.range.first + batch.pages[i], run};
-      MIGRATE_ASSIGN(const ReadOutcome outcome,
-                     context_.pages.read(region.id, range, {staged, run * kPageSize}));
-      if (outcome == ReadOutcome::kGone) from = nullptr;
+      auto outcome = context_.pages.read(region.id, range, {staged, run * kPageSize});
+      // Never about the link, whatever its code.
+      if (!outcome) return std::move(outcome).error().on(Side::kSource);
+      if (*outcome == ReadOutcome::kGone) from = nullptr;
     }
     for (std::uint32_t j = 0; j < run; ++j) {
       page_[i + j] = from == nullptr ? nullptr : from + j * kPageSize;

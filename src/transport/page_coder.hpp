@@ -78,6 +78,10 @@ class PageCoder {
     return context_.compression.mode == CompressionChoice::Mode::kAuto;
   }
 
+  /// Of the record as it leaves.
+  [[nodiscard]] std::size_t wire_bytes() const {
+    return encoder_.head_bytes() + wire_content_bytes();
+  }
   /// Bytes after the head.
   [[nodiscard]] std::size_t wire_content_bytes() const {
     return packed_bytes_ > 0 ? packed_bytes_ : encoder_.content_bytes();

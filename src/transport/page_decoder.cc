@@ -19,6 +19,12 @@ bool is_one_run(const wire::PageTableView& table) {
   return table[table.size() - 1].first - table[0].first + 1 == table.size();
 }
 
+/// What the guest's own code says is never about the link, whatever its code.
+Status of_guest(Status status) {
+  if (status) return status;
+  return std::move(status).error().on(Side::kTarget);
+}
+
 }  // namespace
 
 Result<PageDecoder> PageDecoder::create(Context context) {
@@ -134,7 +140,8 @@ Status PageDecoder::enter(const wire::PageEntry& page, PageLedger::Entry& entry,
 Status PageDecoder::put(const wire::PageEntry& page, const PageLedger::Entry& entry,
                         std::span<std::byte> mapped, const std::byte* content) {
   if (mapped.empty()) {
-    return context_.pages.write(entry.region.id, range_of(entry, page.first), {content, kPageSize});
+    return of_guest(
+        context_.pages.write(entry.region.id, range_of(entry, page.first), {content, kPageSize}));
   }
   std::memcpy(mapped.data() + page.first * kPageSize, content, kPageSize);
   return {};
@@ -165,10 +172,10 @@ Status PageDecoder::settle_delta(const wire::PageContent& page, PageLedger::Entr
     return enter(page.entry, entry, memory.data());
   }
   const PageRange range = range_of(entry, page.entry.first);
-  MIGRATE_TRY(context_.pages.read(entry.region.id, range, changed));
+  MIGRATE_TRY(of_guest(context_.pages.read(entry.region.id, range, changed)));
   MIGRATE_TRY(wire::decode_delta(changed, page.bytes, changed));
   MIGRATE_TRY(enter(page.entry, entry, changed.data()));
-  return context_.pages.write(entry.region.id, range, changed);
+  return of_guest(context_.pages.write(entry.region.id, range, changed));
 }
 
 Status PageDecoder::settle_duplicate(const wire::PageContent& page, PageLedger::Entry& entry,
@@ -184,7 +191,8 @@ Status PageDecoder::settle_duplicate(const wire::PageContent& page, PageLedger::
                           "the same round")
         .advise("run the same version of migrate on both hosts");
   }
-  MIGRATE_TRY(context_.pages.read(original->region.id, range_of(*original, named.page), page_));
+  MIGRATE_TRY(
+      of_guest(context_.pages.read(original->region.id, range_of(*original, named.page), page_)));
   MIGRATE_TRY(enter(page.entry, entry, page_.data()));
   return put(page.entry, entry, mapped, page_.data());
 }
@@ -202,8 +210,8 @@ Status PageDecoder::settle_zeros(const wire::PageEntry& run, PageLedger::Entry& 
       entry.hashes[page] = zero_hash;
     }
     if (first == page) break;
-    MIGRATE_TRY(
-        context_.pages.zero(entry.region.id, {entry.region.range.first + first, page - first}));
+    MIGRATE_TRY(of_guest(
+        context_.pages.zero(entry.region.id, {entry.region.range.first + first, page - first})));
   }
   counts_.zero += run.count;
   return {};

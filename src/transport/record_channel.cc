@@ -6,6 +6,8 @@
 namespace migrate {
 namespace {
 
+using SteadyClock = std::chrono::steady_clock;
+
 // What a dozen vCPUs' state has. More leaves at once, so that the peer takes it in meanwhile.
 constexpr std::size_t kHeldBytesMax = 64 << 10;
 
@@ -62,6 +64,7 @@ Status RecordChannel::send_parts(std::span<const iovec> parts, std::size_t bytes
     held_.clear();
   }
   cut_short_ = false;
+  sent_at_ = SteadyClock::now();
   ++sent_records_;
   sent_bytes_ += bytes;
   return {};
@@ -120,9 +123,8 @@ Status RecordChannel::receive_content(std::span<iovec> parts, nanoseconds idle_m
     const std::size_t wanted = bytes_in(parts);
     into_.assign(parts.begin(), parts.end());
     into_.push_back({ahead_.data(), ahead_.size()});
-    MIGRATE_ASSIGN(const std::size_t got, channel_->receive(into_, idle_max));
+    MIGRATE_ASSIGN(const std::size_t got, receive_some(into_, idle_max));
     if (got == 0) return closed_by(*channel_);
-    received_bytes_ += got;
     ahead_begin_ = 0;
     ahead_end_ = got > wanted ? got - wanted : 0;
     consume(parts, std::min(got, wanted));
@@ -132,12 +134,75 @@ Status RecordChannel::receive_content(std::span<iovec> parts, nanoseconds idle_m
 
 Status RecordChannel::read_ahead(nanoseconds idle_max) {
   const iovec part = {ahead_.data(), ahead_.size()};
-  MIGRATE_ASSIGN(const std::size_t got, channel_->receive({&part, 1}, idle_max));
+  auto received = channel_->receive({&part, 1}, idle_max);
+  if (!received) return std::move(received).error();
+  const std::size_t got = *received;
   if (got == 0) return closed_by(*channel_);
-  received_bytes_ += got;
+  note_received(got);
   ahead_begin_ = 0;
   ahead_end_ = got;
   return {};
+}
+
+void RecordChannel::note_received(std::size_t bytes) {
+  received_bytes_ += bytes;
+  if (heard_ != nullptr) heard_->fetch_add(bytes, std::memory_order_relaxed);
+}
+
+/// Within a record: goes on waiting while the peer is heard of elsewhere.
+Result<std::size_t> RecordChannel::receive_some(std::span<const iovec> parts,
+                                                nanoseconds idle_max) {
+  for (;;) {
+    const std::uint64_t heard = heard_ != nullptr ? heard_->load(std::memory_order_relaxed) : 0;
+    auto got = channel_->receive(parts, idle_max);
+    if (got) {
+      note_received(*got);
+      return got;
+    }
+    const bool elsewhere = heard_ != nullptr && heard_->load(std::memory_order_relaxed) != heard;
+    if (got.error().code != ErrorCode::kTimeout || !elsewhere) return got;
+  }
+}
+
+Result<wire::RecordType> RecordChannel::next_type(nanoseconds idle_max) {
+  if (ahead_begin_ == ahead_end_) MIGRATE_TRY(read_ahead(idle_max));
+  // A header comes in one piece, or its second byte is 0: no optional type is waited for.
+  const auto low = std::to_integer<std::uint16_t>(ahead_[ahead_begin_]);
+  const auto high = ahead_end_ - ahead_begin_ > 1
+                        ? std::to_integer<std::uint16_t>(ahead_[ahead_begin_ + 1])
+                        : std::uint16_t{0};
+  return static_cast<wire::RecordType>(low | high << 8);
+}
+
+Status RecordChannel::keep_alive(nanoseconds idle_max) {
+  if (SteadyClock::now() - sent_at_ < alive_period(idle_max)) return {};
+  return send(wire::Alive{}, idle_max);
+}
+
+void RecordChannel::hear() {
+  while (has_news() && ahead_end_ - ahead_begin_ >= wire::kRecordHeaderBytes) {
+    const std::span<const std::byte, wire::kRecordHeaderBytes> bytes(ahead_.data() + ahead_begin_,
+                                                                     wire::kRecordHeaderBytes);
+    // What is wrong with it, receive() will say.
+    const auto header = wire::decode_header(bytes, received_records_);
+    if (!header || header->type != wire::RecordType::kAlive) return;
+    if (!wire::check_record(*header, {}, hasher_)) return;
+    ahead_begin_ += wire::kRecordHeaderBytes;
+    ++received_records_;
+  }
+}
+
+Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max) {
+  auto heard_at = SteadyClock::now();
+  for (;;) {
+    const std::uint64_t before = received_bytes_;
+    auto record = receive(alive_period(idle_max));
+    if (record || record.error().code != ErrorCode::kTimeout) return record;
+    const auto now = SteadyClock::now();
+    if (received_bytes_ != before) heard_at = now;
+    if (now - heard_at >= idle_max) return record;
+    MIGRATE_TRY(keep_alive(idle_max));
+  }
 }
 
 bool RecordChannel::has_news(nanoseconds wait) {
@@ -147,22 +212,35 @@ bool RecordChannel::has_news(nanoseconds wait) {
 }
 
 Result<RecordChannel::Record> RecordChannel::receive(nanoseconds idle_max) {
-  for (;;) {
-    if (ahead_begin_ == ahead_end_) MIGRATE_TRY(read_ahead(idle_max));
-    const nanoseconds mid_record = std::max(idle_max, mid_record_idle_);
-    std::array<std::byte, wire::kRecordHeaderBytes> bytes;
-    MIGRATE_TRY(fill(bytes, mid_record));
-    MIGRATE_ASSIGN(const wire::RecordHeader header, wire::decode_header(bytes, received_records_));
-    ++received_records_;
-    if (header.type == wire::RecordType::kPages) return Record{header, {}};
-    MIGRATE_ASSIGN(const Record record, receive_body(header, mid_record));
-    if (!header.known()) continue;
+  const auto begin = SteadyClock::now();
+  for (nanoseconds left = idle_max;; left = idle_max - (SteadyClock::now() - begin)) {
+    if (ahead_begin_ == ahead_end_) {
+      MIGRATE_TRY(read_ahead(std::max(left, nanoseconds(0))));
+    }
+    if (torn_) {
+      return make_error(ErrorCode::kLinkLost,
+                        "the connection to " + channel_->peer() + " broke off within a record");
+    }
+    torn_ = true;
+    MIGRATE_ASSIGN(const Record record, receive_rest(std::max(idle_max, mid_record_idle_)));
+    torn_ = false;
+    const wire::RecordHeader& header = record.header;
+    if (!header.known() || header.type == wire::RecordType::kAlive) continue;
     if (header.type == wire::RecordType::kError) {
       MIGRATE_ASSIGN(wire::ErrorRecord carried, wire::decode<wire::ErrorRecord>(record.body));
       return std::move(carried.error);
     }
     return record;
   }
+}
+
+Result<RecordChannel::Record> RecordChannel::receive_rest(nanoseconds idle_max) {
+  std::array<std::byte, wire::kRecordHeaderBytes> bytes;
+  MIGRATE_TRY(fill(bytes, idle_max));
+  MIGRATE_ASSIGN(const wire::RecordHeader header, wire::decode_header(bytes, received_records_));
+  ++received_records_;
+  if (header.type == wire::RecordType::kPages) return Record{header, {}};
+  return receive_body(header, idle_max);
 }
 
 Result<RecordChannel::Record> RecordChannel::receive_body(const wire::RecordHeader& header,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -30,6 +31,11 @@ class RecordChannel {
   /// the bytes at hand, so only a dead link takes longer than the first of these two.
   static constexpr nanoseconds kMidRecordIdle = std::chrono::seconds(10);
   void set_mid_record_idle(nanoseconds idle) { mid_record_idle_ = idle; }
+
+  /// Bytes that come are added to `heard`, which other channels of the session share. Within a
+  /// record the peer's silence then counts only where nothing was added meanwhile. Must outlive
+  /// this.
+  void set_heard(std::atomic<std::uint64_t>& heard) { heard_ = &heard; }
 
   explicit RecordChannel(std::unique_ptr<Channel> channel, wire::Hasher hasher = {});
 
@@ -73,14 +79,33 @@ class RecordChannel {
   /// first byte loses nothing: call again. Within a record the peer may be silent for
   /// that at least: set_mid_record_idle().
   Result<Record> receive(nanoseconds idle_max);
+  /// receive(), saying ALIVE meanwhile, for which the channel must be keyed. What the peer says of
+  /// that kind begins the wait anew: kTimeout when no byte came for `idle_max`.
+  Result<Record> receive_alive(nanoseconds idle_max);
+  /// Says ALIVE, when nothing was sent here for a quarter of `idle_max`. For waits for others.
+  Status keep_alive(nanoseconds idle_max);
+  /// Takes what the peer has said to be heard, and nothing else. For waits in which nobody
+  /// receives.
+  void hear();
+  /// How often to call keep_alive(): often enough that the peer hears it in time.
+  [[nodiscard]] static nanoseconds alive_period(nanoseconds idle_max) { return idle_max / 4; }
   /// Waits until receive() would return at once, with a record's beginning or with a failure; false
   /// when it would not within `wait`.
   [[nodiscard]] bool has_news(nanoseconds wait = nanoseconds(0));
+  /// The type of what receive() would give next; fails as it does, and loses nothing.
+  Result<wire::RecordType> next_type(nanoseconds idle_max);
   /// receive() of exactly this type. DISCARDED and ABORT come back as the error they carry, any
   /// other type is kProtocol.
   template <typename Message>
   Result<Message> expect(nanoseconds idle_max) {
     MIGRATE_ASSIGN(Record record, receive(idle_max));
+    if (record.header.type != Message::kType) return unexpected(record, Message::kType);
+    return wire::decode<Message>(record.body);
+  }
+  /// The same by receive_alive().
+  template <typename Message>
+  Result<Message> expect_alive(nanoseconds idle_max) {
+    MIGRATE_ASSIGN(Record record, receive_alive(idle_max));
     if (record.header.type != Message::kType) return unexpected(record, Message::kType);
     return wire::decode<Message>(record.body);
   }
@@ -107,13 +132,17 @@ class RecordChannel {
               nanoseconds idle_max);
   Status send_parts(std::span<const iovec> parts, std::size_t bytes, nanoseconds idle_max);
   Status read_ahead(nanoseconds idle_max);
+  void note_received(std::size_t bytes);
+  Result<std::size_t> receive_some(std::span<const iovec> parts, nanoseconds idle_max);
   Status fill(std::span<std::byte> into, nanoseconds idle_max);
+  Result<Record> receive_rest(nanoseconds idle_max);
   Result<Record> receive_body(const wire::RecordHeader& header, nanoseconds idle_max);
 
   std::unique_ptr<Channel> channel_;
   wire::Hasher hasher_;
   wire::AgreedContent agreed_;
   nanoseconds mid_record_idle_ = kMidRecordIdle;
+  std::atomic<std::uint64_t>* heard_ = nullptr;
 
   // Owned by the sending thread.
   std::vector<std::byte> out_;
@@ -121,6 +150,7 @@ class RecordChannel {
   std::vector<iovec> parts_;
   std::uint64_t sent_records_ = 0;
   std::uint64_t sent_bytes_ = 0;
+  std::chrono::steady_clock::time_point sent_at_ = std::chrono::steady_clock::now();
   bool cut_short_ = false;  // A record may have left in part: nothing may follow it.
 
   // Owned by the receiving thread. Bytes read ahead of what was asked for: 16 KiB hold the head of
@@ -132,6 +162,7 @@ class RecordChannel {
   std::vector<iovec> into_;
   std::vector<std::byte> body_;
   std::uint64_t received_records_ = 0;
+  bool torn_ = false;  // Receiving ended within a record: what comes next is no beginning.
   std::uint64_t received_bytes_ = 0;
 };
 

@@ -201,6 +201,9 @@ void describe(Codec& codec, Message& ping) {
 }
 
 template <typename Codec>
+void describe(Codec&, Is<Alive> auto&) {}
+
+template <typename Codec>
 void describe(Codec& codec, Is<Regions> auto& regions) {
   codec.u32(regions.first_handle.number);
   codec.list(regions.added, kRegionBytes, {"list of regions", kRegionsMax},

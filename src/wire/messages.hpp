@@ -143,6 +143,12 @@ struct Pong {
   std::uint64_t time_ns = 0;
 };
 
+/// Either side, control lane: nothing but that the sender is there. Optional: a reader that does
+/// not know it skips it.
+struct Alive {
+  static constexpr RecordType kType = RecordType::kAlive;
+};
+
 /// Source to target, control lane: regions that came and went. Takes effect at the control lane's
 /// next BARRIER, when all lanes have reached it; pages of new ones begin in the round after it.
 struct Regions {
@@ -285,7 +291,7 @@ struct Discarded {
 // clang-format off
 #define MIGRATE_WIRE_MESSAGES(X)                                          \
   X(Hello) X(Welcome) X(Join) X(Joined) X(Ask) X(Answer) X(ErrorRecord)   \
-  X(Ping) X(Pong) X(Regions) X(Barrier) X(BarrierAck)                     \
+  X(Ping) X(Pong) X(Alive) X(Regions) X(Barrier) X(BarrierAck)            \
   X(ResumeTerms) X(Resume) X(Resumed) X(Void) X(VoidEnd) X(Voided)        \
   X(SectionBegin) X(SectionEnd) X(StateEnd)                               \
   X(Offer) X(Ready) X(Commit) X(Started) X(Released) X(Abort) X(Discarded)

@@ -155,6 +155,10 @@ class PagesEncoder {
   [[nodiscard]] std::uint64_t pages() const { return pages_; }
   /// Of the content, not packed: the raw pages' and patches().
   [[nodiscard]] std::size_t content_bytes() const { return raw_ * kPageSize + patches_.size(); }
+  /// Of what finish() gives.
+  [[nodiscard]] std::size_t head_bytes() const {
+    return kRecordHeaderBytes + kBatchHeaderBytes + entries_ * kPageEntryBytes;
+  }
   /// The content's second part; valid until the next add_ or begin().
   [[nodiscard]] std::span<const std::byte> patches() const { return patches_; }
 

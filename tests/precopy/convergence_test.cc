@@ -14,7 +14,7 @@ ConvergenceInput input_with(std::span<const RoundSample> rounds) {
   ConvergenceInput input;
   input.rounds = rounds;
   input.rounds_done = static_cast<std::uint32_t>(rounds.size());
-  input.ms_per_page = kMsPerPage;
+  input.ms_per_page = input.switchover_ms_per_page = kMsPerPage;
   input.fixed = {
       .pause = 0.3, .final_sync = 0.1, .state_save = 0.1, .state_load = 0.1, .round_trip = 0.1};
   input.max_downtime_ms = 50;

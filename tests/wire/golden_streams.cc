@@ -59,6 +59,33 @@ StreamMaker precopy() {
   return maker;
 }
 
+/// A slow link: both sides say that they are there, before, between and after all else.
+StreamMaker alive() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.open();
+  maker.reply(Alive{});
+  maker.send(Alive{});
+  maker.pages(1, 0, {{0, 2, 1}});
+  maker.send(Alive{});
+  maker.end_round_on_lane(1, false);
+  maker.reply(Alive{});
+  maker.end_round_on_lane(0, false);
+  maker.reply(Alive{});
+  maker.reply(Alive{});
+  maker.acknowledge();
+  maker.pages(1, 0, {{0, 1, 2}});
+  maker.end_round(true);
+  maker.send(SectionBegin{{"device", 1, true}});
+  maker.send(Alive{});
+  maker.send(SectionEnd{0});
+  maker.send(StateEnd{1, 0});
+  maker.offer(1);
+  maker.reply(Alive{});
+  maker.ready(1);
+  finish(maker, 1);
+  return maker;
+}
+
 /// READY of attempt 1 comes too late; attempt 2 is cut after COMMIT and asked for.
 StreamMaker aborted_attempt() {
   StreamMaker maker({memory(0, 0, 8)}, 1);
@@ -203,6 +230,19 @@ StreamMaker bad_checksum() {
 StreamMaker flipped_page_byte() {
   StreamMaker maker = begun();
   last_frame(maker).back() ^= std::byte{1};
+  return maker;
+}
+
+StreamMaker alive_on_a_bulk_lane() {
+  StreamMaker maker = begun();
+  maker.send(Alive{}, 1);
+  return maker;
+}
+
+StreamMaker alive_with_a_body() {
+  StreamMaker maker = begun();
+  maker.send(Alive{});
+  last_frame(maker)[4] = std::byte{1};
   return maker;
 }
 
@@ -393,6 +433,7 @@ std::vector<GoldenFile> make_golden_files() {
   const std::pair<const char*, std::function<StreamMaker()>> streams[] = {
       {"valid/stop_copy", stop_copy},
       {"valid/precopy", precopy},
+      {"valid/alive", alive},
       {"valid/aborted_attempt", aborted_attempt},
       {"valid/discarded", discarded},
       {"valid/asked_after_start", asked_after_start},
@@ -402,6 +443,8 @@ std::vector<GoldenFile> make_golden_files() {
       {"invalid/checksum.bad_checksum", bad_checksum},
       {"invalid/page-hash.flipped_page_byte", flipped_page_byte},
       {"invalid/page-twice.page_twice", page_twice},
+      {"invalid/direction.alive_on_a_bulk_lane", alive_on_a_bulk_lane},
+      {"invalid/length.alive_with_a_body", alive_with_a_body},
       {"invalid/type.unknown_type", unknown_type},
       {"invalid/length.oversize_length", oversize_length},
       {"invalid/sequence.wrong_sequence", wrong_sequence},

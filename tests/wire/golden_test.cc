@@ -194,7 +194,7 @@ TEST(GoldenStreams, InvalidOnesAreRefusedWhereItIsTheDecodersTask) {
       {"patch", {ErrorCode::kIntegrity, "invalid"}},
       {"packed", {ErrorCode::kIntegrity, "invalid packed content"}},
       {"type", {ErrorCode::kProtocol, "type 153 is not known"}},
-      {"length", {ErrorCode::kProtocol, "length 272"}},
+      {"length", {ErrorCode::kProtocol, "is beyond its limit"}},
       {"sequence", {ErrorCode::kProtocol, "sequence 3 instead of 2"}},
       {"region", {ErrorCode::kProtocol, "2 pages from 7 are not all in a region of 8"}},
       {"truncated", {ErrorCode::kLinkLost, "cut"}},

@@ -42,9 +42,9 @@ std::span<const std::byte, kRecordHeaderBytes> header_of(std::span<const std::by
 template <typename Message>
 class EveryMessage : public ::testing::Test {};
 using AllMessages =
-    ::testing::Types<Hello, Welcome, Join, Joined, Ask, Answer, ErrorRecord, Ping, Pong, Regions,
-                     Barrier, BarrierAck, SectionBegin, SectionEnd, StateEnd, Offer, Ready, Commit,
-                     Started, Released, Abort, Discarded>;
+    ::testing::Types<Hello, Welcome, Join, Joined, Ask, Answer, ErrorRecord, Ping, Pong, Alive,
+                     Regions, Barrier, BarrierAck, SectionBegin, SectionEnd, StateEnd, Offer, Ready,
+                     Commit, Started, Released, Abort, Discarded>;
 TYPED_TEST_SUITE(EveryMessage, AllMessages);
 
 TYPED_TEST(EveryMessage, ComesBackAsItWasSent) {
@@ -165,6 +165,7 @@ TEST(MessageLimits, FixedMessagesHaveExactlyTheLimitOfTheirType) {
   exact(samples.make<Answer>());
   exact(samples.make<Ping>());
   exact(samples.make<Pong>());
+  exact(samples.make<Alive>());
   exact(samples.make<Barrier>());
   exact(samples.make<BarrierAck>());
   exact(samples.make<SectionEnd>());

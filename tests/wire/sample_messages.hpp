@@ -125,6 +125,7 @@ class Samples {
   void fill(ErrorRecord& m) { fill(m.error); }
   void fill(Ping& m) { m = {random_(), random_()}; }
   void fill(Pong& m) { m = {random_(), random_()}; }
+  void fill(Alive&) {}
   void fill(Regions& m) {
     m.first_handle.number = u32() / 2;
     m.added.resize(below(4));

@@ -55,6 +55,7 @@ TYPES = {
     0x0034: ("RELEASED", 4, KEYED),
     0x0035: ("ABORT", 5 + _ERROR_MAX, KEYED),
     0x0036: ("DISCARDED", 5 + _ERROR_MAX, KEYED),
+    0x8001: ("ALIVE", 0, KEYED),
 }
 OPTIONAL_BIT, OPTIONAL_MAX = 0x8000, 64 << 10
 FLAG_KEYED = 1
@@ -291,6 +292,7 @@ _PARSERS = {
     "ANSWER": lambda f: {"state": f.bounded("B", 0, 5, "journal state"),
                          "attempt": f.number("I"), "boot": f.bytes(16),
                          "process_lives": f.bounded("B", 0, 1, "process_lives")},
+    "ALIVE": _numbers(),
     "PING": _numbers(("nonce", "Q"), ("time", "Q")),
     "PONG": _numbers(("nonce", "Q"), ("time", "Q")),
     "BARRIER": lambda f: {"round": f.number("I"), "final": f.bounded("B", 0, 1, "final"),

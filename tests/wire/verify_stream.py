@@ -21,8 +21,8 @@ _EVERYWHERE = {"ERROR", "PING", "PONG"}
 _ALLOWED = {
     ("control", TO_TARGET): _EVERYWHERE | {
         "HELLO", "RESUME_TERMS", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA",
-        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT"},
-    ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "BARRIER_ACK", "READY", "STARTED",
+        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT", "ALIVE"},
+    ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "ALIVE", "BARRIER_ACK", "READY", "STARTED",
                                            "DISCARDED", "ANSWER"},
     ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER"},
     ("bulk", TO_SOURCE): _EVERYWHERE | {"JOINED"},
@@ -254,6 +254,9 @@ class Verifier:
     def _on_error(self, _connection, stream, _message):
         stream.closed = True
         self.over = "error"
+
+    def _on_alive(self, _connection, _stream, _message):
+        pass
 
     def _on_ping(self, connection, stream, ping):
         connection.pings[stream.direction].add((ping["nonce"], ping["time"]))

@@ -172,6 +172,7 @@ Status FakeSource::release() {
 
 Result<ReadOutcome> FakeSource::read(const RegionId& region, PageRange range,
                                      std::span<std::byte> into) {
+  if (script_.on_read) script_.on_read();
   std::lock_guard lock(memory_.mutex());
   for (const Region& r : memory_.regions()) {
     if (r.id != region) continue;
@@ -208,7 +209,9 @@ Status FakeSource::start() {
 
 Status FakeSource::collect(PageBitmap& round_set) {
   hook("collect");
-  MIGRATE_TRY(scripted(script_.fail_collect, "collect"));
+  if (script_.collects_before_failure-- <= 0) {
+    MIGRATE_TRY(scripted(script_.fail_collect, "collect"));
+  }
   std::lock_guard lock(memory_.mutex());
   log_.reshape(memory_.regions(), true);
   round_set.merge(log_);

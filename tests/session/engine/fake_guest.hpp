@@ -61,6 +61,8 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
     /// Called before each collect, peek and save_state with the guest: writes for it.
     std::function<void(FakeSource&, const char* where)> writes;
     ErrorCode fail_pause{}, fail_save{}, fail_reclaim{}, fail_collect{};  ///< 0: works.
+    int collects_before_failure = 0;
+    std::function<void()> on_read;  ///< Called before each read(), by a lane where it is one's.
   };
 
   FakeSource(World& world, std::vector<Region> regions, Script script);
