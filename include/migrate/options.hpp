@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "migrate/channel.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate {
@@ -57,6 +58,8 @@ struct OutgoingOptions {
   std::chrono::milliseconds ask_window{60'000};  ///< After COMMIT: how long to ask for the outcome.
   /// In the rounds: how long without the link before it is given up; 0: at once.
   std::chrono::milliseconds reconnect{30'000};
+  /// Not the engine's, which is given a Connector: for whoever makes that.
+  SocketOptions sockets;
 };
 
 /// Options of the receiving side.

@@ -24,6 +24,7 @@ constexpr std::uint64_t kDeltaCacheMax = 64ull << 30;
 
 constexpr std::array kStrategies = {Strategy::kAuto, Strategy::kStopCopy, Strategy::kPrecopy};
 constexpr std::array kVerifyModes = {VerifyMode::kDigest, VerifyMode::kFull};
+constexpr std::array kSocketIos = {SocketIo::kAuto, SocketIo::kPoll, SocketIo::kUring};
 constexpr std::array kStallSteps = {StallStep::kThrottle, StallStep::kAbort};
 
 Error refused(std::string_view option, std::string_view value, const std::string& accepted) {
@@ -220,6 +221,17 @@ std::string get_on_stall(const OutgoingOptions& options) {
   return text;
 }
 
+Status set_io(OutgoingOptions& options, std::string_view value) {
+  MIGRATE_ASSIGN(options.sockets.io, choose("io", value, kSocketIos));
+  return {};
+}
+
+Status set_zero_copy(OutgoingOptions& options, std::string_view value) {
+  if (value != "on" && value != "off") return refused("zerocopy", value, "on, off");
+  options.sockets.zero_copy = value == "on";
+  return {};
+}
+
 std::vector<OptionSpec> make_registry() {
   using Options = OutgoingOptions;
   return {
@@ -260,6 +272,11 @@ std::vector<OptionSpec> make_registry() {
       {"reconnect", "TIME",
        "A link lost before the switchover is opened again for this long; 0s gives up at once.",
        set_reconnect, get_reconnect},
+      {"io", "auto|poll|uring", "How bytes get through the sockets; uring needs io_uring.", set_io,
+       [](const Options& options) { return std::string(to_string(options.sockets.io)); }},
+      {"zerocopy", "on|off",
+       "Send pages over TCP without copying them, where the network card can.", set_zero_copy,
+       [](const Options& options) { return options.sockets.zero_copy ? "on" : "off"; }},
   };
 }
 

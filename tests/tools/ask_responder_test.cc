@@ -22,7 +22,7 @@ class AskResponderTest : public ::testing::Test {
   void SetUp() override {
     auto acceptor = make_tcp_acceptor("127.0.0.1", "0");
     ASSERT_TRUE(acceptor);
-    endpoint_ = *parse_endpoint((*acceptor)->address());
+    endpoint_ = *parse_endpoint((*acceptor)->address(), EndpointUse::kSend);
     responder_ = std::make_unique<AskResponder>(*std::move(acceptor), session_number(1), 3);
   }
   RecordChannel connect() {

@@ -97,7 +97,7 @@ class Target final : private Incoming::Host {
   }
   ~Target() override { incoming_->cancel(); }
   [[nodiscard]] MigrationRequest request() const {
-    return {*parse_endpoint(acceptor_->address()), {}, nullptr};
+    return {*parse_endpoint(acceptor_->address(), EndpointUse::kSend), {}, nullptr};
   }
   Outcome wait() { return result_.get(); }
 

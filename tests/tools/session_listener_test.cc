@@ -62,11 +62,12 @@ class RecordingStarter final : public SessionStarter {
 
 class SessionListenerTest : public ::testing::Test {
  protected:
-  void listen(milliseconds hello_timeout = milliseconds(20'000)) {
+  void listen(milliseconds hello_timeout = milliseconds(20'000),
+              const Endpoint& where = {"127.0.0.1", "0"}) {
     auto folder = RuntimeDir::open(scratch_.path());
     ASSERT_TRUE(folder);
     folder_.emplace(*std::move(folder));
-    auto listener = SessionListener::open({"127.0.0.1", "0"}, *folder_, hello_timeout);
+    auto listener = SessionListener::open(where, *folder_, hello_timeout);
     ASSERT_TRUE(listener) << listener.error().to_text();
     listener_ = *std::move(listener);
     thread_ = std::thread([this] { listener_->run(starter_, wake_.fd()); });
@@ -77,9 +78,8 @@ class SessionListenerTest : public ::testing::Test {
   }
 
   RecordChannel connect() {
-    const auto endpoint = parse_endpoint(listener_->address());
-    auto connector = make_tcp_connector(endpoint->host, endpoint->port);
-    auto channel = connector->connect(kPatience);
+    const auto endpoint = parse_endpoint(listener_->address(), EndpointUse::kSend);
+    auto channel = connector_to(*endpoint, {})->connect(kPatience);
     EXPECT_TRUE(channel);
     return RecordChannel(*std::move(channel));
   }
@@ -120,6 +120,30 @@ class SessionListenerTest : public ::testing::Test {
   std::unique_ptr<SessionListener> listener_;
   std::thread thread_;
 };
+
+TEST_F(SessionListenerTest, OverAUnixSocketAHelloInPiecesIsWaitedFor) {
+  const std::string path = (scratch_.path() / "in.sock").string();
+  listen(milliseconds(20'000), {"", path, Endpoint::Kind::kUnix});
+  std::vector<std::byte> bytes;
+  ASSERT_TRUE(wire::encode_record(hello_of(session_number(1)), 0, wire::Hasher(), bytes));
+  auto one = connect();
+  for (const std::byte& byte : bytes) {
+    const iovec part{const_cast<std::byte*>(&byte), 1};
+    ASSERT_TRUE(one.channel().send(std::span(&part, 1), kPatience));
+  }
+  auto two = connect();
+  ASSERT_TRUE(two.send(join_of(session_number(9)), kPatience));
+  EXPECT_EQ(told(two), ErrorCode::kNotFound);
+  EXPECT_EQ(starter_.wait_for(1), std::vector{session_number(1)});
+}
+
+TEST_F(SessionListenerTest, OverAUnixSocketWhoSaysNothingWholeIsDropped) {
+  const std::string path = (scratch_.path() / "in.sock").string();
+  listen(milliseconds(50), {"", path, Endpoint::Kind::kUnix});
+  auto records = connect();
+  send_bytes(records, "M");
+  EXPECT_EQ(told(records), ErrorCode::kTimeout);
+}
 
 TEST_F(SessionListenerTest, HelloStartsItsSession) {
   listen();
@@ -236,7 +260,7 @@ TEST_F(SessionListenerTest, ARefusalReachesThePeer) {
 
 TEST_F(SessionListenerTest, APortInUseIsAnAddressInUse) {
   listen();
-  const auto endpoint = parse_endpoint(listener_->address());
+  const auto endpoint = parse_endpoint(listener_->address(), EndpointUse::kSend);
   const auto second = SessionListener::open(*endpoint, *folder_, kPatience);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code, ErrorCode::kAddressInUse);

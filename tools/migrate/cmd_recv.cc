@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <csignal>
 #include <cstdio>
@@ -19,6 +20,7 @@
 #include "session_spawner.hpp"
 #include "tls_options.hpp"
 #include "tracker_option.hpp"
+#include "transport/listener.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -64,7 +66,7 @@ Status set_time(IncomingOptions& options, const TimeOption& option, const std::s
 }
 
 Result<Endpoint> listen_endpoint(const RecvOptions& options) {
-  MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen));
+  MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen, EndpointUse::kListen));
   if (!options.session.name.empty()) MIGRATE_TRY(check_guest_name(options.session.name));
   if (options.accept != to_string(GuestKind::kVm)) {
     return make_error(ErrorCode::kInvalidArgument,
@@ -84,9 +86,16 @@ void tell_listening(const GlobalOptions& global, const RecvOptions& options,
   }
 }
 
-/// Where a detached process writes; by port, for guests are not known yet.
+/// Where a detached process writes; by port or path, for guests are not known yet.
 std::filesystem::path log_of(const RuntimeDir& folder, const std::string& address) {
-  return folder.log_path("recv-" + address.substr(address.rfind(':') + 1));
+  std::string name = "recv-" + address.substr(address.rfind(':') + 1);
+  std::replace(name.begin(), name.end(), '/', '-');
+  return folder.log_path(name);
+}
+
+Result<std::unique_ptr<Acceptor>> listen(const Endpoint& endpoint, const SocketOptions& sockets) {
+  MIGRATE_ASSIGN(auto listening, listen_on(endpoint, sockets));
+  return acceptor_on(std::move(listening), sockets);
 }
 
 /// One session in this process.
@@ -95,7 +104,8 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
               std::optional<Detacher> detacher) {
   const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
-  auto acceptor = make_tcp_acceptor(endpoint.host, endpoint.port);
+  const SocketOptions& sockets = options.session.sockets;
+  auto acceptor = listen(endpoint, sockets);
   if (!acceptor) return fail(global, acceptor.error());
   const auto session = ReceiveSession::create(folder, options.session, global);
   if (!session) return fail(global, session.error());
@@ -104,10 +114,13 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
   if (detacher) {
     if (const Status ready = detacher->ready(log); !ready) return fail(global, ready.error());
   }
-  // The port is free for the next `recv` as soon as the session is over.
-  const auto port = parse_endpoint((*acceptor)->address());
+  // The address is free for the next `recv` as soon as the session is over. The kernel chose the
+  // port, or is to be asked for another copy of what was inherited.
+  auto bound = parse_endpoint((*acceptor)->address(), EndpointUse::kListen);
+  const bool inherited = endpoint.kind == Endpoint::Kind::kInherited;
+  const Endpoint again = bound && !inherited ? *std::move(bound) : endpoint;
   const auto reopen = [&]() -> Result<std::unique_ptr<Acceptor>> {
-    MIGRATE_ASSIGN(auto plain, make_tcp_acceptor(endpoint.host, port ? port->port : endpoint.port));
+    MIGRATE_ASSIGN(auto plain, listen(again, sockets));
     return secured(std::move(plain), tls);
   };
   const int code = (*session)->run(secured(*std::move(acceptor), tls), reopen, *signals, [] {});
@@ -169,7 +182,8 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
   const std::filesystem::path lanes = lanes_path(folder, *id);
   const std::string& address = options.process.address;
   const auto open = [&](Fd first) -> Result<std::unique_ptr<Acceptor>> {
-    MIGRATE_ASSIGN(auto acceptor, PassedAcceptor::open(lanes, std::move(first), address));
+    MIGRATE_ASSIGN(auto acceptor,
+                   PassedAcceptor::open(lanes, std::move(first), address, options.session.sockets));
     return secured(std::move(acceptor), tls);
   };
   Fd arriving(options.process.arriving_fd);
@@ -218,8 +232,11 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   auto options = std::make_shared<RecvOptions>();
   CLI::App* command = app.add_subcommand("recv", "Take guests that other hosts send");
   CLI::Option* listen =
-      command->add_option("--listen", options->listen, "Where to listen; port 0 picks one")
-          ->type_name("HOST:PORT");
+      command
+          ->add_option(
+              "--listen", options->listen,
+              "Where to listen: HOST:PORT (port 0 picks one), unix:PATH, vsock:PORT or fd:N")
+          ->type_name("ADDRESS");
   command->add_flag("--once", options->once,
                     "Take one session, host its guest, and exit when that has ended");
   command->add_option("--name", options->session.name, "What to call the guest on this host")
@@ -243,6 +260,18 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
                 " (default: " + format_duration(options->session.incoming.*option.field) + ")")
         ->type_name("TIME");
   }
+  command
+      ->add_option_function<std::string>(
+          "--io",
+          [options](const std::string& value) {
+            // The names are the sending side's.
+            OutgoingOptions parsed;
+            const Status set = set_option(parsed, "io", value);
+            if (!set) throw CLI::ValidationError("--io", set.error().to_text());
+            options->session.sockets.io = parsed.sockets.io;
+          },
+          "How bytes get through the sockets; uring needs io_uring (default: auto)")
+      ->type_name("auto|poll|uring");
   add_tls_options(*command, options->security, TlsRole::kAccept);
   command->add_flag("--detach", options->detach, "Go to the background once it listens");
   CLI::Option* session = add_session_process_options(*command, options->process);

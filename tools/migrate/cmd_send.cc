@@ -44,11 +44,7 @@ Result<std::string> guest_name(const std::string& text) {
 
 /// Wrong values are told before anything is asked of the guest.
 Result<Json> request_body(const SendOptions& options) {
-  MIGRATE_ASSIGN(const Endpoint target, parse_endpoint(options.target));
-  if (target.port == "0") {
-    return make_error(ErrorCode::kInvalidArgument, "port 0 is no port to send to")
-        .advise("give the port that `migrate recv` listens on");
-  }
+  MIGRATE_ASSIGN(const Endpoint target, parse_endpoint(options.target, EndpointUse::kSend));
   Json values = Json::object();
   OutgoingOptions checked;
   for (const auto& [name, value] : options.migration) {
@@ -137,7 +133,9 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command->add_option("GUEST", options->guest, "vm:NAME, as in `migrate ps`")
       ->required()
       ->type_name("");
-  command->add_option("TARGET", options->target, "HOST:PORT on which `migrate recv` listens")
+  command
+      ->add_option("TARGET", options->target,
+                   "Where `migrate recv` listens: HOST:PORT, unix:PATH or vsock:CID:PORT")
       ->required()
       ->type_name("");
   const OutgoingOptions defaults;

@@ -74,17 +74,19 @@ PassResult pass_connection(const std::filesystem::path& lanes, int connection) {
 }
 
 PassedAcceptor::PassedAcceptor(std::filesystem::path lanes, Fd socket, Fd first, EventFd wake,
-                               std::string address)
+                               std::string address, const SocketOptions& sockets)
     : lanes_(std::move(lanes)),
       socket_(std::move(socket)),
       first_(std::move(first)),
       wake_(std::move(wake)),
-      address_(std::move(address)) {}
+      address_(std::move(address)),
+      sockets_(sockets) {}
 
 PassedAcceptor::~PassedAcceptor() { ::unlink(lanes_.c_str()); }
 
 Result<std::unique_ptr<PassedAcceptor>> PassedAcceptor::open(const std::filesystem::path& lanes,
-                                                             Fd first, std::string address) {
+                                                             Fd first, std::string address,
+                                                             const SocketOptions& sockets) {
   MIGRATE_ASSIGN(EventFd wake, EventFd::create());
   Fd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const sockaddr_un name = address_of(lanes);
@@ -95,7 +97,7 @@ Result<std::unique_ptr<PassedAcceptor>> PassedAcceptor::open(const std::filesyst
         .advise("check the runtime folder's permissions and free space");
   }
   return std::unique_ptr<PassedAcceptor>(new PassedAcceptor(
-      lanes, std::move(socket), std::move(first), std::move(wake), std::move(address)));
+      lanes, std::move(socket), std::move(first), std::move(wake), std::move(address), sockets));
 }
 
 Result<std::unique_ptr<Channel>> PassedAcceptor::accept(std::chrono::nanoseconds timeout) {
@@ -109,7 +111,7 @@ Result<std::unique_ptr<Channel>> PassedAcceptor::accept(std::chrono::nanoseconds
       return make_error(ErrorCode::kCancelled, "no more connections are taken");
     }
     if (Fd connection = first_ ? std::move(first_) : take()) {
-      return make_socket_channel(connection.release());
+      return make_socket_channel(connection.release(), sockets_);
     }
     if (ready == 0 && left <= 0) {
       return make_error(ErrorCode::kTimeout, "no connection came in time");

@@ -33,7 +33,8 @@ class PassedAcceptor final : public Acceptor {
  public:
   /// `first`: the connection that began the session. `address`: what the listener listens on.
   static Result<std::unique_ptr<PassedAcceptor>> open(const std::filesystem::path& lanes, Fd first,
-                                                      std::string address);
+                                                      std::string address,
+                                                      const SocketOptions& sockets = {});
   ~PassedAcceptor() override;
 
   Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override;
@@ -42,7 +43,7 @@ class PassedAcceptor final : public Acceptor {
 
  private:
   PassedAcceptor(std::filesystem::path lanes, Fd socket, Fd first, EventFd wake,
-                 std::string address);
+                 std::string address, const SocketOptions& sockets);
   [[nodiscard]] Fd take();
 
   const std::filesystem::path lanes_;
@@ -50,6 +51,7 @@ class PassedAcceptor final : public Acceptor {
   Fd first_;  // Of the accepting thread.
   EventFd wake_;
   const std::string address_;
+  const SocketOptions sockets_;
 };
 
 }  // namespace migrate::tool

@@ -172,9 +172,10 @@ Result<MigrationRequest> parse_migration_request(const std::string& body) {
   MigrationRequest request;
   const auto target = json.find("target");
   if (target == json.end() || !target->is_string()) {
-    return bad_body("'target' is missing", "give \"HOST:PORT\"");
+    return bad_body("'target' is missing",
+                    "give \"HOST:PORT\", \"unix:PATH\" or \"vsock:CID:PORT\"");
   }
-  MIGRATE_ASSIGN(request.target, parse_endpoint(target->get<std::string>()));
+  MIGRATE_ASSIGN(request.target, parse_endpoint(target->get<std::string>(), EndpointUse::kSend));
   if (const auto options = json.find("options"); options != json.end()) {
     if (!options->is_object()) {
       return bad_body("'options' is not an object", "give {\"NAME\": \"VALUE\", ...}");

@@ -1,25 +1,35 @@
 #include "endpoint.hpp"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstdint>
 #include <memory>
+#include <optional>
+
+#include "base/fd.hpp"
+#include "transport/socket_address.hpp"
 
 namespace migrate::tool {
 namespace {
 
 Error bad_endpoint(std::string_view text, const std::string& why) {
   return make_error(ErrorCode::kInvalidArgument, "'" + std::string(text) + "' " + why)
-      .advise("give HOST:PORT, such as 127.0.0.1:4444 or [::1]:4444");
+      .advise(
+          "give HOST:PORT, such as 127.0.0.1:4444 or [::1]:4444, unix:PATH or vsock:CID:PORT; to "
+          "listen also vsock:PORT or fd:N");
 }
 
-bool is_port(std::string_view text) {
-  std::uint16_t number = 0;
+template <typename Number>
+std::optional<Number> number_in(std::string_view text) {
+  Number number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  return error == std::errc() && end == text.data() + text.size();
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return number;
 }
 
 bool is_loopback(const sockaddr& address) {
@@ -33,18 +43,17 @@ bool is_loopback(const sockaddr& address) {
   return IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-}  // namespace
-
-std::string Endpoint::text() const {
-  return host.find(':') == std::string::npos ? host + ":" + port : "[" + host + "]:" + port;
-}
-
-Result<Endpoint> parse_endpoint(std::string_view text) {
+Result<Endpoint> parse_tcp(std::string_view text, EndpointUse use) {
   const auto colon = text.rfind(':');
   if (colon == std::string_view::npos) return bad_endpoint(text, "has no port");
   std::string_view host = text.substr(0, colon);
   const std::string_view port = text.substr(colon + 1);
-  if (!is_port(port)) return bad_endpoint(text, "has no port number from 0 to 65535");
+  if (!number_in<std::uint16_t>(port)) {
+    return bad_endpoint(text, "has no port number from 0 to 65535");
+  }
+  if (port == "0" && use == EndpointUse::kSend) {
+    return bad_endpoint(text, "has port 0, on which nobody listens");
+  }
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
     host = host.substr(1, host.size() - 2);
   } else if (host.find(':') != std::string_view::npos) {
@@ -54,7 +63,93 @@ Result<Endpoint> parse_endpoint(std::string_view text) {
   return Endpoint{std::string(host), std::string(port)};
 }
 
+Result<Endpoint> parse_unix(std::string_view text, std::string_view path) {
+  // Whoever opens it may have another working folder than who named it.
+  if (path.empty() || path.front() != '/') return bad_endpoint(text, "has no absolute path");
+  MIGRATE_TRY(unix_address(std::string(path)));
+  return Endpoint{"", std::string(path), Endpoint::Kind::kUnix};
+}
+
+Result<Endpoint> parse_vsock(std::string_view text, std::string_view rest, EndpointUse use) {
+  const bool listening = use == EndpointUse::kListen;
+  const auto colon = rest.find(':');
+  const std::string_view cid = colon == std::string_view::npos ? "any" : rest.substr(0, colon);
+  const std::string_view port = colon == std::string_view::npos ? rest : rest.substr(colon + 1);
+  if (!number_in<std::uint32_t>(port)) return bad_endpoint(text, "has no vsock port number");
+  if (cid == "any" ? !listening : !number_in<std::uint32_t>(cid)) {
+    return bad_endpoint(text, "does not say which machine (CID); a virtual machine's host is 2");
+  }
+  return Endpoint{std::string(cid), std::string(port), Endpoint::Kind::kVsock};
+}
+
+Result<Endpoint> parse_inherited(std::string_view text, std::string_view number, EndpointUse use) {
+  if (use == EndpointUse::kSend) {
+    return bad_endpoint(text,
+                        "cannot be sent to: the guest's process connects, and has not inherited "
+                        "descriptors of this one");
+  }
+  const auto fd = number_in<int>(number);
+  if (!fd || *fd < 0) return bad_endpoint(text, "has no descriptor's number");
+  return Endpoint{"", std::string(number), Endpoint::Kind::kInherited};
+}
+
+std::uint32_t cid_of(const Endpoint& endpoint) {
+  return number_in<std::uint32_t>(endpoint.host).value_or(kVsockCidAny);
+}
+std::uint32_t vsock_port_of(const Endpoint& endpoint) {
+  return number_in<std::uint32_t>(endpoint.port).value_or(0);
+}
+
+/// What is left of `text` after `prefix`, if it has that.
+std::optional<std::string_view> after(std::string_view text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return std::nullopt;
+  return text.substr(prefix.size());
+}
+
+Error beyond_loopback(const Endpoint& endpoint) {
+  return make_error(ErrorCode::kInvalidArgument,
+                    endpoint.text() +
+                        " is beyond loopback, and plain TCP is neither encrypted nor authenticated")
+      .advise(
+          "give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides (see `migrate "
+          "keygen`); --insecure is for networks that are trusted");
+}
+
+/// Somebody else chose where it listens.
+Status require_loopback_of(const Endpoint& endpoint) {
+  SocketAddress address;
+  const int fd = number_in<int>(endpoint.port).value_or(-1);
+  if (::getsockname(fd, address.get(), &address.length) != 0) return {};
+  if (!address.is_ip() || is_loopback(*address.get())) return {};
+  return beyond_loopback(endpoint);
+}
+
+}  // namespace
+
+std::string Endpoint::text() const {
+  switch (kind) {
+    case Kind::kUnix:
+      return "unix:" + port;
+    case Kind::kVsock:
+      return "vsock:" + host + ":" + port;
+    case Kind::kInherited:
+      return "fd:" + port;
+    case Kind::kTcp:
+      break;
+  }
+  return host_and_port(host, port);
+}
+
+Result<Endpoint> parse_endpoint(std::string_view text, EndpointUse use) {
+  if (const auto path = after(text, "unix:")) return parse_unix(text, *path);
+  if (const auto rest = after(text, "vsock:")) return parse_vsock(text, *rest, use);
+  if (const auto number = after(text, "fd:")) return parse_inherited(text, *number, use);
+  return parse_tcp(text, use);
+}
+
 Status require_loopback(const Endpoint& endpoint) {
+  if (endpoint.kind == Endpoint::Kind::kInherited) return require_loopback_of(endpoint);
+  if (endpoint.kind != Endpoint::Kind::kTcp) return {};
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -66,16 +161,43 @@ Status require_loopback(const Endpoint& endpoint) {
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
   for (const addrinfo* entry = addresses.get(); entry != nullptr; entry = entry->ai_next) {
-    if (is_loopback(*entry->ai_addr)) continue;
-    return make_error(ErrorCode::kInvalidArgument,
-                      endpoint.text() +
-                          " is beyond loopback, and plain TCP is neither encrypted "
-                          "nor authenticated")
-        .advise(
-            "give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides (see `migrate "
-            "keygen`); --insecure is for networks that are trusted");
+    if (!is_loopback(*entry->ai_addr)) return beyond_loopback(endpoint);
   }
   return {};
+}
+
+std::unique_ptr<Connector> connector_to(const Endpoint& endpoint, const SocketOptions& options) {
+  MIGRATE_CHECK(endpoint.kind != Endpoint::Kind::kInherited);
+  if (endpoint.kind == Endpoint::Kind::kUnix) return make_unix_connector(endpoint.port, options);
+  if (endpoint.kind == Endpoint::Kind::kVsock) {
+    return make_vsock_connector(cid_of(endpoint), vsock_port_of(endpoint), options);
+  }
+  return make_tcp_connector(endpoint.host, endpoint.port, options);
+}
+
+Result<ListeningSocket> listen_on(const Endpoint& endpoint, const SocketOptions& options) {
+  switch (endpoint.kind) {
+    case Endpoint::Kind::kUnix:
+      return listen_unix(endpoint.port, options);
+    case Endpoint::Kind::kVsock:
+      return listen_vsock(cid_of(endpoint), vsock_port_of(endpoint), options);
+    case Endpoint::Kind::kInherited: {
+      const int fd = number_in<int>(endpoint.port).value_or(-1);
+      Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+      if (!copy) {
+        return make_errno_error(ErrorCode::kInvalidArgument, errno,
+                                "this process has not inherited descriptor " + endpoint.port)
+            .advise("give the number of a listening socket; a service manager's first one is 3");
+      }
+      auto listening = listen_inherited(copy.get());
+      if (listening) [[maybe_unused]]
+        const int taken = copy.release();
+      return listening;
+    }
+    case Endpoint::Kind::kTcp:
+      break;
+  }
+  return listen_tcp(endpoint.host, endpoint.port, options);
 }
 
 }  // namespace migrate::tool

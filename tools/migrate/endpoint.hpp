@@ -1,25 +1,42 @@
-// HOST:PORT as given on the command line and to the control API.
+// Where a peer is, as given on the command line and to the control API.
 #pragma once
 
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
+#include "migrate/channel.hpp"
 #include "migrate/result.hpp"
+#include "transport/listening_socket.hpp"
 
 namespace migrate::tool {
 
 struct Endpoint {
-  std::string host;  ///< Name or address; IPv6 without its brackets.
-  std::string port;  ///< Decimal, 0..65535.
+  enum class Kind : std::uint8_t { kTcp, kUnix, kVsock, kInherited };
+  std::string host;  ///< TCP: name or address, IPv6 without brackets. vsock: the CID, or "any".
+  std::string port;  ///< TCP and vsock: decimal. UNIX: the path. Inherited: the descriptor.
+  Kind kind = Kind::kTcp;
   [[nodiscard]] std::string text() const;
 };
 
-/// "host:4444" or "[::1]:4444"; kInvalidArgument says what is wrong with anything else.
-[[nodiscard]] Result<Endpoint> parse_endpoint(std::string_view text);
+enum class EndpointUse : std::uint8_t { kSend, kListen };
+
+/// "host:4444" or "[::1]:4444", "unix:/run/x.sock", "vsock:3:4444"; to listen also "vsock:4444" and
+/// "fd:3". kInvalidArgument says what is wrong with anything else.
+[[nodiscard]] Result<Endpoint> parse_endpoint(std::string_view text, EndpointUse use);
 
 /// Plain TCP shows a guest's memory to the network and lets anybody on it write there, so it is
-/// kept to addresses of this host unless the user insists. kInvalidArgument when one of the
-/// addresses of `endpoint` is not a loopback address, kConnectFailed when the name is unknown.
+/// kept to addresses of this host unless the user insists; who may connect to a UNIX socket or by
+/// vsock is this host's to say. kInvalidArgument when one of the addresses of `endpoint` is TCP's
+/// and not a loopback address, kConnectFailed when the name is unknown.
 [[nodiscard]] Status require_loopback(const Endpoint& endpoint);
+
+/// What connects to `endpoint`, which is not an inherited one.
+[[nodiscard]] std::unique_ptr<Connector> connector_to(const Endpoint& endpoint,
+                                                      const SocketOptions& options);
+/// Listens there. An inherited descriptor is left open: a copy is taken.
+[[nodiscard]] Result<ListeningSocket> listen_on(const Endpoint& endpoint,
+                                                const SocketOptions& options);
 
 }  // namespace migrate::tool

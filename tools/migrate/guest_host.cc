@@ -160,8 +160,7 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
   MIGRATE_ASSIGN(auto source, guest_.make_source());
   // The former migration's thread has nothing left to do that needs the mutex.
   if (thread_.joinable()) thread_.join();
-  auto connector =
-      secured(make_tcp_connector(request.target.host, request.target.port), request.tls);
+  auto connector = secured(connector_to(request.target, request.options.sockets), request.tls);
   Observer* const observer = this;
   outgoing_ = std::make_unique<Outgoing>(std::move(source), request.options, observer);
   request_ = std::move(request);
@@ -218,6 +217,7 @@ Status GuestHost::cancel_migration() {
 Status GuestHost::resolve(bool resume, bool force) {
   UncertainHandover* handover = nullptr;
   Endpoint target;
+  SocketOptions sockets;
   std::shared_ptr<TlsContext> tls;
   {
     MutexLock lock(mutex_);
@@ -231,9 +231,10 @@ Status GuestHost::resolve(bool resume, bool force) {
     activity_ = Activity::kResolving;
     handover = kept_.uncertain.get();
     target = request_->target;
+    sockets = request_->options.sockets;
     tls = request_->tls;
   }
-  const auto connector = secured(make_tcp_connector(target.host, target.port), tls);
+  const auto connector = secured(connector_to(target, sockets), tls);
   Status status =
       resume ? handover->resume(*connector, force) : handover->release(*connector, force);
   {

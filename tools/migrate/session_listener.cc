@@ -1,8 +1,6 @@
 #include "session_listener.hpp"
 
 #include <fcntl.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -62,53 +60,20 @@ wire::Answer to_wire(const session::Answer& answer) {
   return message;
 }
 
-Error listen_error(const Endpoint& endpoint, int sys_errno) {
-  const std::string where = "cannot listen on " + endpoint.text();
-  if (sys_errno == EADDRINUSE) {
-    return make_errno_error(ErrorCode::kAddressInUse, sys_errno, where)
-        .advise("end what listens there, or choose another port");
-  }
-  return make_errno_error(sys_errno == EACCES ? ErrorCode::kPermission : ErrorCode::kIo, sys_errno,
-                          where)
-      .advise("check that the address is this host's and the port is free to you");
-}
-
-Result<Fd> listen_on(const Endpoint& endpoint) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int failure = getaddrinfo(endpoint.host.c_str(), endpoint.port.c_str(), &hints, &found);
-      failure != 0) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "cannot resolve '" + endpoint.host + "': " + gai_strerror(failure))
-        .advise("give an address of this host");
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-  int last = 0;
-  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    Fd fd(::socket(entry->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    const int one = 1;
-    if (fd && setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) == 0 &&
-        ::bind(fd.get(), entry->ai_addr, entry->ai_addrlen) == 0 &&
-        ::listen(fd.get(), kBacklog) == 0) {
-      return fd;
-    }
-    last = errno;
-  }
-  return listen_error(endpoint, last);
-}
-
 /// At most this many bytes of what has come, left where they are.
 std::size_t peek(int socket, std::span<std::byte> into) {
   const auto got = ::recv(socket, into.data(), into.size(), MSG_PEEK | MSG_DONTWAIT);
   return got > 0 ? static_cast<std::size_t>(got) : 0;
 }
 
-/// poll() wakes only when that many bytes are there, or the peer has gone.
-void wait_for_bytes(int socket, std::size_t bytes) {
+/// poll() wakes only when that many bytes are there, or the peer has gone. False where the kernel
+/// cannot: a UNIX socket's poll() wakes for any.
+bool set_low_water(int socket, std::size_t bytes) {
   const int low = static_cast<int>(bytes);
-  setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof low);
+  int domain = AF_UNIX;
+  socklen_t size = sizeof domain;
+  return ::getsockopt(socket, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain != AF_UNIX &&
+         ::setsockopt(socket, SOL_SOCKET, SO_RCVLOWAT, &low, sizeof low) == 0;
 }
 
 }  // namespace
@@ -153,10 +118,9 @@ Result<FirstRecord> read_first_record(std::span<const std::byte> bytes) {
   return record;
 }
 
-SessionListener::SessionListener(Fd socket, std::string address, RuntimeDir folder,
+SessionListener::SessionListener(ListeningSocket listening, RuntimeDir folder,
                                  milliseconds hello_timeout, std::shared_ptr<TlsContext> tls)
-    : socket_(std::move(socket)),
-      address_(std::move(address)),
+    : listening_(std::move(listening)),
       folder_(std::move(folder)),
       hello_timeout_(hello_timeout),
       tls_(std::move(tls)),
@@ -166,24 +130,24 @@ Result<std::unique_ptr<SessionListener>> SessionListener::open(const Endpoint& e
                                                                RuntimeDir folder,
                                                                milliseconds hello_timeout,
                                                                std::shared_ptr<TlsContext> tls) {
-  MIGRATE_ASSIGN(Fd socket, listen_on(endpoint));
-  std::string address = local_text(socket.get());
-  return std::unique_ptr<SessionListener>(new SessionListener(
-      std::move(socket), std::move(address), std::move(folder), hello_timeout, std::move(tls)));
+  MIGRATE_ASSIGN(auto listening, listen_on(endpoint, {}));
+  return std::unique_ptr<SessionListener>(
+      new SessionListener(std::move(listening), std::move(folder), hello_timeout, std::move(tls)));
 }
 
 void SessionListener::run(SessionStarter& starter, int wake) {
   std::vector<pollfd> waits;
   for (;;) {
-    waits.assign(
-        {{wake, POLLIN, 0}, {pending_.size() < kPendingMax ? socket_.get() : -1, POLLIN, 0}});
+    waits.assign({{wake, POLLIN, 0},
+                  {pending_.size() < kPendingMax ? listening_.socket.get() : -1, POLLIN, 0}});
     auto next = SteadyTime::max();
     for (const Pending& pending : pending_) {
       // One that waits for its process is readable all the time: the timeout wakes it instead.
-      const short events = pending.retry ? 0 : POLLIN | POLLRDHUP;
+      const bool again = pending.retry || pending.paused;
+      const short events = again ? 0 : POLLIN | POLLRDHUP;
       waits.push_back({pending.socket.get(), events, 0});
       const auto retry = SteadyClock::now() + kRetryPause;
-      next = std::min(next, pending.retry ? std::min(retry, pending.deadline) : pending.deadline);
+      next = std::min(next, again ? std::min(retry, pending.deadline) : pending.deadline);
     }
     int timeout = -1;
     if (next != SteadyTime::max()) {
@@ -195,7 +159,7 @@ void SessionListener::run(SessionStarter& starter, int wake) {
     std::size_t index = 2;
     for (auto it = pending_.begin(); it != pending_.end(); ++index) {
       const short got = waits[index].revents;
-      const bool due = it->retry || it->deadline <= SteadyClock::now();
+      const bool due = it->retry || it->paused || it->deadline <= SteadyClock::now();
       const bool hung_up = (got & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
       const bool stays = (got == 0 && !due) || serve(*it, hung_up, starter);
       it = stays ? std::next(it) : pending_.erase(it);
@@ -206,11 +170,22 @@ void SessionListener::run(SessionStarter& starter, int wake) {
 
 void SessionListener::accept_all() {
   while (pending_.size() < kPendingMax) {
-    Fd socket(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    Fd socket(::accept4(listening_.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!socket) return;
-    wait_for_bytes(socket.get(), tls_ ? 1 : wire::kRecordHeaderBytes);
-    pending_.push_back({std::move(socket), SteadyClock::now() + hello_timeout_, false, false});
+    pending_.push_back({std::move(socket), SteadyClock::now() + hello_timeout_});
+    // Nothing has been looked at yet: any byte may wake it.
+    set_low_water(pending_.back().socket.get(), tls_ ? 1 : wire::kRecordHeaderBytes);
   }
+}
+
+/// For a connection that has been looked at and has less than that. 1: for any.
+void SessionListener::wait_for_bytes(Pending& pending, std::size_t bytes) const {
+  pending.paused = !set_low_water(pending.socket.get(), bytes) && bytes > 1;
+}
+
+std::string SessionListener::name_of(const Pending& pending) const {
+  const std::string peer = peer_text(pending.socket.get());
+  return peer.empty() ? "a client of " + address() : peer;
 }
 
 bool SessionListener::serve(Pending& pending, bool hung_up, SessionStarter& starter) {
@@ -227,7 +202,7 @@ bool SessionListener::serve(Pending& pending, bool hung_up, SessionStarter& star
       return refuse(pending, make_error(ErrorCode::kTimeout,
                                         "the connection did not introduce itself in time"));
     }
-    wait_for_bytes(pending.socket.get(), record->bytes_needed);
+    wait_for_bytes(pending, record->bytes_needed);
     return true;
   }
   if (pending.retry && late) {
@@ -244,13 +219,13 @@ bool SessionListener::serve_tls(Pending& pending, bool hung_up, bool late,
   std::array<std::byte, kClientHelloMax> bytes;
   const std::size_t got = peek(pending.socket.get(), bytes);
   const TlsClientHello hello = read_client_hello(std::span(bytes).first(got));
-  const std::string peer = peer_text(pending.socket.get());
+  const std::string peer = name_of(pending);
   if (hello.kind == Kind::kNotTls) {
     return refuse(pending, plain_peer_error(TlsRole::kAccept, peer));
   }
   if (hello.kind == Kind::kIncomplete) {
     if (!hung_up && !late) {
-      wait_for_bytes(pending.socket.get(), got + 1);
+      wait_for_bytes(pending, got + 1);
       return true;
     }
     log_line(LogLevel::kWarning, "refused " + peer + ": its TLS handshake did not begin in time");
@@ -278,7 +253,7 @@ bool SessionListener::serve_tls(Pending& pending, bool hung_up, bool late,
 /// The session is what a stranger says. Whoever gets the connection makes sure of the rest.
 bool SessionListener::route_tls(Pending& pending, const wire::SessionId& session,
                                 SessionStarter& starter) {
-  wait_for_bytes(pending.socket.get(), 1);
+  wait_for_bytes(pending, 1);
   const PassResult passed = pass_connection(lanes_path(folder_, session), pending.socket.get());
   if (passed == PassResult::kPassed) return false;
   pending.retry = passed == PassResult::kFull;
@@ -302,13 +277,13 @@ bool SessionListener::route_tls(Pending& pending, const wire::SessionId& session
   }
   // Nobody knows it: it begins, or its process has to say that it does not.
   Fd copy(::fcntl(pending.socket.get(), F_DUPFD_CLOEXEC, 0));
-  const std::string peer = peer_text(pending.socket.get());
+  const std::string peer = name_of(pending);
   const Status started = starter.start(session, std::move(copy), peer);
   return started ? false : refuse_with(started.error(), {});
 }
 
 bool SessionListener::route(Pending& pending, const FirstRecord& record, SessionStarter& starter) {
-  wait_for_bytes(pending.socket.get(), 1);
+  wait_for_bytes(pending, 1);
   switch (pass_connection(lanes_path(folder_, record.session), pending.socket.get())) {
     case PassResult::kPassed:
       return false;
@@ -328,7 +303,7 @@ bool SessionListener::route(Pending& pending, const FirstRecord& record, Session
   }
   // A copy goes to the session, so that a refusal can still be told here.
   Fd copy(::fcntl(pending.socket.get(), F_DUPFD_CLOEXEC, 0));
-  const std::string peer = peer_text(pending.socket.get());
+  const std::string peer = name_of(pending);
   const Status started = starter.start(record.session, std::move(copy), peer);
   return started ? false : refuse(pending, started.error());
 }
@@ -352,7 +327,7 @@ bool SessionListener::route_ask(Pending& pending, const wire::SessionId& session
     return refuse(pending, make_error(ErrorCode::kProtocol, "ASK is too long"));
   }
   if (got < whole) {
-    wait_for_bytes(pending.socket.get(), whole);
+    wait_for_bytes(pending, whole);
     return true;
   }
   const auto body =
@@ -370,13 +345,13 @@ bool SessionListener::route_ask(Pending& pending, const wire::SessionId& session
 }
 
 bool SessionListener::refuse(Pending& pending, Error error) {
-  log_line(LogLevel::kWarning, "refused " + peer_text(pending.socket.get()) + ": " + error.message);
+  log_line(LogLevel::kWarning, "refused " + name_of(pending) + ": " + error.message);
   error.side = Side::kTarget;
   send_once(pending.socket.get(), wire::ErrorRecord{std::move(error)});
   pending.leaving = true;
   pending.retry = false;
   pending.deadline = SteadyClock::now() + kFarewell;
-  wait_for_bytes(pending.socket.get(), 1);
+  wait_for_bytes(pending, 1);
   return true;
 }
 

@@ -41,12 +41,12 @@ class SessionStarter {
 
 class SessionListener {
  public:
-  /// Port 0 picks one. kAddressInUse when it is taken.
+  /// Port 0 picks one. kAddressInUse when it is taken. An inherited descriptor is copied.
   static Result<std::unique_ptr<SessionListener>> open(const Endpoint& endpoint, RuntimeDir folder,
                                                        std::chrono::milliseconds hello_timeout,
                                                        std::shared_ptr<TlsContext> tls = nullptr);
 
-  [[nodiscard]] const std::string& address() const { return address_; }
+  [[nodiscard]] const std::string& address() const { return listening_.address; }
   /// Serves connections until `wake` is readable (poll).
   void run(SessionStarter& starter, int wake);
 
@@ -57,9 +57,10 @@ class SessionListener {
     SteadyTime deadline;
     bool leaving = false;  ///< Told off; kept open until it has read why.
     bool retry = false;    ///< Known, but its process is slow to take it.
+    bool paused = false;   ///< poll() does not know how many bytes are waited for: looked at again.
   };
 
-  SessionListener(Fd socket, std::string address, RuntimeDir folder,
+  SessionListener(ListeningSocket listening, RuntimeDir folder,
                   std::chrono::milliseconds hello_timeout, std::shared_ptr<TlsContext> tls);
 
   void accept_all();
@@ -69,11 +70,12 @@ class SessionListener {
   bool route_tls(Pending& pending, const wire::SessionId& session, SessionStarter& starter);
   bool route(Pending& pending, const FirstRecord& record, SessionStarter& starter);
   bool route_ask(Pending& pending, const wire::SessionId& session);
+  void wait_for_bytes(Pending& pending, std::size_t bytes) const;
+  [[nodiscard]] std::string name_of(const Pending& pending) const;
   bool refuse(Pending& pending, Error error);
   static bool drain(Pending& pending);
 
-  Fd socket_;
-  const std::string address_;
+  const ListeningSocket listening_;
   const RuntimeDir folder_;
   const std::chrono::milliseconds hello_timeout_;
   const std::shared_ptr<TlsContext> tls_;  ///< nullptr: plain connections, only.

@@ -85,6 +85,7 @@ std::vector<std::string> session_arguments(const GlobalOptions& global,
   if (options.huge_page_bytes != 0) {
     arguments.push_back("--huge-pages=" + format_size(options.huge_page_bytes));
   }
+  arguments.insert(arguments.end(), {"--io", std::string(to_string(options.sockets.io))});
   if (global.json) arguments.push_back("--json");
   if (!options.name.empty()) {
     arguments.push_back("--name");

@@ -102,7 +102,9 @@ Result<std::shared_ptr<TlsContext>> make_security(TlsRole role, const TlsChoice&
     return make_error(ErrorCode::kInvalidArgument, "--insecure and TLS exclude each other")
         .advise("leave --insecure away");
   }
-  if (files.peer_name.empty()) files.peer_name = endpoint.host;
+  if (files.peer_name.empty() && endpoint.kind == Endpoint::Kind::kTcp) {
+    files.peer_name = endpoint.host;
+  }
   return make_tls_context(role, files);
 }
 
