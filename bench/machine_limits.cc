@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -36,10 +37,11 @@ struct Lane {
   std::uint64_t received_hashes = 0;
 };
 
-std::vector<Lane> open_lanes(unsigned count, std::size_t pages) {
-  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
+std::vector<Lane> open_lanes(unsigned count, std::size_t pages, const SocketOptions& options) {
+  const auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0", options));
   const std::string address = acceptor->address();
-  const auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
+  const auto connector =
+      make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1), options);
   // The same order in each run: batches do not find neighbours, nor do two runs differ by chance.
   std::vector<std::size_t> order(pages);
   std::iota(order.begin(), order.end(), 0);
@@ -186,26 +188,40 @@ std::string_view to_string(PageWork work) {
   return "unknown";
 }
 
-Figure measure_pump(unsigned repeats, unsigned lanes, PageWork work, const Memory& from,
-                    const Memory& to, const wire::Hasher& hasher) {
+std::vector<Figure> measure_pumps(unsigned repeats, unsigned lanes, PageWork work,
+                                  std::span<const PumpMeans> means, const Memory& from,
+                                  const Memory& to, const wire::Hasher& hasher) {
   std::memset(to.page(0), 0, to.bytes());
-  std::vector<Lane> opened = open_lanes(lanes, from.pages());
-  std::string name = "pump, " + std::to_string(lanes) + (lanes == 1 ? " lane, " : " lanes, ");
-  name += to_string(work);
-  Figure figure = measure(std::move(name), from.bytes(), repeats, [&] {
-    std::vector<std::jthread> threads;
-    for (Lane& lane : opened) {
-      threads.emplace_back([&] { run_target(lane, to, work, hasher); });
-      threads.emplace_back([&] { run_source(lane, from, work, hasher); });
-    }
-  });
-  for (const Lane& lane : opened) {
+  std::vector<std::vector<Lane>> opened;
+  std::vector<std::function<void()>> works;
+  std::vector<std::string> names;
+  opened.reserve(means.size());
+  for (const PumpMeans& each : means) {
+    opened.push_back(open_lanes(lanes, from.pages(), each.sockets));
+    works.push_back([&, pump = std::span(opened.back())] {
+      std::vector<std::jthread> threads;
+      for (Lane& lane : pump) {
+        threads.emplace_back([&] { run_target(lane, to, work, hasher); });
+        threads.emplace_back([&] { run_source(lane, from, work, hasher); });
+      }
+    });
+    names.push_back("pump, " + std::to_string(lanes) + (lanes == 1 ? " lane, " : " lanes, ") +
+                    std::string(to_string(work)) + each.name);
+  }
+  std::vector<Figure> figures = measure_in_turns(names, from.bytes(), repeats, works);
+  for (const Lane& lane : opened.back()) {
     if (work != PageWork::kNone && lane.sent_hashes != lane.received_hashes) {
       give_up("pages arrived changed");
     }
   }
   if (std::memcmp(from.page(0), to.page(0), from.bytes()) != 0) give_up("memory arrived changed");
-  return figure;
+  return figures;
+}
+
+Figure measure_pump(unsigned repeats, unsigned lanes, PageWork work, const Memory& from,
+                    const Memory& to, const wire::Hasher& hasher) {
+  const PumpMeans usual;
+  return measure_pumps(repeats, lanes, work, std::span(&usual, 1), from, to, hasher).front();
 }
 
 }  // namespace migrate::bench

@@ -5,9 +5,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "bench/measuring.hpp"
+#include "migrate/channel.hpp"
 #include "migrate/memory.hpp"
 #include "wire/hasher.hpp"
 
@@ -50,5 +54,16 @@ enum class PageWork {
 /// Gives up when memory arrives changed.
 [[nodiscard]] Figure measure_pump(unsigned repeats, unsigned lanes, PageWork work,
                                   const Memory& from, const Memory& to, const wire::Hasher& hasher);
+
+/// A way to move bytes.
+struct PumpMeans {
+  std::string name;  ///< Put behind the figure's.
+  SocketOptions sockets;
+};
+/// The same by each of `means`, in turns: what disturbs the machine for a while disturbs all.
+[[nodiscard]] std::vector<Figure> measure_pumps(unsigned repeats, unsigned lanes, PageWork work,
+                                                std::span<const PumpMeans> means,
+                                                const Memory& from, const Memory& to,
+                                                const wire::Hasher& hasher);
 
 }  // namespace migrate::bench

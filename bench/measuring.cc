@@ -58,26 +58,38 @@ double Samples::percentile(double percent) const {
   return sorted[std::min(index, sorted.size() - 1)];
 }
 
-Figure measure(std::string name, std::uint64_t bytes, unsigned repeats,
-               const std::function<void()>& work) {
+std::vector<Figure> measure_in_turns(std::span<const std::string> names, std::uint64_t bytes,
+                                     unsigned repeats,
+                                     std::span<const std::function<void()>> works) {
   struct Run {
     double seconds;
     double cpu;
   };
-  std::vector<Run> runs;
+  std::vector<std::vector<Run>> runs(works.size());
   for (unsigned i = 0; i <= repeats; ++i) {
-    const double cpu_before = cpu_seconds();
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    if (i > 0) runs.push_back({took.count(), cpu_seconds() - cpu_before});
+    for (std::size_t which = 0; which < works.size(); ++which) {
+      const double cpu_before = cpu_seconds();
+      const auto start = std::chrono::steady_clock::now();
+      works[which]();
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      if (i > 0) runs[which].push_back({took.count(), cpu_seconds() - cpu_before});
+    }
   }
-  std::sort(runs.begin(), runs.end(),
-            [](const Run& a, const Run& b) { return a.seconds < b.seconds; });
-  const Run& median = runs[runs.size() / 2];
+  std::vector<Figure> figures;
   const double gigabytes = static_cast<double>(bytes) / 1e9;
-  return {std::move(name), gigabytes / median.seconds, gigabytes / runs.front().seconds,
-          median.cpu / gigabytes};
+  for (std::size_t which = 0; which < works.size(); ++which) {
+    std::sort(runs[which].begin(), runs[which].end(),
+              [](const Run& a, const Run& b) { return a.seconds < b.seconds; });
+    const Run& median = runs[which][runs[which].size() / 2];
+    figures.push_back({names[which], gigabytes / median.seconds,
+                       gigabytes / runs[which].front().seconds, median.cpu / gigabytes});
+  }
+  return figures;
+}
+
+Figure measure(std::string name, std::uint64_t bytes, unsigned repeats,
+               const std::function<void()>& work) {
+  return measure_in_turns(std::span(&name, 1), bytes, repeats, std::span(&work, 1)).front();
 }
 
 std::string cpu_model() {

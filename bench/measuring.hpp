@@ -55,6 +55,11 @@ struct Figure {
 [[nodiscard]] Figure measure(std::string name, std::uint64_t bytes, unsigned repeats,
                              const std::function<void()>& work);
 
+/// The same for several, one run of each in turn.
+[[nodiscard]] std::vector<Figure> measure_in_turns(std::span<const std::string> names,
+                                                   std::uint64_t bytes, unsigned repeats,
+                                                   std::span<const std::function<void()>> works);
+
 [[nodiscard]] std::string cpu_model();
 [[nodiscard]] std::string kernel();
 /// "Some processor, 2 cores, kernel 6.18".
