@@ -1,0 +1,33 @@
+// Tap: a tap interface of this host, open.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "base/fd.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::vmm {
+
+/// Each packet read and written has a virtio_net_hdr of this many bytes before it, the one of
+/// virtio 1 (with num_buffers).
+inline constexpr std::size_t kPacketHeaderBytes = 12;
+
+/// The interface must be there: made by the operator, who decides on its bridge and its owner. The
+/// kernel computes checksums and cuts packets before they get here (no offloads). Not blocking.
+class Tap {
+ public:
+  /// kNotFound for a missing interface, kPermission when it is somebody else's, kBusy when it is in
+  /// use, kInvalidArgument when it is no tap, kUnsupported without /dev/net/tun.
+  static Result<Tap> open(const std::string& name);
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+ private:
+  Tap(Fd fd, std::string name) : fd_(std::move(fd)), name_(std::move(name)) {}
+  Fd fd_;
+  std::string name_;
+};
+
+}  // namespace migrate::vmm

@@ -1,0 +1,189 @@
+#include "adapters/kvm/vmm/devices/virtio_net.hpp"
+
+#include <linux/virtio_ids.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "adapters/kvm/vmm/devices/chain_io.hpp"
+#include "adapters/kvm/vmm/devices/tap.hpp"
+#include "base/log.hpp"
+
+namespace migrate::vmm {
+namespace {
+
+constexpr std::size_t kReceiveQueue = 0;
+constexpr std::size_t kSendQueue = 1;
+
+// Ethernet's own header, and the longest packet an interface can have behind it.
+constexpr std::size_t kFrameBytesMin = 14;
+constexpr std::size_t kFrameBytesMax = 14 + 4 + 65535;
+// Packets of one direction before the other has its turn: a queue full.
+constexpr int kTurn = kQueueSizeMax;
+
+// From <linux/virtio_net.h>, which is not C++.
+constexpr unsigned kFeatureMac = 5;
+struct PacketHeader {
+  std::uint8_t flags = 0;
+  std::uint8_t gso_type = 0;
+  std::uint16_t header_bytes = 0;
+  std::uint16_t gso_size = 0;
+  std::uint16_t checksum_start = 0;
+  std::uint16_t checksum_offset = 0;
+  std::uint16_t buffers = 0;
+};
+static_assert(sizeof(PacketHeader) == kPacketHeaderBytes);
+
+}  // namespace
+
+VirtioNet::VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port)
+    : name_(std::move(name)),
+      mac_(mac),
+      ram_(ram),
+      port_(port),
+      packet_(kPacketHeaderBytes + kFrameBytesMax) {
+  std::memcpy(config_.data(), mac_.bytes.data(), config_.size());
+}
+
+Result<std::unique_ptr<VirtioNet>> VirtioNet::create(std::string name, const MacAddress& mac,
+                                                     const GuestRam& ram, int port) {
+  std::unique_ptr<VirtioNet> made(new VirtioNet(std::move(name), mac, ram, port));
+  MIGRATE_ASSIGN(made->worker_, DeviceWorker::create(
+                                    made->name_, [raw = made.get()] { return raw->work(); }, port));
+  return made;
+}
+
+VirtioNet::~VirtioNet() = default;
+
+std::uint32_t VirtioNet::type() const { return VIRTIO_ID_NET; }
+std::uint64_t VirtioNet::features() const { return std::uint64_t{1} << kFeatureMac; }
+
+VirtioNet::Counts VirtioNet::counts() const {
+  return {received_.load(), sent_.load(), dropped_.load()};
+}
+
+void VirtioNet::start(VirtioTransport& transport, std::uint64_t, std::span<Virtqueue> queues) {
+  transport_ = &transport;
+  queues_ = queues;
+  broken_ = false;
+  worker_->start();
+}
+
+DeviceWorker::Next VirtioNet::work() {
+  if (broken_) return {};
+  const auto sent = send_some();
+  const auto received = sent ? receive_some() : sent;
+  if (!received) {
+    broken_ = true;
+    transport_->needs_reset(received.error().message);
+    return {};
+  }
+  return {*sent == Outcome::kMore || *received == Outcome::kMore, *received == Outcome::kNoPackets};
+}
+
+void VirtioNet::complete(Virtqueue& queue, std::uint32_t written) {
+  queue.complete(chain_, written);
+  if (queue.wants_interrupt()) transport_->interrupt();
+}
+
+Result<VirtioNet::Outcome> VirtioNet::send_some() {
+  Virtqueue& queue = queues_[kSendQueue];
+  if (!queue.started()) return Outcome::kStopped;
+  for (int i = 0; i < kTurn; ++i) {
+    if (!worker_->go_on()) return Outcome::kStopped;
+    MIGRATE_ASSIGN(const bool taken, queue.take(chain_));
+    if (!taken) {
+      MIGRATE_ASSIGN(const bool more, queue.await_notification());
+      if (more) continue;
+      return Outcome::kNoBuffers;
+    }
+    send(chain_);
+    complete(queue, 0);
+  }
+  return Outcome::kMore;
+}
+
+/// A packet that cannot leave is lost, as on any wire. Without offloads the guest's header says
+/// nothing, so the tap gets one of our own.
+void VirtioNet::send(const Chain& chain) {
+  const std::uint64_t bytes = chain.readable_bytes;
+  const bool possible =
+      bytes >= kPacketHeaderBytes + kFrameBytesMin && bytes <= kPacketHeaderBytes + kFrameBytesMax;
+  if (!possible) {
+    ++dropped_;
+    return;
+  }
+  std::array<std::byte, kPacketHeaderBytes> header{};
+  auto memory = memory_of(ram_, chain.readable, kPacketHeaderBytes, bytes - kPacketHeaderBytes);
+  memory.insert(memory.begin(), {header.data(), header.size()});
+  ssize_t written = 0;
+  do {
+    written = ::writev(port_, memory.data(), static_cast<int>(memory.size()));
+  } while (written < 0 && errno == EINTR);
+  ++(written < 0 ? dropped_ : sent_);
+}
+
+Result<VirtioNet::Outcome> VirtioNet::receive_some() {
+  Virtqueue& queue = queues_[kReceiveQueue];
+  if (!queue.started()) return Outcome::kStopped;
+  for (int i = 0; i < kTurn; ++i) {
+    if (!worker_->go_on()) return Outcome::kStopped;
+    MIGRATE_ASSIGN(bool waiting, queue.waiting());
+    if (!waiting) {
+      MIGRATE_ASSIGN(waiting, queue.await_notification());
+    }
+    if (!waiting) return Outcome::kNoBuffers;
+    const ssize_t bytes = ::read(port_, packet_.data(), packet_.size());
+    if (bytes < 0 && errno == EINTR) continue;
+    if (bytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Outcome::kNoPackets;
+    if (bytes <= 0) {
+      // The interface is gone. What the guest sends next tries again.
+      log_line(LogLevel::kWarning, name_ + ": nothing can be received: " + std::strerror(errno));
+      return Outcome::kStopped;
+    }
+    MIGRATE_ASSIGN(const bool delivered,
+                   deliver(std::span(packet_).first(static_cast<std::size_t>(bytes))));
+    ++(delivered ? received_ : dropped_);
+  }
+  return Outcome::kMore;
+}
+
+/// False: the packet does not fit the guest's buffer, which waits for the next one.
+Result<bool> VirtioNet::deliver(std::span<std::byte> packet) {
+  if (packet.size() < kPacketHeaderBytes + kFrameBytesMin) return false;
+  // No offloads were agreed on, and one buffer a packet.
+  PacketHeader header;
+  header.buffers = 1;
+  std::memcpy(packet.data(), &header, sizeof header);
+  Virtqueue& queue = queues_[kReceiveQueue];
+  MIGRATE_ASSIGN(const bool taken, queue.take(chain_));
+  if (!taken) return false;
+  if (packet.size() > chain_.writable_bytes) {
+    queue.put_back();
+    return false;
+  }
+  copy_to(ram_, chain_.writable, 0, packet);
+  complete(queue, static_cast<std::uint32_t>(packet.size()));
+  return true;
+}
+
+/// The MAC address, 6 bytes.
+void VirtioNet::save(SectionBytes& bytes) const {
+  for (const std::uint8_t byte : mac_.bytes) bytes.number(byte);
+}
+
+Status VirtioNet::check(SectionCursor& cursor) const {
+  MacAddress theirs;
+  for (std::uint8_t& byte : theirs.bytes) {
+    MIGRATE_ASSIGN(byte, cursor.number<std::uint8_t>());
+  }
+  if (theirs == mac_) return {};
+  return make_error(ErrorCode::kIncompatible, "the guest's " + name_ + " has the MAC address " +
+                                                  to_text(theirs) + ", and the one here " +
+                                                  to_text(mac_))
+      .advise("give the target the source's MAC address, or none: then it takes it over");
+}
+
+}  // namespace migrate::vmm

@@ -1,0 +1,93 @@
+// VirtioNet: a virtio network card on a tap interface (virtio 1.2, section 5.1).
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapters/kvm/vmm/devices/device_worker.hpp"
+#include "adapters/kvm/vmm/devices/guest_ram.hpp"
+#include "adapters/kvm/vmm/devices/mac_address.hpp"
+#include "adapters/kvm/vmm/devices/virtio_device.hpp"
+
+namespace migrate::vmm {
+
+/// One thread for both directions. Packets go whole and with their checksums: no offloads. What
+/// arrives while the guest has no buffers, or while the device is quiesced, waits in the tap's own
+/// queue, and past its length (txqueuelen) is dropped there.
+class VirtioNet final : public VirtioDevice {
+ public:
+  /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
+  /// blocking, each with a header of kPacketHeaderBytes, as Tap's does. It and `ram` must outlive
+  /// this.
+  static Result<std::unique_ptr<VirtioNet>> create(std::string name, const MacAddress& mac,
+                                                   const GuestRam& ram, int port);
+  ~VirtioNet() override;
+
+  struct Counts {
+    std::uint64_t received = 0;
+    std::uint64_t sent = 0;
+    std::uint64_t dropped = 0;  ///< In either direction: too long, too short, refused by the tap.
+  };
+  /// Since it was made. Any thread.
+  [[nodiscard]] Counts counts() const;
+
+  [[nodiscard]] std::string name() const override { return name_; }
+  [[nodiscard]] std::uint32_t type() const override;
+  [[nodiscard]] std::uint64_t features() const override;
+  [[nodiscard]] std::size_t queues() const override { return 2; }
+  [[nodiscard]] std::span<const std::byte> config() const override { return config_; }
+
+  void start(VirtioTransport& transport, std::uint64_t features,
+             std::span<Virtqueue> queues) override;
+  void stop() override { worker_->stop(); }
+  void notify(std::size_t) override { worker_->kick(); }
+  Status quiesce(SteadyTime deadline) override { return worker_->quiesce(deadline); }
+  void resume() override { worker_->resume(); }
+  void save(SectionBytes& bytes) const override;
+  Status check(SectionCursor& cursor) const override;
+
+ private:
+  VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port);
+
+  /// What one direction came to.
+  enum class Outcome : std::uint8_t {
+    kMore,       ///< Its share is done; there may be more.
+    kNoBuffers,  ///< The guest will notify.
+    kNoPackets,  ///< The port will be readable.
+    kStopped,    ///< Until it is started or resumed.
+  };
+  DeviceWorker::Next work();
+  Result<Outcome> send_some();
+  Result<Outcome> receive_some();
+  Result<bool> deliver(std::span<std::byte> packet);
+  void send(const Chain& chain);
+  void complete(Virtqueue& queue, std::uint32_t written);
+
+  const std::string name_;
+  const MacAddress mac_;
+  const GuestRam& ram_;
+  const int port_;
+  std::array<std::byte, 6> config_{};
+
+  std::atomic<std::uint64_t> received_{0};
+  std::atomic<std::uint64_t> sent_{0};
+  std::atomic<std::uint64_t> dropped_{0};
+
+  // Set by start(), while the thread stands; then the thread's.
+  VirtioTransport* transport_ = nullptr;
+  std::span<Virtqueue> queues_;
+  bool broken_ = false;
+  Chain chain_;
+  std::vector<std::byte> packet_;
+
+  // Last: its thread uses all of the above.
+  std::unique_ptr<DeviceWorker> worker_;
+};
+
+}  // namespace migrate::vmm

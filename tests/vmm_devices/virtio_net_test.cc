@@ -1,0 +1,223 @@
+#include "adapters/kvm/vmm/devices/virtio_net.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include "adapters/kvm/vmm/devices/tap.hpp"
+#include "tests/vmm_devices/virtio_driver.hpp"
+
+namespace migrate::vmm::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
+
+constexpr std::uint64_t kBuffers = 32 * kPageSize;
+constexpr std::uint32_t kBufferBytes = 2048;
+constexpr std::uint64_t kPacket = 24 * kPageSize;
+const std::string kNoHeader(kPacketHeaderBytes, '\0');
+
+/// A socket whose messages are packets, as a tap's are: one end for the device, one for the test.
+class Wire {
+ public:
+  Wire() {
+    int ends[2];
+    MIGRATE_CHECK(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) ==
+                  0);
+    device_.reset(ends[0]);
+    test_.reset(ends[1]);
+  }
+  [[nodiscard]] int device() const { return device_.get(); }
+  void put(const std::string& packet) const {
+    EXPECT_EQ(::send(test_.get(), packet.data(), packet.size(), 0),
+              static_cast<ssize_t>(packet.size()));
+  }
+  /// The next packet; empty when none comes.
+  [[nodiscard]] std::string take() const {
+    std::string packet(70'000, '\0');
+    ssize_t bytes = -1;
+    (void)eventually([&] {
+      bytes = ::recv(test_.get(), packet.data(), packet.size(), 0);
+      return bytes >= 0;
+    });
+    packet.resize(bytes < 0 ? 0 : static_cast<std::size_t>(bytes));
+    return packet;
+  }
+  [[nodiscard]] bool empty() const {
+    char byte = 0;
+    return ::recv(test_.get(), &byte, 1, MSG_PEEK) < 0;
+  }
+
+ private:
+  Fd device_;
+  Fd test_;
+};
+
+struct Card {
+  Card(TestRam& memory, int port, const std::string& mac = "52:54:00:12:34:56")
+      : net(*VirtioNet::create("virtio-net.0", *parse_mac(mac), memory.ram(), port)),
+        mmio(*net, memory.ram(), line),
+        driver(mmio) {}
+  std::unique_ptr<VirtioNet> net;
+  FakeLine line;
+  VirtioMmio mmio;
+  VirtioDriver driver;
+};
+
+class VirtioNetTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(card_.driver.agree(kVersion1 | kEventIndexFeature | 1 << 5));
+    card_.driver.set_up_queue(0, receive_.layout());
+    card_.driver.set_up_queue(1, send_.layout());
+    card_.driver.go();
+    card_.mmio.resume();
+  }
+  void give_buffers(std::uint16_t first, std::uint16_t count) {
+    for (std::uint16_t i = first; i < first + count; ++i) {
+      receive_.offer(i, {{kBuffers + i * kBufferBytes, kBufferBytes, kWrite}});
+    }
+    card_.driver.notify(0);
+  }
+  void send_packet(const std::string& packet) {
+    memory_.poke_text(kPacket, packet);
+    send_.offer(0, {{kPacket, static_cast<std::uint32_t>(packet.size())}});
+    card_.driver.notify(1);
+  }
+  bool received(std::uint16_t count) {
+    return eventually([&] { return receive_.used_index() == count; });
+  }
+
+  Wire wire_;
+  TestRam memory_;
+  TestQueue receive_{memory_, 8, 0};
+  TestQueue send_{memory_, 8, 8 * kPageSize};
+  Card card_{memory_, wire_.device()};
+};
+
+TEST_F(VirtioNetTest, ConfigurationHasTheMacAddress) {
+  EXPECT_EQ(in8(card_.mmio, VIRTIO_MMIO_CONFIG), 0x52);
+  EXPECT_EQ(in8(card_.mmio, VIRTIO_MMIO_CONFIG + 5), 0x56);
+}
+
+TEST_F(VirtioNetTest, APacketLeavesWithAHeaderThatAsksForNothing) {
+  const std::string frame(60, 'f');
+  send_packet(std::string(kPacketHeaderBytes, '\xff') + frame);
+  EXPECT_EQ(wire_.take(), kNoHeader + frame);
+  EXPECT_TRUE(eventually([this] { return send_.used_index() == 1; }));
+  EXPECT_EQ(send_.used(0), (Used{0, 0}));
+  EXPECT_EQ(card_.net->counts().sent, 1u);
+}
+
+TEST_F(VirtioNetTest, APacketInPartsLeavesWhole) {
+  memory_.poke_text(kPacket, std::string(14, '\0') + "head and ");
+  memory_.poke_text(TestRam::kHigh, "tail of a frame");
+  send_.offer(0, {{kPacket, 5}, {kPacket + 5, 18}, {TestRam::kHigh, 15}});
+  card_.driver.notify(1);
+  EXPECT_EQ(wire_.take().substr(14), "head and tail of a frame");
+}
+
+TEST_F(VirtioNetTest, APacketArrivesInOneBuffer) {
+  give_buffers(0, 2);
+  wire_.put(std::string(kPacketHeaderBytes, '\xff') + std::string(100, 'p'));
+  ASSERT_TRUE(received(1));
+  EXPECT_EQ(receive_.used(0), (Used{0, 112}));
+  const std::string header = std::string(10, '\0') + '\1' + '\0';
+  EXPECT_EQ(memory_.peek_text(kBuffers, 112), header + std::string(100, 'p'));
+  EXPECT_TRUE(eventually([this] { return card_.line.high(); }));
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  EXPECT_THAT(memory_.take_marked(), IsSupersetOf({TestRam::page(kBuffers), std::uint64_t{2}}));
+}
+
+TEST_F(VirtioNetTest, PacketsTooLongAreDroppedAndTheirBufferWaitsForTheNext) {
+  give_buffers(0, 1);
+  wire_.put(kNoHeader + std::string(kBufferBytes, 'x'));
+  wire_.put("short");
+  wire_.put(kNoHeader + std::string(64, 'y'));
+  ASSERT_TRUE(received(1));
+  EXPECT_EQ(receive_.used(0), (Used{0, 76}));
+  EXPECT_EQ(card_.net->counts().dropped, 2u);
+  EXPECT_EQ(card_.net->counts().received, 1u);
+}
+
+TEST_F(VirtioNetTest, PacketsThatNoWireTakesAreDropped) {
+  send_packet("too short");
+  ASSERT_TRUE(eventually([this] { return send_.used_index() == 1; }));
+  send_packet(std::string(20, 'a'));
+  ASSERT_TRUE(eventually([this] { return send_.used_index() == 2; }));
+  send_packet(kNoHeader + std::string(14, 'b'));
+  EXPECT_EQ(wire_.take(), kNoHeader + std::string(14, 'b'));
+  EXPECT_EQ(card_.net->counts().dropped, 2u);
+  EXPECT_TRUE(eventually([this] { return send_.used_index() == 3; }));
+}
+
+TEST_F(VirtioNetTest, PacketsWaitOnTheWireForBuffers) {
+  for (const char name : std::string("abc")) wire_.put(kNoHeader + std::string(50, name));
+  give_buffers(0, 2);
+  ASSERT_TRUE(received(2));
+  give_buffers(2, 1);
+  ASSERT_TRUE(received(3));
+  EXPECT_EQ(memory_.peek_text(kBuffers + 2 * kBufferBytes + 12, 50), std::string(50, 'c'));
+}
+
+TEST_F(VirtioNetTest, AQuiescedCardLeavesPacketsWhereTheyAre) {
+  give_buffers(0, 4);
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  (void)memory_.take_marked();
+  wire_.put(kNoHeader + std::string(70, 'i'));
+  send_packet(kNoHeader + std::string(70, 'o'));
+  const auto section = saved(card_.mmio);
+  EXPECT_EQ(receive_.used_index(), 0);
+  EXPECT_TRUE(wire_.empty());
+  EXPECT_TRUE(memory_.take_marked().empty());
+
+  Card moved(memory_, wire_.device());
+  ASSERT_TRUE(load(moved.mmio, section));
+  moved.mmio.resume();
+  EXPECT_EQ(wire_.take(), kNoHeader + std::string(70, 'o'));
+  ASSERT_TRUE(received(1));
+  EXPECT_EQ(receive_.used(0), (Used{0, 82}));
+  ASSERT_TRUE(moved.mmio.quiesce(soon()));
+}
+
+TEST_F(VirtioNetTest, AHostileQueueStopsTheCardUntilItIsReset) {
+  send_.offer(0, {{TestRam::kSlotBytes - 4, 100}});
+  card_.driver.notify(1);
+  ASSERT_TRUE(eventually([this] { return card_.driver.needs_reset(); }));
+  give_buffers(0, 1);
+  wire_.put(kNoHeader + std::string(64, 'y'));
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  EXPECT_EQ(receive_.used_index(), 0);
+  card_.mmio.resume();
+
+  ASSERT_TRUE(card_.driver.agree(kVersion1));
+  TestQueue again(memory_, 8, 16 * kPageSize);
+  card_.driver.set_up_queue(0, again.layout());
+  card_.driver.go();
+  again.offer(0, {{kBuffers, kBufferBytes, kWrite}});
+  card_.driver.notify(0);
+  EXPECT_TRUE(eventually([&] { return again.used_index() == 1; }));
+}
+
+TEST_F(VirtioNetTest, AnotherCardIsNotTakenForThisOne) {
+  Card other(memory_, wire_.device(), "52:54:00:12:34:57");
+  const Status loaded = load(other.mmio, saved(card_.mmio));
+  ASSERT_FALSE(loaded);
+  EXPECT_EQ(loaded.error().code, ErrorCode::kIncompatible);
+  EXPECT_THAT(loaded.error().message, HasSubstr("52:54:00:12:34:56"));
+}
+
+TEST(MacAddress, IsReadAndWritten) {
+  const auto mac = parse_mac("52:54:00:aB:0c:ff");
+  ASSERT_TRUE(mac);
+  EXPECT_EQ(to_text(*mac), "52:54:00:ab:0c:ff");
+  for (const char* const wrong :
+       {"", "52:54:00:ab:0c", "52:54:00:ab:0c:f", "52:54:00:ab:0c:fg", "52-54-00-ab-0c-ff",
+        "52:54:00:ab:0c:ff ", "01:00:5e:00:00:01", "00:00:00:00:00:00", "+2:54:00:ab:0c:ff"}) {
+    EXPECT_FALSE(parse_mac(wrong)) << wrong;
+  }
+}
+
+}  // namespace
+}  // namespace migrate::vmm::test
