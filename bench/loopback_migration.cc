@@ -73,14 +73,6 @@ void check_arrived(const LoopbackSetup& setup, const OutgoingResult& sent,
   if (must(guest->stats()).verify_errors != 0) give_up("the guest found errors in its memory");
 }
 
-/// Writes to each page, what it holds already.
-void touch(std::span<std::byte> memory) {
-  for (std::size_t at = 0; at < memory.size(); at += kPageSize) {
-    auto& byte = reinterpret_cast<volatile std::byte&>(memory[at]);
-    byte = byte;
-  }
-}
-
 }  // namespace
 
 std::span<std::byte> memory_of(const vmm::Vmm& guest) {
@@ -101,7 +93,6 @@ std::shared_ptr<vmm::Vmm> make_guest(const LoopbackSetup& setup) {
   config.vcpus = setup.vcpus;
   config.workload = must(vmm::parse_workload(setup.guest));
   std::shared_ptr<vmm::Vmm> guest = must(vmm::Vmm::create(config));
-  if (setup.resident) touch(memory_of(*guest));
   // Also for a guest that will stand: it has begun, and has written what it writes first.
   must(guest->resume());
   std::this_thread::sleep_for(setup.warm_up);

@@ -22,9 +22,6 @@ struct LoopbackSetup {
   bool paused = false;  ///< The guest stands during the migration.
   /// Every page is there, also those of zeros: nothing is a hole, all of it is looked at.
   bool touched = false;
-  /// Pages of zeros are there as well, as in a guest that has used them; else nothing is allocated
-  /// for them, and the engine finds holes.
-  bool resident = false;
   const Link* link = nullptr;  ///< nullptr: loopback.
   /// Afterwards both guests' memory is compared byte for byte. Only for a paused one.
   bool compare = false;

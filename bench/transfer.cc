@@ -1,10 +1,14 @@
 // The data path, measured: whole migrations of guests with known memory, by every way of packing,
 // over loopback and over shaped links, beside what the machine could do at most; and a verdict for
 // each thing the data path is held to.
+#include <pthread.h>
+#include <signal.h>  // NOLINT: sigwait
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,8 +20,10 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: transfer [--content C]... [--compress M]... [--link RATE]... [--tls] [--writer]\n"
-    "                [--no-pump] [--memory SIZE] [--lanes N] [--repeats N] [--json]\n"
-    "       transfer --all | --goal NAME... [--memory SIZE] [--lanes N] [--repeats N] [--json]\n"
+    "                [--no-pump] [--memory SIZE] [--lanes N] [--strategy S] [--repeats N] "
+    "[--json]\n"
+    "       transfer --all | --goal NAME... [--memory SIZE] [--lanes N] [--strategy S]\n"
+    "                [--repeats N] [--json]\n"
     "       transfer --write-image FILE [--content C] [--memory SIZE]\n"
     "  --content      mixed, zero, text, random: what guest memory holds [each of them]\n"
     "  --compress     as `migrate send` takes it [none, zstd:1 and auto]\n"
@@ -28,6 +34,7 @@ constexpr const char* kUsage =
     "  --no-pump      only migrations\n"
     "  --memory       of the guest; three times that is needed [2G]\n"
     "  --lanes        connections for pages [2]\n"
+    "  --strategy     as `migrate send` takes it [auto]\n"
     "  --repeats      of each, in turns [5]\n"
     "  --goal         raw, zeros, packing, links, tls, writer, delta: those figures, and a "
     "verdict\n"
@@ -65,6 +72,7 @@ Findings measure_rows(const Settings& settings) {
   matrix.memory_bytes = settings.shared.memory_bytes;
   matrix.lanes = settings.shared.lanes;
   matrix.repeats = settings.shared.repeats;
+  matrix.strategy = settings.shared.strategy;
   matrix.writing = settings.writer;
   if (!settings.contents.empty()) matrix.contents = settings.contents;
   if (!settings.compress.empty()) matrix.compress = settings.compress;
@@ -206,6 +214,10 @@ Settings parse(Arguments arguments) {
       settings.shared.lanes = arguments.count();
     } else if (name == "--repeats") {
       settings.shared.repeats = arguments.count();
+    } else if (name == "--strategy") {
+      OutgoingOptions options;
+      must(set_option(options, "strategy", arguments.value()));
+      settings.shared.strategy = options.strategy;
     } else if (name == "--all") {
       for (const auto& judge : kJudges) settings.judges.push_back(judge.second);
     } else if (name == "--goal") {
@@ -219,12 +231,28 @@ Settings parse(Arguments arguments) {
   return settings;
 }
 
+/// Being told to end is a way out as any other: what is static, such as folders, is taken away.
+void leave_on_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  // Blocked in all threads, which are begun later.
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals] {
+    int number = 0;
+    sigwait(&signals, &number);
+    std::exit(128 + number);
+  }).detach();
+}
+
 }  // namespace
 }  // namespace migrate::bench
 
 int main(int argc, char** argv) {
   using namespace migrate::bench;
   const Settings settings = parse(Arguments(argc, argv, kUsage));
+  leave_on_signals();
   if (settings.image.empty()) {
     measure(settings);
   } else {

@@ -20,6 +20,7 @@ MatrixSetup matrix_of(const GoalSetup& setup, std::vector<const Link*> links) {
   matrix.memory_bytes = setup.memory_bytes;
   matrix.lanes = setup.lanes;
   matrix.repeats = setup.repeats;
+  matrix.strategy = setup.strategy;
   return matrix;
 }
 

@@ -27,6 +27,7 @@ struct GoalSetup {
   std::uint64_t memory_bytes = 2ull << 30;
   unsigned lanes = 2;
   unsigned repeats = 5;
+  Strategy strategy = Strategy::kAuto;
 };
 
 /// Over loopback, beside the pump of the same run; what hashing costs, by the pump with and

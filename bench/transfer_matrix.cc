@@ -30,12 +30,14 @@ LoopbackSetup setup_of(const MatrixSetup& matrix, const Link& link, const std::s
   setup.vcpus = 1;
   setup.paused = !matrix.writing;
   setup.compare = !matrix.writing;
-  setup.resident = true;
-  setup.warm_bytes = matrix.memory_bytes;
+  setup.touched = true;
+  // And what sockets and the other side take meanwhile.
+  setup.warm_bytes = matrix.memory_bytes + matrix.memory_bytes / 4;
   setup.link = &link;
   // A guest that stands has nothing to find its rate for.
   if (setup.paused) setup.warm_up = std::chrono::milliseconds(20);
   setup.options.lanes = matrix.lanes;
+  setup.options.strategy = matrix.strategy;
   must(set_option(setup.options, "compress", compress));
   return setup;
 }

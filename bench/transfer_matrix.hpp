@@ -17,6 +17,7 @@ struct MatrixSetup {
   std::uint64_t memory_bytes = 2ull << 30;
   unsigned lanes = 2;
   unsigned repeats = 3;
+  Strategy strategy = Strategy::kAuto;
   bool writing = false;         ///< The guest runs, and writes 200 MB/s in 256 MB.
   std::vector<PumpWork> pumps;  ///< Of each run's memory, just before it moves.
   std::vector<std::string> contents = {"mixed", "zero", "text", "random"};
