@@ -17,6 +17,8 @@ using std::chrono::milliseconds;
 // How long the target's own words are waited for when a lane has failed: they are on their way when
 // it noticed first, and never come when it is gone.
 constexpr milliseconds kExplainPatience{300};
+// What a lane that packs holds: 1 MiB of staging, as much of packed content, and zstd's own.
+constexpr std::uint64_t kLaneBytes = 4ull << 20;
 
 double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 
@@ -122,12 +124,21 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   return {};
 }
 
+/// Lanes beyond two take from what the cache may have, for a side is promised to stay within 64 MiB
+/// and 16 bytes a page with the options as they come. A quarter of it is left in any case.
+std::uint64_t Outgoing::Impl::delta_cache_bytes(std::size_t lanes) const {
+  const std::uint64_t all = options_.delta_cache_bytes;
+  const std::uint64_t taken = lanes > 2 ? (lanes - 2) * kLaneBytes : 0;
+  return std::max(all / 4, all - std::min(all, taken));
+}
+
 void Outgoing::Impl::make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes) {
+  const std::size_t count = lanes.size();
   senders_ = std::make_unique<BulkSenders>(
       std::move(lanes),
       BulkSenders::Context{guest_->pages(), *ledger_, *digest_, limiter_.get(),
                            options_.peer_timeout, agreed_, options_.compress,
-                           options_.delta_cache_bytes, [this] { return keep_alive(); }});
+                           delta_cache_bytes(count), [this] { return keep_alive(); }});
   MutexLock lock(watch_mutex_);
   sending_ = senders_.get();
   // A cancel that came meanwhile.

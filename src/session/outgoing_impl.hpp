@@ -44,6 +44,7 @@ class Outgoing::Impl {
   void fill_downtime(const session::SourceDriver::Times& times);
   Error explain(Error error);
   void make_senders(std::vector<std::unique_ptr<RecordChannel>> lanes);
+  [[nodiscard]] std::uint64_t delta_cache_bytes(std::size_t lanes) const;
   void watch(Channel* channel);
   [[nodiscard]] Status keep_alive() { return driver_->control().keep_alive(options_.peer_timeout); }
   void say(std::string name, std::string detail, Phase phase = Phase::kNone);

@@ -190,7 +190,7 @@ Status PageCoder::pack() {
   batch_.content = encoder_.content_bytes();
   if ((!plan_.pack && !plan_.sample) || batch_.content < kPackBytesMin) return {};
   // What does not become smaller is not kept, so there is always room.
-  if (packed_.size() < wire::kBatchContentBytesMax) packed_.resize(wire::kBatchContentBytesMax);
+  if (packed_.size() < batch_.content) packed_.resize(batch_.content);
   auto begin = SteadyClock::now();
   bool shrinks = true;
   if (plan_.sample) {

@@ -2,6 +2,7 @@
 
 import unittest
 
+import proxy
 from harness import DONE, TwoHosts, wait_for
 
 _GUEST_MIB = 512
@@ -22,22 +23,41 @@ def _high_water_kib(pid):
 
 
 class MemoryLimit(TwoHosts):
-    def test_EitherSideStaysInItsLimit(self):
+    def assert_within_limit(self, fill, *options, slow=False):
         memory = f"{_GUEST_MIB}M"
-        source = self.a.run("writer:rate=100M,set=64M,fill=random", memory=memory)
+        # Its set is sent again in every round, so that the cache of sent pages fills.
+        source = self.a.run(f"writer:rate=100M,set=64M,fill={fill}", memory=memory)
         wait_for(lambda: self.work(self.a) > 0, "the guest to work")
         target = self.b.recv("--once")
-        send = self.a.send(target.address, "--verify", "full")
+        address = target.address
+        if slow:
+            link = proxy.Proxy(address)
+            self.addCleanup(link.close)
+            address = link.address
+        send = self.a.send(address, *options)
         # It is gone at the end: the highest mark seen before.
         peak = 0
         while send.running():
             peak = max(peak, _high_water_kib(source.pid) or 0)
-        self.report(send, "done", DONE)
+        report = self.report(send, "done", DONE)
         self.assertGreater(peak, _GUEST_MIB * 1024 // 2, "the source was seen at work")
         self.assertLessEqual(peak, _GUEST_MIB * 1024 + _LIMIT_KIB)
         self.assertLessEqual(_high_water_kib(target.pid), _GUEST_MIB * 1024 + _LIMIT_KIB)
         self.assert_runs(self.b)
         self.stop(self.b, target)
+        return report
+
+    def test_EitherSideStaysInItsLimit(self):
+        self.assert_within_limit("random", "--verify", "full")
+
+    def test_PackingOnManyLanesOverASlowLinkStaysInTheLimit(self):
+        report = self.assert_within_limit("text", "--lanes", "8", "--compress", "zstd:3",
+                                          "--max-downtime", "20ms", slow=True)
+        self.assertGreater(report["pages"]["compressed"], 0)
+
+    def test_ChoosingByItselfOverASlowLinkStaysInTheLimit(self):
+        self.assert_within_limit("text", "--lanes", "8", "--bandwidth", "1Gbit",
+                                 "--max-downtime", "20ms", slow=True)
 
 
 if __name__ == "__main__":

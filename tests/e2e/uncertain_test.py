@@ -31,6 +31,9 @@ class Uncertain(TwoHosts):
         self.assertEqual(report["error"]["code"], "uncertain")
         self.assertIn("migrate resolve", report["error"]["remedy"])
         self.assertEqual(self.a.state(), "uncertain")
+        refused = self.a.json("cancel", "web", code=UNCERTAIN)["error"]
+        self.assertEqual(refused["code"], "uncertain")
+        self.assertIn("migrate resolve", refused["remedy"])
         self.assert_stands_still()
 
     def assert_stands_still(self):
@@ -104,7 +107,7 @@ class Uncertain(TwoHosts):
         self.begin_uncertain(STARTED)
         for verb in ("resume", "pause", "stop"):
             self.assert_error_is_clear(self.a.json(verb, "web", code=UNCERTAIN)["error"])
-        self.assert_error_is_clear(self.a.json("cancel", "web", code=FAILED)["error"])
+        self.assert_error_is_clear(self.a.json("cancel", "web", code=UNCERTAIN)["error"])
         again = self.report(self.a.send(self.link.address), "failed", UNCERTAIN)
         self.assertEqual(again["error"]["code"], "uncertain")
         self.assertEqual(self.a.state(), "uncertain")

@@ -19,6 +19,11 @@ Error not_under_way(const std::string& name) {
 Result<std::uint64_t> current_migration(const std::filesystem::path& socket,
                                         const std::string& name) {
   MIGRATE_ASSIGN(const Json guest, control_request(socket, "GET", "/v1/guest"));
+  if (guest.value("state", "") == "uncertain") {
+    return make_error(ErrorCode::kUncertain,
+                      "the handover of '" + name + "' is committed and its outcome not known")
+        .advise("see `migrate resolve`");
+  }
   const auto migration = guest.find("migration");
   if (migration == guest.end() || !migration->is_object() || !migration->value("running", false)) {
     return not_under_way(name);
