@@ -55,7 +55,7 @@ class SocketAcceptor final : public Acceptor {
 
   Result<std::unique_ptr<Channel>> accept(std::chrono::nanoseconds timeout) override {
     MIGRATE_ASSIGN(Accepted accepted, listener_.accept(timeout));
-    if (accepted.peer.is_ip()) set_tcp_options(accepted.socket.get());
+    if (accepted.peer.is_ip()) set_tcp_options(accepted.socket.get(), accepted.peer);
     std::string peer = to_text(accepted.peer);
     // Clients of UNIX sockets have no name.
     if (peer.empty()) peer = "a client of " + listener_.address();

@@ -145,6 +145,19 @@ std::string text_by(NameOf name_of, int fd) {
 
 }  // namespace
 
+bool SocketAddress::is_loopback() const {
+  if (family() == AF_INET) {
+    sockaddr_in in{};
+    std::memcpy(&in, &storage, sizeof in);
+    return (ntohl(in.sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
+  }
+  if (family() != AF_INET6) return false;
+  sockaddr_in6 in6{};
+  std::memcpy(&in6, &storage, sizeof in6);
+  if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr)) return in6.sin6_addr.s6_addr[12] == IN_LOOPBACKNET;
+  return IN6_IS_ADDR_LOOPBACK(&in6.sin6_addr);
+}
+
 std::string to_text(const SocketAddress& address) {
   if (address.family() == AF_UNIX) return unix_text(address);
   if (address.family() == AF_INET) {

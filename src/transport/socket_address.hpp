@@ -20,6 +20,8 @@ struct SocketAddress {
   [[nodiscard]] sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
   [[nodiscard]] int family() const { return storage.ss_family; }
   [[nodiscard]] bool is_ip() const { return family() == AF_INET || family() == AF_INET6; }
+  /// An IP address that never leaves this host.
+  [[nodiscard]] bool is_loopback() const;
 };
 
 /// "10.0.0.2:4444", "[fe80::1%eth0]:4444", "unix:/run/x.sock", "vsock:3:4444", or "" for what has

@@ -91,7 +91,7 @@ Result<std::unique_ptr<Channel>> make_socket_channel(int fd, SocketOptions optio
     return make_errno_error(ErrorCode::kIo, errno, "cannot keep a socket from other programs");
   }
   MIGRATE_TRY(check_io(options));
-  if (peer.is_ip()) set_tcp_options(fd);
+  if (peer.is_ip()) set_tcp_options(fd, peer);
   const std::string name = to_text(peer);
   return channel_on(std::move(socket), name.empty() ? kOtherEnd : name, options);
 }

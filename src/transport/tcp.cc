@@ -107,7 +107,7 @@ Result<std::unique_ptr<Channel>> TcpConnector::connect_to(const SocketAddress& a
     return make_errno_error(ErrorCode::kConnectFailed, errno,
                             "cannot create a socket to connect to " + where);
   }
-  set_tcp_options(socket.get());
+  set_tcp_options(socket.get(), address);
   MIGRATE_TRY(set_buffer_sizes(socket.get(), options_));
   MIGRATE_ASSIGN(const int failure, connect_socket(socket.get(), address, where, *wake_, deadline));
   if (failure != 0) return connect_failure(where, failure);

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <string_view>
 
 namespace migrate {
 namespace {
@@ -16,6 +17,10 @@ constexpr int kDeadAfterMs = 60'000;
 constexpr int kProbeAfterS = 20;
 constexpr int kProbeEveryS = 10;
 constexpr int kProbes = 4;  // 20 s + 4 * 10 s = 60 s.
+
+// Where BBR is the host's choice it paces loopback too, at half of what the processors could do:
+// docs/benchmarks.md, "Congestion control". Reno is in every kernel, without a module.
+constexpr std::string_view kWithoutNetwork = "reno";
 
 void set_option(int fd, int level, int name, int value) noexcept {
   ::setsockopt(fd, level, name, &value, sizeof value);
@@ -31,7 +36,10 @@ Status set_buffer(int fd, int name, int bytes, const char* what) {
 
 }  // namespace
 
-void set_tcp_options(int fd) noexcept {
+void set_tcp_options(int fd, const SocketAddress& peer) noexcept {
+  if (peer.is_loopback()) {
+    ::setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kWithoutNetwork.data(), kWithoutNetwork.size());
+  }
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, kProbeAfterS);

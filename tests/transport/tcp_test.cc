@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <thread>
 
 #include "base/event_fd.hpp"
@@ -207,6 +208,22 @@ TEST(Tcp, PortsThatAreNoneAreRefused) {
 TEST(Tcp, ConnectorsTellWhereTheyConnectTo) {
   EXPECT_EQ(make_tcp_connector("host-b", "4444")->peer(), "host-b:4444");
   EXPECT_EQ(make_tcp_connector("fe80::1", "4444")->peer(), "[fe80::1]:4444");
+}
+
+TEST(Tcp, OnLoopbackNothingIsPaced) {
+  const auto plain = listening("127.0.0.1");
+  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(static_cast<std::uint16_t>(std::stoi(port_of(plain->address()))));
+  ASSERT_EQ(::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  const auto channel = make_socket_channel(fd);
+  ASSERT_TRUE(channel);
+  std::array<char, 16> name{};
+  socklen_t size = name.size();
+  ASSERT_EQ(::getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &size), 0);
+  EXPECT_STREQ(name.data(), "reno");
 }
 
 TEST(Tcp, BufferSizesAreAsAsked) {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -30,17 +31,6 @@ std::optional<Number> number_in(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return number;
-}
-
-bool is_loopback(const sockaddr& address) {
-  if (address.sa_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    return (ntohl(v4.sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
-  }
-  if (address.sa_family != AF_INET6) return false;
-  const in6_addr& v6 = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
-  if (IN6_IS_ADDR_V4MAPPED(&v6)) return v6.s6_addr[12] == IN_LOOPBACKNET;
-  return IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
 Result<Endpoint> parse_tcp(std::string_view text, EndpointUse use) {
@@ -120,7 +110,7 @@ Status require_loopback_of(const Endpoint& endpoint) {
   SocketAddress address;
   const int fd = number_in<int>(endpoint.port).value_or(-1);
   if (::getsockname(fd, address.get(), &address.length) != 0) return {};
-  if (!address.is_ip() || is_loopback(*address.get())) return {};
+  if (!address.is_ip() || address.is_loopback()) return {};
   return beyond_loopback(endpoint);
 }
 
@@ -161,7 +151,9 @@ Status require_loopback(const Endpoint& endpoint) {
   }
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
   for (const addrinfo* entry = addresses.get(); entry != nullptr; entry = entry->ai_next) {
-    if (!is_loopback(*entry->ai_addr)) return beyond_loopback(endpoint);
+    SocketAddress address;
+    std::memcpy(&address.storage, entry->ai_addr, entry->ai_addrlen);
+    if (!address.is_loopback()) return beyond_loopback(endpoint);
   }
   return {};
 }
