@@ -1,0 +1,109 @@
+"""The lab's initramfs: busybox, kernel modules, this project's programs with their libraries, a job."""
+
+import glob
+import lzma
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+
+from build_lab import Unavailable
+from cpio import Archive
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+# What the kernel lacks until it is loaded; what they depend on comes along.
+_MODULES = ("kvm-amd", "tun", "veth", "bridge", "sch_netem", "sch_tbf", "tls", "virtio_net",
+            "virtio_blk")
+_FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc")
+
+
+def _modules_in_order(folder):
+    """Paths of the wanted modules, each after those it needs."""
+    paths = {os.path.basename(path).split(".ko")[0].replace("-", "_"): path
+             for path in glob.glob(os.path.join(folder, "kernel", "**", "*.ko*"), recursive=True)}
+    order = {}
+
+    def add(name):
+        name = name.replace("-", "_")
+        if name in order:
+            return
+        if name not in paths:
+            raise Unavailable(f"the kernel in {folder} has no module {name}")
+        with (lzma.open if paths[name].endswith(".xz") else open)(paths[name], "rb") as file:
+            content = file.read()
+        needs = re.search(rb"\0depends=([^\0]*)\0", content)
+        for need in needs[1].decode().split(",") if needs else ():
+            if need:
+                add(need)
+        order[name] = content
+
+    for name in _MODULES:
+        add(name)
+    return order
+
+
+def _is_program(path):
+    with open(path, "rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def _libraries(program):
+    """What the loader opens for it, the loader included."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True)
+    if listed.returncode != 0:
+        return []  # Static.
+    missing = re.findall(r"^\s*(\S+) => not found", listed.stdout, re.MULTILINE)
+    if missing:
+        raise FileNotFoundError(f"{program} needs {', '.join(missing)}, which are not installed here")
+    return re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listed.stdout, re.MULTILINE)
+
+
+def _stripped(path):
+    """Debug information would be most of what the machine has to unpack."""
+    with tempfile.NamedTemporaryFile() as copy:
+        subprocess.run(["strip", "-o", copy.name, path], check=True, capture_output=True)
+        with open(copy.name, "rb") as file:
+            return file.read()
+
+
+def _add_host_file(archive, path):
+    """A file of this machine, at its own path there; a program with its libraries."""
+    path = os.path.abspath(path)
+    if not _is_program(path):
+        with open(path, "rb") as file:
+            archive.file(path, file.read(), 0o755 if os.access(path, os.X_OK) else 0o644)
+        return
+    archive.file(path, _stripped(path), 0o755)
+    for library in _libraries(path):
+        with open(library, "rb") as file:
+            archive.file(library, file.read(), 0o755)
+
+
+def write(lab, path, command, environment, files):
+    """`command`: words; `files`: of this machine, to be there as well."""
+    with open(path, "wb") as file:
+        archive = Archive(file)
+        for folder in _FOLDERS:
+            archive.folder(folder)
+        archive.character_device("/dev/console", 5, 1)
+        with open(lab.busybox, "rb") as busybox:
+            archive.file("/bin/busybox", busybox.read(), 0o755)
+        names = subprocess.run([lab.busybox, "--list"], check=True, capture_output=True, text=True)
+        with open(os.path.join(_HERE, "init.sh"), "rb") as init:
+            archive.file("/init", init.read(), 0o755)
+        for number, (name, content) in enumerate(_modules_in_order(lab.modules).items()):
+            archive.file(f"/modules/{number:02}-{name}.ko", content)
+        archive.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+        archive.file("/etc/group", b"root:x:0:\n")
+        job = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+        archive.file("/job", (job + "exec " + shlex.join(command) + "\n").encode())
+        for name in [command[0], *files]:
+            if os.path.isfile(name):
+                _add_host_file(archive, name)
+            elif name in files:
+                raise FileNotFoundError(f"{name} is not there")
+        # After the programs of this machine, which are to be preferred.
+        for name in names.stdout.split():
+            archive.symlink("/bin/" + name, "busybox")
+        archive.close()
