@@ -126,7 +126,6 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
   control_->set_hasher(hasher);
-  control_->set_heard(heard_);
   MIGRATE_ASSIGN(auto lanes, wait_for_lanes(introductions));
   session::TargetDriver::Context context{
       .guest = *guest_,
@@ -148,13 +147,9 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
 
 void Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   receivers_ = std::make_unique<BulkReceivers>(
-      std::move(lanes),
-      BulkReceivers::Context{guest_->pages(), *ledger_, *digest_, options_.peer_timeout,
-                             [this] { wake(); }, round_, agreed_, heard_,
-                             [this] {
-                               control_->hear();
-                               return keep_alive();
-                             }});
+      std::move(lanes), BulkReceivers::Context{guest_->pages(), *ledger_, *digest_,
+                                               options_.peer_timeout, [this] { wake(); }, round_,
+                                               agreed_, heard_, [this] { return keep_alive(); }});
   round_begin_ = clock_.now();
   MutexLock lock(watch_mutex_);
   receiving_ = receivers_.get();
@@ -204,21 +199,23 @@ void Incoming::Impl::refuse(Error error) {
   early_error_ = std::move(error);
 }
 
-/// The source hears of us while we wait. It is silent when it is so on all lanes; what is left of
-/// a lease does not depend on what it says.
+/// The source hears of us while we wait. It is silent when it is so on all lanes.
 std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive(nanoseconds idle_max) {
   const bool lanes_count = driver_->machine().state() == TargetState::kReceiving;
   auto heard_at = clock_.now();
-  std::uint64_t heard = heard_.load(std::memory_order_relaxed);
+  const auto all_heard = [&] {
+    return control_->received_bytes() +
+           (lanes_count ? heard_.load(std::memory_order_relaxed) : std::uint64_t{0});
+  };
+  std::uint64_t heard = all_heard();
   for (;;) {
     const nanoseconds left = idle_max - (clock_.now() - heard_at);
     const nanoseconds period = RecordChannel::alive_period(options_.peer_timeout);
     auto record = receive_once(std::clamp<nanoseconds>(left, nanoseconds(0), period));
     if (!record || *record || record->error().code != ErrorCode::kTimeout) return record;
     const auto now = clock_.now();
-    if (lanes_count && std::exchange(heard, heard_.load(std::memory_order_relaxed)) != heard) {
-      heard_at = now;
-    }
+    // A lease does not depend on what is said meanwhile.
+    if (std::exchange(heard, all_heard()) != heard && lanes_count) heard_at = now;
     if (now - heard_at >= idle_max) return record;
     if (Status said = keep_alive(); !said) return Result<RecordChannel::Record>(said.error());
   }

@@ -136,7 +136,7 @@ class Incoming::Impl {
   bool released_ = false;  // The source has confirmed, or has said itself that it keeps the guest.
   bool asked_ = false;     // The control lane is one that was opened to ask.
   bool link_lost_ = false;
-  std::atomic<std::uint64_t> heard_{0};  // Bytes from the source, on all its connections.
+  std::atomic<std::uint64_t> heard_{0};  // Bytes from the source on its bulk lanes.
   bool resume_agreed_ = false;
   nanoseconds resume_window_{0};
   std::optional<SteadyTime> resume_until_;  // While the source is awaited.

@@ -80,7 +80,6 @@ void Incoming::Impl::await_resume(Introductions& introductions) {
   report_.bytes.wire += control_->received_bytes();
   driver_->use(arrival->control.get());
   control_ = std::move(arrival->control);
-  control_->set_heard(heard_);
   if (arrival->round != round_ && arrival->round + 1 != round_) {
     return serve_failure(make_error(
         ErrorCode::kProtocol, "the source comes back in round " + std::to_string(arrival->round) +

@@ -7,9 +7,9 @@ namespace {
 using std::chrono::milliseconds;
 
 // What lanes that sleep too long may catch up on: a loaded host wakes a thread some milliseconds
-// late, and without this each of them would be lost to the rate. Short enough that a second holds
-// no more than 102 % of the limit.
-constexpr milliseconds kBurst{20};
+// late, and without this each of them would be lost to the rate. Short enough that three seconds
+// hold no more than 102 % of the limit.
+constexpr milliseconds kBurst{50};
 
 }  // namespace
 

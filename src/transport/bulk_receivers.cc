@@ -126,7 +126,9 @@ Status BulkReceivers::serve(Lane& lane) {
     }
     switch (record->header.type) {
       case wire::RecordType::kPages:
+        ++working_;
         MIGRATE_TRY(apply(lane, record->header));
+        --working_;
         break;
       case wire::RecordType::kBarrier: {
         MIGRATE_ASSIGN(const auto barrier, wire::decode<wire::Barrier>(record->body));
@@ -215,7 +217,9 @@ Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool f
   auto heard_at = SteadyClock::now();
   while (!all_stand(SteadyClock::now() + RecordChannel::alive_period(context_.idle_max))) {
     const auto now = SteadyClock::now();
-    if (heard != context_.heard.load(std::memory_order_relaxed)) {
+    // All that is still to come is in the source's sockets by now. What the source says elsewhere
+    // brings none of it; a lane that works here is not waited for by its silence.
+    if (working_ > 0 || heard != context_.heard.load(std::memory_order_relaxed)) {
       heard = context_.heard.load(std::memory_order_relaxed);
       heard_at = now;
     } else if (now - heard_at >= context_.idle_max) {

@@ -37,7 +37,7 @@ class BulkReceivers {
     std::function<void()> on_failure;  ///< Called once, from a lane, when one has failed.
     std::uint32_t round = 0;           ///< In which the lanes begin.
     wire::AgreedContent agreed = {};
-    /// Grows with every byte that comes, on any channel of the session; outlives this.
+    /// Grows with every byte that comes on a lane; outlives this.
     std::atomic<std::uint64_t>& heard;
     /// Called by the coordinator now and then (a quarter of idle_max) while it waits for a barrier;
     /// an error ends the wait.
@@ -86,7 +86,8 @@ class BulkReceivers {
   // Pages that came in this round, by handle: a page is sent at most once between two barriers.
   // The map changes only while all lanes stand at a barrier.
   std::unordered_map<std::uint32_t, std::unique_ptr<SeenBits>> seen_;
-  std::uint32_t round_;  // Changed only while all lanes stand at a barrier.
+  std::atomic<int> working_{0};  // Lanes that are within a batch.
+  std::uint32_t round_;          // Changed only while all lanes stand at a barrier.
 
   Mutex mutex_;
   CondVar changed_;

@@ -179,19 +179,6 @@ Status RecordChannel::keep_alive(nanoseconds idle_max) {
   return send(wire::Alive{}, idle_max);
 }
 
-void RecordChannel::hear() {
-  while (has_news() && ahead_end_ - ahead_begin_ >= wire::kRecordHeaderBytes) {
-    const std::span<const std::byte, wire::kRecordHeaderBytes> bytes(ahead_.data() + ahead_begin_,
-                                                                     wire::kRecordHeaderBytes);
-    // What is wrong with it, receive() will say.
-    const auto header = wire::decode_header(bytes, received_records_);
-    if (!header || header->type != wire::RecordType::kAlive) return;
-    if (!wire::check_record(*header, {}, hasher_)) return;
-    ahead_begin_ += wire::kRecordHeaderBytes;
-    ++received_records_;
-  }
-}
-
 Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max) {
   auto heard_at = SteadyClock::now();
   for (;;) {
@@ -201,7 +188,6 @@ Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max)
     const auto now = SteadyClock::now();
     if (received_bytes_ != before) heard_at = now;
     if (now - heard_at >= idle_max) return record;
-    MIGRATE_TRY(keep_alive(idle_max));
   }
 }
 

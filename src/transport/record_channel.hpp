@@ -79,14 +79,11 @@ class RecordChannel {
   /// first byte loses nothing: call again. Within a record the peer may be silent for
   /// that at least: set_mid_record_idle().
   Result<Record> receive(nanoseconds idle_max);
-  /// receive(), saying ALIVE meanwhile, for which the channel must be keyed. What the peer says of
-  /// that kind begins the wait anew: kTimeout when no byte came for `idle_max`.
+  /// receive(), for which a sign of life begins the wait anew: kTimeout when no byte came for
+  /// `idle_max`. Says nothing itself: two sides that wait for each other would go on for ever.
   Result<Record> receive_alive(nanoseconds idle_max);
   /// Says ALIVE, when nothing was sent here for a quarter of `idle_max`. For waits for others.
   Status keep_alive(nanoseconds idle_max);
-  /// Takes what the peer has said to be heard, and nothing else. For waits in which nobody
-  /// receives.
-  void hear();
   /// How often to call keep_alive(): often enough that the peer hears it in time.
   [[nodiscard]] static nanoseconds alive_period(nanoseconds idle_max) { return idle_max / 4; }
   /// Waits until receive() would return at once, with a record's beginning or with a failure; false

@@ -54,6 +54,22 @@ TEST(EngineLimits, ASourceWhoseLanesAreBusyForLongerThanThePeerTimeoutIsNotGiven
   EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
 }
 
+// A barrier that never comes: both sides are there and wait for each other.
+TEST(EngineLimits, SidesThatWaitForEachOtherDoNotKeepEachOtherAliveForEver) {
+  for (const std::size_t lane : {0u, 1u}) {
+    RunSpec spec;
+    spec.outgoing.lanes = 1;
+    spec.outgoing.peer_timeout = spec.incoming.peer_timeout = seconds(1);
+    RunSpec clean_spec = spec;
+    Migration clean(std::move(clean_spec));
+    spec.plan.faults = {test::Fault::stall(lane, test::Direction::kToTarget,
+                                           clean.bytes_at["switchover"][lane].to_target - 10)};
+    Migration run(std::move(spec));
+    expect_one_owner(run);
+    EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
+  }
+}
+
 TEST(EngineLimits, SignsOfLifeAreNotReceivedAndNotOutOfOrder) {
   auto pair = make_channel_pair();
   ASSERT_TRUE(pair);
@@ -61,12 +77,9 @@ TEST(EngineLimits, SignsOfLifeAreNotReceivedAndNotOutOfOrder) {
   RecordChannel other(std::move(pair->second), some_hasher());
   ASSERT_TRUE(one.send(wire::Alive{}, seconds(5)));
   ASSERT_TRUE(one.send(wire::Alive{}, seconds(5)));
-  other.hear();
-  EXPECT_EQ(other.received_bytes(), 2 * wire::kRecordHeaderBytes);
   EXPECT_EQ(other.receive(milliseconds(1)).error().code, ErrorCode::kTimeout);
   ASSERT_TRUE(one.send(wire::Alive{}, seconds(5)));
   ASSERT_TRUE(one.send(wire::Commit{7}, seconds(5)));
-  other.hear();  // Leaves COMMIT where it is.
   const auto commit = other.expect<wire::Commit>(seconds(5));
   ASSERT_TRUE(commit) << commit.error().to_text();
   EXPECT_EQ(commit->attempt, 7u);
