@@ -82,6 +82,8 @@ def _add_host_file(archive, path):
 
 def write(lab, path, command, environment, files):
     """`command`: words; `files`: of this machine, to be there as well."""
+    if os.path.isfile(command[0]):
+        command = [os.path.abspath(command[0]), *command[1:]]
     with open(path, "wb") as file:
         archive = Archive(file)
         for folder in _FOLDERS:

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # First process of the lab's machine: runs /job. Its output goes to the second serial port and its
 # exit code to the third, each line of which begins with `lab:`; the first is the kernel's.
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root TERM=dumb
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
