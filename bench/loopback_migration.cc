@@ -117,7 +117,7 @@ LoopbackRun move_guest(const LoopbackSetup& setup, const std::shared_ptr<vmm::Vm
   Incoming incoming(make_kvm_target(from->kvm_vm().kvm_fd, to_hooks), incoming_options, host);
   Outgoing outgoing(must(make_kvm_source(from->kvm_vm(), from_hooks)), setup.options);
 
-  take_memory(setup.warm_bytes);
+  const WarmMemory warm(setup.warm_bytes);
   const double cpu_before = cpu_seconds();
   const double guest_before = guest_cpu_ms(*from);
   std::optional<IncomingResult> received;

@@ -27,7 +27,7 @@ struct LoopbackSetup {
   bool compare = false;
   /// How long a running guest runs before it moves, so that its writer has found its rate.
   std::chrono::milliseconds warm_up{300};
-  /// So much memory is taken and given back just before: see take_memory().
+  /// So much memory is kept warm for the target: see WarmMemory.
   std::uint64_t warm_bytes = 0;
   OutgoingOptions options;
 };

@@ -18,6 +18,14 @@
 #include "migrate/options.hpp"
 
 namespace migrate::bench {
+namespace {
+
+constexpr std::uint64_t kHugePage = 2 << 20;
+// More than a target takes between two looks, at 5 GB/s and on a busy machine.
+constexpr std::uint64_t kWarmAhead = 256 << 20;
+constexpr std::chrono::milliseconds kWarmInterval{10};
+
+}  // namespace
 
 void give_up(const std::string& why) {
   std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, why.c_str());
@@ -37,16 +45,49 @@ double cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-void take_memory(std::uint64_t bytes) {
-  if (bytes == 0) return;
-  void* const memory =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) give_up("not enough memory; give a smaller --memory");
-  // As the target does, so that pieces of the same size are there for it.
-  ::madvise(memory, bytes, MADV_HUGEPAGE);
-  auto* const pages = static_cast<volatile char*>(memory);
-  for (std::uint64_t at = 0; at < bytes; at += kPageSize) pages[at] = 1;
-  ::munmap(memory, bytes);
+WarmMemory::WarmMemory(std::uint64_t bytes) : bytes_(bytes / kHugePage * kHugePage) {
+  if (bytes_ == 0) return;
+  void* const mapping = ::mmap(nullptr, bytes_ + kHugePage, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) give_up("not enough memory; give a smaller --memory");
+  mapping_ = static_cast<std::byte*>(mapping);
+  const auto address = reinterpret_cast<std::uintptr_t>(mapping_);
+  memory_ = mapping_ + ((kHugePage - address % kHugePage) % kHugePage);
+  // As a target does, so that pieces of the same size are there for it.
+  ::madvise(memory_, bytes_, MADV_HUGEPAGE);
+  for (std::uint64_t at = 0; at < bytes_; at += kPageSize) {
+    reinterpret_cast<volatile std::byte&>(memory_[at]) = std::byte{1};
+  }
+  const std::uint64_t before = others();
+  give_back(kWarmAhead);
+  follower_ = std::jthread([this, before](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      std::this_thread::sleep_for(kWarmInterval);
+      const std::uint64_t now = others();
+      give_back(kWarmAhead + (now > before ? now - before : 0));
+    }
+  });
+}
+
+WarmMemory::~WarmMemory() {
+  follower_ = {};
+  if (mapping_ != nullptr) ::munmap(mapping_, bytes_ + kHugePage);
+}
+
+void WarmMemory::give_back(std::uint64_t until) {
+  until = std::min(until / kHugePage * kHugePage, bytes_);
+  if (until <= given_) return;
+  ::madvise(memory_ + given_, until - given_, MADV_DONTNEED);
+  given_ = until;
+}
+
+std::uint64_t WarmMemory::others() const {
+  std::ifstream file("/proc/self/statm");
+  std::uint64_t size = 0;
+  std::uint64_t resident = 0;
+  file >> size >> resident;
+  const std::uint64_t own = bytes_ - given_;
+  return resident * kPageSize > own ? resident * kPageSize - own : 0;
 }
 
 double Samples::percentile(double percent) const {

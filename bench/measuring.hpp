@@ -1,11 +1,13 @@
 // Measuring: what the programs of this folder share to time something and to say what they found.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "migrate/result.hpp"
@@ -25,11 +27,27 @@ void must(const Status& status);
 /// Processor time of this process so far: all its threads, user and system.
 [[nodiscard]] double cpu_seconds();
 
-/// Takes so much memory, writes to all of it and gives it back. A machine that is a guest itself
-/// may return its free memory to its host (free page reporting), and whoever takes it next waits
-/// until the host has found some: 5 s a GiB were seen, where 0.1 s is usual. What was taken a
-/// moment ago is still here.
-void take_memory(std::uint64_t bytes);
+/// Memory for somebody else in this process, kept warm. A machine that is a guest itself may return
+/// its free memory to its host (free page reporting), and whoever takes it next waits until the
+/// host has found some: 5 s a GiB were seen, where 0.1 s is usual. So this takes it, and gives it
+/// back bit by bit as the rest of the process grows: what was freed a moment ago is still here.
+class WarmMemory {
+ public:
+  explicit WarmMemory(std::uint64_t bytes);
+  ~WarmMemory();
+  WarmMemory(const WarmMemory&) = delete;
+  WarmMemory& operator=(const WarmMemory&) = delete;
+
+ private:
+  void give_back(std::uint64_t until);
+  [[nodiscard]] std::uint64_t others() const;
+
+  std::uint64_t bytes_ = 0;
+  std::byte* mapping_ = nullptr;
+  std::byte* memory_ = nullptr;
+  std::uint64_t given_ = 0;
+  std::jthread follower_;
+};
 
 /// The same thing measured several times.
 class Samples {
