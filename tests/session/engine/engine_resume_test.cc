@@ -40,6 +40,8 @@ void expect_rounds(RunSpec& spec) {
   spec.outgoing.max_downtime = milliseconds(10);
   spec.outgoing.verify = VerifyMode::kFull;
   spec.outgoing.reconnect = milliseconds(20'000);
+  // Cuts are at bytes of a run without faults: on a slow machine none of them may be of an ALIVE.
+  spec.outgoing.peer_timeout = spec.incoming.peer_timeout = milliseconds(20'000);
 }
 
 // Small enough to break everywhere: 12 pages, some rounds. Pages are written, cleared and written
