@@ -5,7 +5,9 @@
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string>
 
+#include "adapters/kvm/vmm/linux/boot_cpuid.hpp"
 #include "adapters/kvm/vmm/linux/boot_protocol.hpp"
 #include "adapters/kvm/vmm/linux/memory_map.hpp"
 
@@ -58,6 +60,32 @@ TEST(BootCpu, TheKernelIsEnteredAtItsLongModeEntry) {
   EXPECT_EQ(sregs.cr3, kPageTablesAddress.value);
   EXPECT_EQ(sregs.cr4, 0x20u);
   EXPECT_EQ(sregs.efer, 0x500u);
+}
+
+/// mov dx, 0x602; mov al, 1; out dx, al; cli; hlt; jmp -3
+TEST(BootCpu, TheResetVectorWritesTheResetRegister) {
+  std::string code;
+  for (const std::byte byte : reset_vector_code()) code += static_cast<char>(byte);
+  EXPECT_EQ(code, "\xba\x02\x06\xb0\x01\xee\xfa\xf4\xeb\xfd");
+  EXPECT_EQ(kResetVector.value, 0xffff0u);
+}
+
+TEST(BootCpuid, LinuxIsToldOfItsHypervisorItsTimerAndItsProcessors) {
+  kvm_cpuid_entry2 entries[3]{};
+  entries[0].function = 1;
+  entries[0].ebx = 0x7702'0800;
+  entries[0].ecx = 0x1;
+  entries[1].function = 0xb;
+  entries[2].function = 0x8000'0008;
+  set_linux_cpuid(entries, 3, true);
+  EXPECT_EQ(entries[0].ebx, 0x0302'0800u);
+  EXPECT_EQ(entries[0].ecx, 0x8100'0001u);
+  EXPECT_EQ(entries[1].edx, 3u);
+  EXPECT_EQ(entries[2].edx, 0u);
+  entries[0].ecx = 0;
+  set_linux_cpuid(entries, 0, false);
+  EXPECT_EQ(entries[0].ecx, 0x8000'0000u);
+  EXPECT_EQ(entries[0].ebx, 0x0002'0800u);
 }
 
 /// A segment's hidden part must be what its descriptor says, or it changes when it is loaded again.

@@ -73,6 +73,7 @@ TEST_F(LoadLinuxTest, AllIsWhereTheKernelLooksForIt) {
   EXPECT_EQ(text(kCommandLineAddress.value, 20), std::string("console=ttyS0 quiet") + '\0');
   EXPECT_EQ(text(kBootParamsAddress.value + 0x202, 4), "HdrS");
   EXPECT_EQ(text(kAcpiAddress.value, 8), "RSD PTR ");
+  EXPECT_EQ(memory_[kResetVector.value], std::byte{0xba});
   const auto tables = boot_page_tables();
   EXPECT_EQ(std::memcmp(memory_ + kPageTablesAddress.value, tables.data(), tables.size()), 0);
   const auto gdt = boot_gdt();

@@ -229,7 +229,7 @@ std::vector<std::byte> make_acpi_tables(const AcpiMachine& machine) {
                                   placer.add(make_madt(machine.vcpus))};
   const Bytes root = make_rsdp(placer.add(make_xsdt(tables)));
   std::copy(root.begin(), root.end(), placer.bytes().begin());
-  MIGRATE_CHECK(placer.bytes().size() <= kAcpiRoom);
+  MIGRATE_CHECK(placer.bytes().size() <= kResetVector.value - kAcpiAddress.value);
   return std::move(placer.bytes());
 }
 

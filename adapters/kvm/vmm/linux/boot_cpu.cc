@@ -3,6 +3,7 @@
 #include <cstring>
 #include <span>
 
+#include "adapters/kvm/vmm/devices/power_ports.hpp"
 #include "adapters/kvm/vmm/linux/boot_protocol.hpp"
 #include "adapters/kvm/vmm/linux/memory_map.hpp"
 
@@ -68,6 +69,22 @@ std::vector<std::byte> boot_page_tables() {
 
 std::vector<std::byte> boot_gdt() {
   const auto bytes = std::as_bytes(std::span(kGdt));
+  return {bytes.begin(), bytes.end()};
+}
+
+std::vector<std::byte> reset_vector_code() {
+  constexpr std::uint16_t kPort = kPowerPort + PowerPorts::kReset;
+  constexpr std::uint8_t kCode[] = {
+      0xba,       kPort & 0xff,
+      kPort >> 8,                           // mov dx, port
+      0xb0,       PowerPorts::kResetValue,  // mov al, value
+      0xee,                                 // out dx, al
+      0xfa,                                 // cli
+      0xf4,                                 // hlt
+      0xeb,       0xfd,                     // jmp to the hlt
+  };
+  static_assert(kResetVector.value + sizeof kCode <= kFirmwareAddress.value + kFirmwareBytes);
+  const auto bytes = std::as_bytes(std::span(kCode));
   return {bytes.begin(), bytes.end()};
 }
 

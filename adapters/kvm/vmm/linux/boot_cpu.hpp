@@ -16,6 +16,11 @@ namespace migrate::vmm {
 /// For kGdtAddress.
 [[nodiscard]] std::vector<std::byte> boot_gdt();
 
+/// For kResetVector: the reset of power_ports.hpp in real mode. On machines without ACPI hardware
+/// Linux does not restart by ACPI's reset register: it asks EFI, which there is none of, and then
+/// jumps to where a PC's BIOS begins.
+[[nodiscard]] std::vector<std::byte> reset_vector_code();
+
 [[nodiscard]] kvm_regs boot_regs(std::uint64_t kernel_address);
 /// Changes what KVM_GET_SREGS said of a fresh vCPU; the local APIC's base stays.
 void set_boot_sregs(kvm_sregs& sregs);

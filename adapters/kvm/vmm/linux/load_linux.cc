@@ -114,6 +114,7 @@ Result<std::uint64_t> load_linux(std::span<const KvmMemorySlot> slots, const Lin
   put(ram, kCommandLineAddress, std::as_bytes(std::span(files.command_line)));
   put(ram, kBootParamsAddress, make_boot_params(image, plan, e820_map(slots), kAcpiAddress));
   put(ram, kAcpiAddress, make_acpi_tables(machine));
+  put(ram, kResetVector, reset_vector_code());
   put(ram, kPageTablesAddress, boot_page_tables());
   put(ram, kGdtAddress, boot_gdt());
   return plan.kernel_address;

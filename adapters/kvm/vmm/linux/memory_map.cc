@@ -25,7 +25,7 @@ std::vector<E820Entry> e820_map(std::span<const KvmMemorySlot> slots) {
                 slots[0].bytes > kHighRam.value);
   std::vector<E820Entry> map = {
       {0, kLowRamEnd, linux_boot::kE820Ram},
-      {kAcpiAddress.value, kAcpiRoom, linux_boot::kE820Reserved},
+      {kFirmwareAddress.value, kFirmwareBytes, linux_boot::kE820Reserved},
       {kHighRam.value, slots[0].bytes - kHighRam.value, linux_boot::kE820Ram},
   };
   for (const KvmMemorySlot& slot : slots.subspan(1)) {

@@ -23,8 +23,11 @@ inline constexpr GuestAddr kPageTablesAddress{0x9000};
 inline constexpr GuestAddr kCommandLineAddress{0x20000};
 inline constexpr std::uint64_t kCommandLineRoom = 0x10000;
 inline constexpr std::uint64_t kLowRamEnd = 0x9fc00;  ///< Where a PC's BIOS begins its own data.
-inline constexpr GuestAddr kAcpiAddress{0xe0000};     ///< To 1 MiB: not RAM for the guest.
-inline constexpr std::uint64_t kAcpiRoom = 0x20000;
+/// A PC's BIOS, so no RAM for the guest: ACPI tables, and at its end the reset vector.
+inline constexpr GuestAddr kFirmwareAddress{0xe0000};
+inline constexpr std::uint64_t kFirmwareBytes = 0x20000;
+inline constexpr GuestAddr kAcpiAddress = kFirmwareAddress;
+inline constexpr GuestAddr kResetVector{0xffff0};
 inline constexpr GuestAddr kHighRam{0x100000};
 
 /// In the hole below 4 GiB. Each virtio device has a page and an interrupt of its own.
