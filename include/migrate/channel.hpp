@@ -46,6 +46,9 @@ class Channel {
   /// Who the peer has proved to be, the same on each of its channels: "sha256:" and the fingerprint
   /// of its certificate, or "psk:" and the id of the key. Empty: nobody in particular.
   [[nodiscard]] virtual std::string peer_identity() const = 0;
+  /// What the peer's Connector::set_session() was given, where the transport has shown it to this
+  /// side. Empty: it shows nothing.
+  [[nodiscard]] virtual std::string announced_session() const { return {}; }
 };
 
 /// Makes channels to one peer. Used by the coordinator's thread.

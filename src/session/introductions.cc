@@ -7,6 +7,7 @@
 
 #include "base/guarded.hpp"
 #include "base/log.hpp"
+#include "transport/announced_session.hpp"
 
 namespace migrate::session {
 namespace {
@@ -134,6 +135,16 @@ void Introductions::reap(bool all) {
   for (auto& pending : gone) pending->thread.join();
 }
 
+template <typename Message>
+void Introductions::take(std::unique_ptr<RecordChannel> channel,
+                         const RecordChannel::Record& record, Taking<Message> taking) {
+  auto message = wire::decode<Message>(record.body);
+  if (!message) return refuse(*channel, std::move(message).error());
+  Status announced = check_announced_session(channel->channel(), message->session);
+  if (!announced) return refuse(*channel, std::move(announced).error());
+  (this->*taking)(std::move(channel), *message);
+}
+
 void Introductions::introduce(Pending& pending) {
   auto record = pending.channel->receive(context_.hello_timeout);
   std::unique_ptr<RecordChannel> channel;
@@ -156,25 +167,14 @@ void Introductions::introduce(Pending& pending) {
     return refuse(*channel, std::move(error));
   }
   switch (record->header.type) {
-    case wire::RecordType::kHello: {
-      auto hello = wire::decode<wire::Hello>(record->body);
-      return hello ? take_hello(std::move(channel), *hello)
-                   : refuse(*channel, std::move(hello).error());
-    }
-    case wire::RecordType::kJoin: {
-      auto join = wire::decode<wire::Join>(record->body);
-      return join ? take_join(std::move(channel), *join)
-                  : refuse(*channel, std::move(join).error());
-    }
-    case wire::RecordType::kAsk: {
-      auto ask = wire::decode<wire::Ask>(record->body);
-      return ask ? take_ask(std::move(channel), *ask) : refuse(*channel, std::move(ask).error());
-    }
-    case wire::RecordType::kResume: {
-      auto resume = wire::decode<wire::Resume>(record->body);
-      return resume ? take_resume(std::move(channel), *resume)
-                    : refuse(*channel, std::move(resume).error());
-    }
+    case wire::RecordType::kHello:
+      return take(std::move(channel), *record, &Introductions::take_hello);
+    case wire::RecordType::kJoin:
+      return take(std::move(channel), *record, &Introductions::take_join);
+    case wire::RecordType::kAsk:
+      return take(std::move(channel), *record, &Introductions::take_ask);
+    case wire::RecordType::kResume:
+      return take(std::move(channel), *record, &Introductions::take_resume);
     default:
       return refuse(*channel, RecordChannel::unexpected(*record, wire::RecordType::kHello));
   }

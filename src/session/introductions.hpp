@@ -68,6 +68,11 @@ class Introductions {
   struct Pending;
   void run();
   void introduce(Pending& pending);
+  template <typename Message>
+  using Taking = void (Introductions::*)(std::unique_ptr<RecordChannel>, const Message&);
+  template <typename Message>
+  void take(std::unique_ptr<RecordChannel> channel, const RecordChannel::Record& record,
+            Taking<Message> taking);
   void take_hello(std::unique_ptr<RecordChannel> channel, const wire::Hello& hello);
   void take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join);
   void take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask);

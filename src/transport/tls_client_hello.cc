@@ -33,12 +33,7 @@ std::string session_among(std::string_view list) {
 int on_client_hello(SSL* ssl, int* /*alert*/, void* /*argument*/) {
   auto* const hello = static_cast<TlsClientHello*>(SSL_get_app_data(ssl));
   hello->kind = TlsClientHello::Kind::kWhole;
-  const unsigned char* data = nullptr;
-  std::size_t size = 0;
-  if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &data,
-                                &size) == 1) {
-    hello->session = session_among({reinterpret_cast<const char*>(data), size});
-  }
+  hello->session = session_in_client_hello(ssl);
   return SSL_CLIENT_HELLO_RETRY;
 }
 
@@ -52,6 +47,16 @@ SSL_CTX* parsing_context() {
 }
 
 }  // namespace
+
+std::string session_in_client_hello(SSL* ssl) {
+  const unsigned char* data = nullptr;
+  std::size_t size = 0;
+  if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &data,
+                                &size) != 1) {
+    return {};
+  }
+  return session_among({reinterpret_cast<const char*>(data), size});
+}
 
 TlsClientHello read_client_hello(std::span<const std::byte> bytes) {
   using Kind = TlsClientHello::Kind;

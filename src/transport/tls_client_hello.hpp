@@ -1,6 +1,8 @@
 // What a listener can see of a TLS connection without taking part in it.
 #pragma once
 
+#include <openssl/ssl.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -23,5 +25,8 @@ inline constexpr std::size_t kClientHelloMax = 4096;
 
 /// Looks at the first bytes of a connection, which may be anything.
 [[nodiscard]] TlsClientHello read_client_hello(std::span<const std::byte> bytes);
+
+/// The session that the ClientHello names which OpenSSL has just parsed: for its callback.
+[[nodiscard]] std::string session_in_client_hello(SSL* ssl);
 
 }  // namespace migrate

@@ -3,8 +3,10 @@
 
 #include <openssl/ssl.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,14 +46,31 @@ struct PreSharedKey {
   PreSharedKey& operator=(PreSharedKey&&) = default;
 };
 
+/// A secret, wiped when it goes: of a hash of at most 48 bytes (SHA-384).
+struct TlsSecret {
+  std::array<unsigned char, 48> bytes{};
+  std::size_t size = 0;
+  TlsSecret() = default;
+  TlsSecret(const TlsSecret&) = default;
+  TlsSecret& operator=(const TlsSecret&) = default;
+  ~TlsSecret();
+};
+
+/// What OpenSSL tells of a handshake; an SSL object's application data.
+struct TlsNotes {
+  std::optional<std::string> announced;  ///< Of an accepting side: the session the peer offers.
+  TlsSecret client;                      ///< RFC 8446, 7.1: client_application_traffic_secret_0.
+  TlsSecret server;
+};
+
 class TlsContext {
  public:
   static Result<std::shared_ptr<TlsContext>> create(TlsRole role, const TlsOptions& options);
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
-  /// An SSL object for one connection, its BIOs still missing. A `session` is offered by a
-  /// connecting side.
+  /// An SSL object for one connection, its BIOs and its TlsNotes still missing. A `session` is
+  /// offered by a connecting side.
   [[nodiscard]] Result<SslPtr> new_connection(std::string_view session) const;
   [[nodiscard]] TlsRole role() const { return role_; }
   [[nodiscard]] bool uses_psk() const { return !psk_.bytes.empty(); }

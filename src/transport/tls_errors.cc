@@ -152,6 +152,16 @@ std::string last_openssl_reason() {
   return buffer;
 }
 
+Error alert_error(const TlsFailure& at, int alert) {
+  const int reason = SSL_AD_REASON_OFFSET + alert;
+  const char* remedy = nullptr;
+  if (const char* const why = refused_there(reason, remedy)) {
+    return unauthorized(at.peer + " refuses this host's certificate: " + why, remedy);
+  }
+  const char* const known = SSL_alert_desc_string_long(alert);
+  return by_reason(at, reason, known != nullptr ? known : "no reason known");
+}
+
 Error tls_error(const TlsFailure& at) {
   // The first is the cause, later ones are layers above it.
   const unsigned long code = ERR_peek_error();
@@ -167,11 +177,7 @@ Error tls_error(const TlsFailure& at) {
     }
     return by_reason(at, reason, text);
   }
-  const char* remedy = nullptr;
-  if (const char* const why = refused_there(reason, remedy)) {
-    return unauthorized(at.peer + " refuses this host's certificate: " + why, remedy);
-  }
-  return by_reason(at, reason, text);
+  return alert_error(at, reason - SSL_AD_REASON_OFFSET);
 }
 
 Error plain_peer_error(TlsRole role, const std::string& peer) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "tests/tools/scratch_folder.hpp"
+#include "tools/migrate/begun_acceptor.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -37,29 +38,33 @@ void send_text(const Fd& fd, const char* text) {
   ASSERT_EQ(send(fd.get(), text, std::strlen(text), 0), static_cast<ssize_t>(std::strlen(text)));
 }
 
-TEST(ConnectionPassing, ThePassedConnectionIsTheOneThatCame) {
+TEST(ConnectionPassing, TheConnectionThatBeganComesFirstThenThoseThatArePassed) {
   const ScratchFolder scratch;
   const auto lanes = scratch.path() / "session.lanes";
   Pair first = make_pair();
   Pair second = make_pair();
-  auto acceptor = PassedAcceptor::open(lanes, std::move(first.far), "127.0.0.1:1");
-  ASSERT_TRUE(acceptor);
+  auto others = PassedAcceptor::open(lanes, "127.0.0.1:1");
+  ASSERT_TRUE(others);
+  auto begun = make_socket_channel(first.far.release());
+  ASSERT_TRUE(begun);
+  BegunAcceptor acceptor(*std::move(begun), *std::move(others));
+  EXPECT_EQ(acceptor.address(), "127.0.0.1:1");
   send_text(second.near, "second");
   EXPECT_EQ(pass_connection(lanes, second.far.get()), PassResult::kPassed);
   second.far.reset();
   send_text(first.near, "first");
 
-  const auto one = (*acceptor)->accept(kPatience);
+  const auto one = acceptor.accept(kPatience);
   ASSERT_TRUE(one);
   EXPECT_EQ(receive_text(**one), "first");
-  const auto two = (*acceptor)->accept(kPatience);
+  const auto two = acceptor.accept(kPatience);
   ASSERT_TRUE(two);
   EXPECT_EQ(receive_text(**two), "second");
 }
 
 TEST(ConnectionPassing, WaitsNoLongerThanToldAndEndsWhenInterrupted) {
   const ScratchFolder scratch;
-  auto acceptor = PassedAcceptor::open(scratch.path() / "s.lanes", Fd(), "x");
+  auto acceptor = PassedAcceptor::open(scratch.path() / "s.lanes", "x");
   ASSERT_TRUE(acceptor);
   EXPECT_EQ((*acceptor)->accept(std::chrono::milliseconds(1)).error().code, ErrorCode::kTimeout);
   std::thread other([&] { (*acceptor)->interrupt(); });
@@ -73,7 +78,7 @@ TEST(ConnectionPassing, ADeadSessionIsNobodyAndItsSocketGoes) {
   const Pair pair = make_pair();
   EXPECT_EQ(pass_connection(lanes, pair.far.get()), PassResult::kNobody);
   {
-    const auto acceptor = PassedAcceptor::open(lanes, Fd(), "x");
+    const auto acceptor = PassedAcceptor::open(lanes, "x");
     // As after kill -9: the socket's file stays.
     std::filesystem::create_hard_link(lanes, scratch.path() / "kept");
   }
@@ -85,7 +90,7 @@ TEST(ConnectionPassing, ADeadSessionIsNobodyAndItsSocketGoes) {
 TEST(ConnectionPassing, ASlowSessionIsFullNotLost) {
   const ScratchFolder scratch;
   const auto lanes = scratch.path() / "s.lanes";
-  const auto acceptor = PassedAcceptor::open(lanes, Fd(), "x");
+  const auto acceptor = PassedAcceptor::open(lanes, "x");
   ASSERT_TRUE(acceptor);
   const Pair pair = make_pair();
   PassResult result = PassResult::kPassed;
@@ -99,9 +104,9 @@ TEST(ConnectionPassing, ASlowSessionIsFullNotLost) {
 TEST(ConnectionPassing, ASessionHasOneProcess) {
   const ScratchFolder scratch;
   const auto lanes = scratch.path() / "s.lanes";
-  const auto first = PassedAcceptor::open(lanes, Fd(), "x");
+  const auto first = PassedAcceptor::open(lanes, "x");
   ASSERT_TRUE(first);
-  EXPECT_FALSE(PassedAcceptor::open(lanes, Fd(), "x"));
+  EXPECT_FALSE(PassedAcceptor::open(lanes, "x"));
   const Pair pair = make_pair();
   EXPECT_EQ(pass_connection(lanes, pair.far.get()), PassResult::kPassed);
 }

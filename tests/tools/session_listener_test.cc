@@ -184,7 +184,7 @@ TEST_F(SessionListenerTest, GarbageIsToldSoAndHoldsUpNobody) {
 TEST_F(SessionListenerTest, LanesAndQuestionsGoToTheLivingSession) {
   listen();
   const wire::SessionId session = session_number(7);
-  const auto acceptor = PassedAcceptor::open(lanes_path(*folder_, session), Fd(), "x");
+  const auto acceptor = PassedAcceptor::open(lanes_path(*folder_, session), "x");
   ASSERT_TRUE(acceptor);
   auto lane = connect();
   ASSERT_TRUE(lane.send(join_of(session), kPatience));
@@ -204,7 +204,7 @@ TEST_F(SessionListenerTest, LanesAndQuestionsGoToTheLivingSession) {
 TEST_F(SessionListenerTest, AllLanesOfALargeSessionArriveThoughItIsSlow) {
   listen();
   const wire::SessionId session = session_number(7);
-  const auto acceptor = PassedAcceptor::open(lanes_path(*folder_, session), Fd(), "x");
+  const auto acceptor = PassedAcceptor::open(lanes_path(*folder_, session), "x");
   ASSERT_TRUE(acceptor);
   std::vector<RecordChannel> lanes;
   lanes.reserve(64);

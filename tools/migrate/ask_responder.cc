@@ -1,6 +1,7 @@
 #include "ask_responder.hpp"
 
 #include "session/host_identity.hpp"
+#include "transport/announced_session.hpp"
 #include "transport/record_channel.hpp"
 
 namespace migrate::tool {
@@ -50,7 +51,11 @@ void AskResponder::answer(std::unique_ptr<Channel> channel) {
   RecordChannel records(std::move(channel));
   const auto ask = records.expect<wire::Ask>(kPatience);
   Status told;
-  if (ask && ask->session == session_) {
+  const Status announced =
+      ask ? check_announced_session(records.channel(), ask->session) : Status();
+  if (!announced) {
+    told = records.send(wire::ErrorRecord{Error(announced.error()).on(Side::kTarget)}, kPatience);
+  } else if (ask && ask->session == session_) {
     told = records.send(answer_, kPatience);
   } else {
     Error error =

@@ -9,6 +9,8 @@
 #include <memory>
 #include <optional>
 
+#include "base/log.hpp"
+#include "begun_acceptor.hpp"
 #include "command.hpp"
 #include "connection_passing.hpp"
 #include "detach.hpp"
@@ -21,6 +23,7 @@
 #include "tls_options.hpp"
 #include "tracker_option.hpp"
 #include "transport/listener.hpp"
+#include "transport/tls_channel.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -166,6 +169,22 @@ int recv_many(const GlobalOptions& global, const RecvOptions& options, const End
   }
 }
 
+/// The connection that began the session, secured: who does not come so far has begun nothing, and
+/// its process ends. What it says of it is the listener's log.
+Result<std::unique_ptr<Channel>> first_channel(Fd connection,
+                                               const std::shared_ptr<TlsContext>& tls,
+                                               const ReceiveOptions& options) {
+  MIGRATE_ASSIGN(auto plain, make_socket_channel(connection.release(), options.sockets));
+  if (!tls) return plain;
+  const std::string peer = plain->peer();
+  MIGRATE_ASSIGN(auto channel, TlsChannel::create(std::move(plain), tls));
+  if (const Status done = channel->handshake(options.incoming.hello_timeout); !done) {
+    log_line(LogLevel::kWarning, "refused " + peer + ": " + done.error().to_text());
+    return done.error();
+  }
+  return std::unique_ptr<Channel>(std::move(channel));
+}
+
 /// What a listener started for one session.
 int serve_session(const GlobalOptions& global, const RecvOptions& options,
                   const RuntimeDir& folder) {
@@ -181,20 +200,21 @@ int serve_session(const GlobalOptions& global, const RecvOptions& options,
   }
   const std::filesystem::path lanes = lanes_path(folder, *id);
   const std::string& address = options.process.address;
-  const auto open = [&](Fd first) -> Result<std::unique_ptr<Acceptor>> {
-    MIGRATE_ASSIGN(auto acceptor,
-                   PassedAcceptor::open(lanes, std::move(first), address, options.session.sockets));
+  const auto open = [&]() -> Result<std::unique_ptr<Acceptor>> {
+    MIGRATE_ASSIGN(auto acceptor, PassedAcceptor::open(lanes, address, options.session.sockets));
     return secured(std::move(acceptor), tls);
   };
   Fd arriving(options.process.arriving_fd);
-  auto acceptor = open(Fd(options.process.connection_fd));
-  if (!acceptor) return fail(global, acceptor.error());
+  auto others = open();
+  if (!others) return fail(global, others.error());
+  auto first = first_channel(Fd(options.process.connection_fd), tls, options.session);
+  if (!first) return to_int(ExitCode::kFailed);
+  auto acceptor = std::make_unique<BegunAcceptor>(*std::move(first), *std::move(others));
   ReceiveOptions of_session = options.session;
   of_session.hello_is_due = true;
   const auto session = ReceiveSession::create(folder, of_session, global);
   if (!session) return fail(global, session.error());
-  return (*session)->run(
-      *std::move(acceptor), [&] { return open(Fd()); }, *signals, [&] { arriving.reset(); });
+  return (*session)->run(std::move(acceptor), open, *signals, [&] { arriving.reset(); });
 }
 
 int recv(const GlobalOptions& global, RecvOptions options) {

@@ -73,11 +73,10 @@ PassResult pass_connection(const std::filesystem::path& lanes, int connection) {
   }
 }
 
-PassedAcceptor::PassedAcceptor(std::filesystem::path lanes, Fd socket, Fd first, EventFd wake,
+PassedAcceptor::PassedAcceptor(std::filesystem::path lanes, Fd socket, EventFd wake,
                                std::string address, const SocketOptions& sockets)
     : lanes_(std::move(lanes)),
       socket_(std::move(socket)),
-      first_(std::move(first)),
       wake_(std::move(wake)),
       address_(std::move(address)),
       sockets_(sockets) {}
@@ -85,7 +84,7 @@ PassedAcceptor::PassedAcceptor(std::filesystem::path lanes, Fd socket, Fd first,
 PassedAcceptor::~PassedAcceptor() { ::unlink(lanes_.c_str()); }
 
 Result<std::unique_ptr<PassedAcceptor>> PassedAcceptor::open(const std::filesystem::path& lanes,
-                                                             Fd first, std::string address,
+                                                             std::string address,
                                                              const SocketOptions& sockets) {
   MIGRATE_ASSIGN(EventFd wake, EventFd::create());
   Fd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -96,8 +95,8 @@ Result<std::unique_ptr<PassedAcceptor>> PassedAcceptor::open(const std::filesyst
     return make_errno_error(ErrorCode::kIo, errno, "cannot take connections at " + lanes.string())
         .advise("check the runtime folder's permissions and free space");
   }
-  return std::unique_ptr<PassedAcceptor>(new PassedAcceptor(
-      lanes, std::move(socket), std::move(first), std::move(wake), std::move(address), sockets));
+  return std::unique_ptr<PassedAcceptor>(
+      new PassedAcceptor(lanes, std::move(socket), std::move(wake), std::move(address), sockets));
 }
 
 Result<std::unique_ptr<Channel>> PassedAcceptor::accept(std::chrono::nanoseconds timeout) {
@@ -106,11 +105,11 @@ Result<std::unique_ptr<Channel>> PassedAcceptor::accept(std::chrono::nanoseconds
     std::array<pollfd, 2> waits = {pollfd{wake_.fd(), POLLIN, 0}, pollfd{socket_.get(), POLLIN, 0}};
     const auto left = std::chrono::ceil<milliseconds>(deadline - SteadyClock::now()).count();
     const auto bounded = static_cast<int>(std::clamp<std::int64_t>(left, 0, 3'600'000));
-    const int ready = poll(waits.data(), waits.size(), first_ ? 0 : bounded);
+    const int ready = poll(waits.data(), waits.size(), bounded);
     if (waits[0].revents != 0) {
       return make_error(ErrorCode::kCancelled, "no more connections are taken");
     }
-    if (Fd connection = first_ ? std::move(first_) : take()) {
+    if (Fd connection = take()) {
       return make_socket_channel(connection.release(), sockets_);
     }
     if (ready == 0 && left <= 0) {

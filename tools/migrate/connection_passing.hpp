@@ -31,8 +31,8 @@ enum class PassResult : std::uint8_t {
 /// The receiving end, an Acceptor for Incoming.
 class PassedAcceptor final : public Acceptor {
  public:
-  /// `first`: the connection that began the session. `address`: what the listener listens on.
-  static Result<std::unique_ptr<PassedAcceptor>> open(const std::filesystem::path& lanes, Fd first,
+  /// `address`: what the listener listens on.
+  static Result<std::unique_ptr<PassedAcceptor>> open(const std::filesystem::path& lanes,
                                                       std::string address,
                                                       const SocketOptions& sockets = {});
   ~PassedAcceptor() override;
@@ -42,13 +42,12 @@ class PassedAcceptor final : public Acceptor {
   std::string address() const override { return address_; }
 
  private:
-  PassedAcceptor(std::filesystem::path lanes, Fd socket, Fd first, EventFd wake,
-                 std::string address, const SocketOptions& sockets);
+  PassedAcceptor(std::filesystem::path lanes, Fd socket, EventFd wake, std::string address,
+                 const SocketOptions& sockets);
   [[nodiscard]] Fd take();
 
   const std::filesystem::path lanes_;
   Fd socket_;
-  Fd first_;  // Of the accepting thread.
   EventFd wake_;
   const std::string address_;
   const SocketOptions sockets_;

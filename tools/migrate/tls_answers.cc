@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "transport/announced_session.hpp"
 #include "transport/record_channel.hpp"
 
 namespace migrate::tool {
@@ -18,7 +19,7 @@ constexpr std::chrono::milliseconds kFarewell{2'000};
 }  // namespace
 
 struct TlsAnswers::Talk {
-  std::unique_ptr<RecordChannel> channel;
+  std::unique_ptr<RecordChannel> channel;  // Goes under mutex_, once it is no longer needed.
   Error error;
   std::optional<wire::Answer> answer;
   std::atomic<bool> done{false};
@@ -29,7 +30,10 @@ TlsAnswers::TlsAnswers(std::shared_ptr<TlsContext> context, std::chrono::millise
     : context_(std::move(context)), hello_timeout_(hello_timeout) {}
 
 TlsAnswers::~TlsAnswers() {
-  for (auto& talk : talks_) talk->channel->channel().interrupt();
+  for (auto& talk : talks_) {
+    MutexLock lock(mutex_);
+    if (talk->channel != nullptr) talk->channel->channel().interrupt();
+  }
   for (auto& talk : talks_) talk->thread.join();
 }
 
@@ -54,9 +58,26 @@ void TlsAnswers::give(Fd connection, Error error, std::optional<wire::Answer> an
   talk->answer = answer;
   talk->thread = std::thread([this, raw = talk.get()] {
     converse(*raw);
+    // Now, not when somebody else comes: the peer waits for the end.
+    std::unique_ptr<RecordChannel> over;
+    {
+      MutexLock lock(mutex_);
+      over = std::move(raw->channel);
+    }
+    over.reset();
     raw->done = true;
   });
   talks_.push_back(std::move(talk));
+}
+
+/// The answer is for an ASK of the session that the ClientHello named, and for nothing else.
+Status TlsAnswers::check_question(const Talk& talk, const RecordChannel::Record& first) {
+  if (first.header.type != wire::RecordType::kAsk || !talk.answer) return talk.error;
+  const auto ask = wire::decode<wire::Ask>(first.body);
+  if (!ask) return Error(ask.error()).on(Side::kTarget);
+  Status announced = check_announced_session(talk.channel->channel(), ask->session);
+  if (!announced) return std::move(announced).error().on(Side::kTarget);
+  return {};
 }
 
 void TlsAnswers::converse(Talk& talk) {
@@ -68,11 +89,11 @@ void TlsAnswers::converse(Talk& talk) {
     return;
   }
   Status told;
-  if (talk.answer && first->header.type == wire::RecordType::kAsk) {
-    told = channel.send(*talk.answer, kFarewell);
+  if (const Status good = check_question(talk, *first); !good) {
+    log_line(LogLevel::kWarning, "refused " + peer + ": " + good.error().to_text());
+    told = channel.send(wire::ErrorRecord{good.error()}, kFarewell);
   } else {
-    log_line(LogLevel::kWarning, "refused " + peer + ": " + talk.error.to_text());
-    told = channel.send(wire::ErrorRecord{talk.error}, kFarewell);
+    told = channel.send(*talk.answer, kFarewell);
   }
   // The peer closes when it has read that.
   if (told) static_cast<void>(channel.receive(kFarewell));

@@ -13,6 +13,7 @@
 #include "base/fd.hpp"
 #include "base/mutex.hpp"
 #include "migrate/tls.hpp"
+#include "transport/record_channel.hpp"
 #include "wire/messages.hpp"
 
 namespace migrate::tool {
@@ -31,12 +32,14 @@ class TlsAnswers {
 
  private:
   struct Talk;
+  static Status check_question(const Talk& talk, const RecordChannel::Record& first);
   void converse(Talk& talk);
   void reap();
 
   const std::shared_ptr<TlsContext> context_;
   const std::chrono::milliseconds hello_timeout_;
   std::list<std::unique_ptr<Talk>> talks_;
+  Mutex mutex_;  // Of channels that end while this does.
 };
 
 }  // namespace migrate::tool

@@ -37,12 +37,14 @@ class TlsSession : public ::testing::Test {
     secret_.bytes.fill(std::byte{0x77});
   }
 
-  /// A connection of the host that has this certificate.
-  std::unique_ptr<RecordChannel> connect(const TlsOptions& options) {
+  /// A connection of the host that has this certificate, which announces `session`.
+  std::unique_ptr<RecordChannel> connect(const TlsOptions& options,
+                                         const std::string& session = "") {
     auto context = make_tls_context(TlsRole::kConnect, options);
     EXPECT_TRUE(context);
-    auto channel =
-        make_tls_connector(make_tcp_connector("127.0.0.1", port_), *context)->connect(kPatience);
+    const auto connector = make_tls_connector(make_tcp_connector("127.0.0.1", port_), *context);
+    connector->set_session(session);
+    auto channel = connector->connect(kPatience);
     EXPECT_TRUE(channel) << channel.error().to_text();
     return std::make_unique<RecordChannel>(*std::move(channel), hasher_);
   }
@@ -108,6 +110,41 @@ TEST_F(TlsSession, AQuestionOfAnotherHostDoesNotTakeTheSessionOver) {
   ASSERT_TRUE(again->send(ask, kPatience));
   const auto until = std::chrono::steady_clock::now() + kPatience;
   EXPECT_NE(introductions_->take_asking(until), nullptr);
+}
+
+TEST_F(TlsSession, WhatAnnouncesAnotherSessionThanItSpeaksOfIsRefused) {
+  const TlsOptions source = files_.host("source");
+  const std::string other(32, 'a');
+  const auto expect_refused = [&](RecordChannel& channel) {
+    const auto refused = channel.receive(kPatience);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ErrorCode::kProtocol) << refused.error().to_text();
+    EXPECT_THAT(refused.error().message, HasSubstr("announced another session"));
+    EXPECT_FALSE(refused.error().remedy.empty());
+  };
+  const auto stranger = connect(source, other);
+  wire::Hello hello;
+  hello.session = session_;
+  hello.random.bytes.fill(std::byte{7});
+  hello.guest.name = "guest";
+  hello.guest.vcpus = 1;
+  ASSERT_TRUE(stranger->send(hello, kPatience));
+  expect_refused(*stranger);
+
+  begin(source);
+  const auto lane = connect(source, other);
+  ASSERT_TRUE(lane->send(join(), kPatience));
+  expect_refused(*lane);
+  const auto asking = connect(source, other);
+  ASSERT_TRUE(asking->send(wire::Ask{session_, secret_}, kPatience));
+  expect_refused(*asking);
+  const auto resuming = connect(source, other);
+  ASSERT_TRUE(resuming->send(wire::Resume{session_, secret_, 0}, kPatience));
+  expect_refused(*resuming);
+
+  const auto good = connect(source, wire::to_text(session_));
+  ASSERT_TRUE(good->send(join(), kPatience));
+  EXPECT_TRUE(good->expect<wire::Joined>(kPatience));
 }
 
 TEST_F(TlsSession, SilentStrangersHoldNobodyUp) {
