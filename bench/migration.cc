@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "bench/aead_speed.hpp"
+#include "bench/link.hpp"
 #include "bench/loopback_migration.hpp"
 #include "bench/machine_limits.hpp"
 #include "bench/measuring.hpp"
@@ -19,13 +21,14 @@ constexpr const char* kUsage =
     "usage: migration [--guest WORKLOAD]... [--memory SIZE] [--vcpus N] [--paused] [--touched]\n"
     "                 [--lanes N] [--strategy S] [--bandwidth RATE] [--verify digest|full] "
     "[--compress C]\n"
-    "                 [--repeats N] [--json]\n"
+    "                 [--repeats N] [--tls] [--json]\n"
     "  --guest     as `migrate run` takes it; without any: a paused guest of mixed memory, the\n"
     "              same idle, and a writer of 200 MB/s in 256 MB\n"
     "  --memory    of the guest; three times that is needed [1G]\n"
     "  --paused    the guests named stand while they move\n"
     "  --touched   no holes: every page exists, and is looked at\n"
     "  --repeats   migrations of each guest [10]\n"
+    "  --tls       each migration also over TLS, in turns, beside the limit of both together\n"
     "  lanes, strategy, bandwidth, verify, compress: as `migrate send` takes them\n";
 
 // Larger pumps than this say the same and take the memory that the guests need.
@@ -40,14 +43,16 @@ struct Settings {
   std::vector<GuestChoice> guests;
   LoopbackSetup setup;
   unsigned repeats = 10;
+  bool tls = false;
   bool json = false;
 };
 
 struct Limits {
   unsigned lanes = 0;
   Figure memcpy;
-  Figure pump;         ///< As a standing guest's pages go.
-  Figure staged_pump;  ///< As a running guest's do.
+  Figure pump;                ///< As a standing guest's pages go.
+  Figure staged_pump;         ///< As a running guest's do.
+  double aes_s_per_byte = 0;  ///< Sealed and opened, on all cores. 0: not measured.
 };
 
 /// One guest's figures over all repeats.
@@ -58,6 +63,7 @@ struct Outcomes {
   Samples total_ms, once_ms, wire_bytes, cpu_s, rounds, downtime_ms;
   Samples setup, pre_copy, quiesce, final_sync, state_save, final_pages, state_load, handover;
   Samples start, verify;
+  Samples tls_once_ms, tls_cpu_s;
 };
 
 struct Column {
@@ -92,7 +98,25 @@ Limits measure_limits(const Settings& settings) {
   limits.memcpy = measure_memcpy(repeats, from, to);
   limits.pump = measure_pump(repeats, limits.lanes, PageWork::kHashed, from, to, hasher);
   limits.staged_pump = measure_pump(repeats, limits.lanes, PageWork::kStaged, from, to, hasher);
+  if (settings.tls) {
+    AeadSpeed cipher = tls_ciphers().front();
+    for (unsigned i = 0; i <= repeats; ++i) measure_aead(cipher, i > 0);
+    limits.aes_s_per_byte = (cipher.seal.median() + cipher.open.median()) / cores;
+  }
   return limits;
+}
+
+/// All pages once: what it takes without TLS, and besides it both sides' ciphers on the cores that
+/// they share here, beside what it takes with TLS.
+double of_tls_limit(const Limits& limits, const Outcomes& outcomes) {
+  const double cipher_ms = 1e3 * limits.aes_s_per_byte * outcomes.wire_bytes.median();
+  return (outcomes.once_ms.median() + cipher_ms) / outcomes.tls_once_ms.median();
+}
+
+/// Round 0 alone takes every page once; with stop-copy all that follows set-up does.
+double once_ms(const Report& report) {
+  return report.rounds.empty() ? report.total_ms - report.phases_ms.setup
+                               : report.rounds.front().ms;
 }
 
 void add(Outcomes& outcomes, const LoopbackRun& run) {
@@ -100,9 +124,7 @@ void add(Outcomes& outcomes, const LoopbackRun& run) {
   outcomes.strategy = report.strategy;
   outcomes.total_ms.add(report.total_ms);
   outcomes.memory_bytes = report.guest.memory_bytes;
-  // Round 0 alone takes every page once; with stop-copy all that follows set-up does.
-  outcomes.once_ms.add(report.rounds.empty() ? report.total_ms - report.phases_ms.setup
-                                             : report.rounds.front().ms);
+  outcomes.once_ms.add(once_ms(report));
   outcomes.wire_bytes.add(static_cast<double>(report.bytes.wire));
   outcomes.cpu_s.add(run.cpu_s);
   outcomes.rounds.add(static_cast<double>(report.rounds.size()));
@@ -126,7 +148,17 @@ Outcomes measure_guest(const Settings& settings, const GuestChoice& guest) {
   LoopbackSetup setup = settings.setup;
   setup.guest = guest.workload;
   setup.paused = guest.paused;
-  for (unsigned i = 0; i < settings.repeats; ++i) add(outcomes, migrate_over_loopback(setup));
+  const auto loopback = make_loopback_link();
+  const auto tls = make_tls_link(*loopback);
+  for (unsigned i = 0; i < settings.repeats; ++i) {
+    setup.link = nullptr;
+    add(outcomes, migrate_over_loopback(setup));
+    if (!settings.tls) continue;
+    setup.link = tls.get();
+    const LoopbackRun run = migrate_over_loopback(setup);
+    outcomes.tls_once_ms.add(once_ms(run.source));
+    outcomes.tls_cpu_s.add(run.cpu_s);
+  }
   return outcomes;
 }
 
@@ -159,6 +191,11 @@ void print_guest(const Limits& limits, const Outcomes& outcomes) {
     std::printf("  downtime       %9.2f ms   p50, %.2f ms p99\n", outcomes.downtime_ms.median(),
                 outcomes.downtime_ms.percentile(99));
   }
+  if (outcomes.tls_once_ms.count() > 0) {
+    std::printf("  by TLS         %9.2f GB/s all pages once, %.2f x the limit; cpu %.2f s\n",
+                gb_per_s(outcomes, outcomes.tls_once_ms), of_tls_limit(limits, outcomes),
+                outcomes.tls_cpu_s.median());
+  }
   std::printf("  phases (ms)   ");
   for (const Column& phase : phases_of(outcomes)) {
     std::printf(" %s %.2f", phase.name, phase.samples.median());
@@ -166,7 +203,7 @@ void print_guest(const Limits& limits, const Outcomes& outcomes) {
   std::printf("\n");
 }
 
-void print_json_guest(const Outcomes& outcomes) {
+void print_json_guest(const Limits& limits, const Outcomes& outcomes) {
   std::printf("{\"guest\":%s,\"paused\":%s,\"strategy\":%s,",
               quoted(outcomes.guest.workload).c_str(), outcomes.guest.paused ? "true" : "false",
               quoted(outcomes.strategy).c_str());
@@ -179,6 +216,11 @@ void print_json_guest(const Outcomes& outcomes) {
                 outcomes.downtime_ms.percentile(99));
   } else {
     std::printf("\"downtime_ms\":null,");
+  }
+  if (outcomes.tls_once_ms.count() > 0) {
+    std::printf("\"tls\":{\"gb_per_s_once\":%.3f,\"of_limit\":%.3f,\"cpu_s\":%.3f},",
+                gb_per_s(outcomes, outcomes.tls_once_ms), of_tls_limit(limits, outcomes),
+                outcomes.tls_cpu_s.median());
   }
   std::printf("\"phases_ms\":{");
   const char* comma = "";
@@ -202,7 +244,7 @@ void print_json(const Settings& settings, const Limits& limits,
   std::printf("\"guests\":[");
   for (std::size_t i = 0; i < guests.size(); ++i) {
     if (i > 0) std::printf(",");
-    print_json_guest(guests[i]);
+    print_json_guest(limits, guests[i]);
   }
   std::printf("]}\n");
 }
@@ -214,6 +256,8 @@ Settings parse(Arguments arguments) {
     const std::string_view name = arguments.name();
     if (name == "--json") {
       settings.json = true;
+    } else if (name == "--tls") {
+      settings.tls = true;
     } else if (name == "--paused") {
       paused = true;
     } else if (name == "--touched") {

@@ -14,11 +14,10 @@
 #include <vector>
 
 #include "bench/aead_speed.hpp"
+#include "bench/link.hpp"
 #include "bench/machine_limits.hpp"
 #include "bench/measuring.hpp"
-#include "bench/tls_keys.hpp"
 #include "migrate/options.hpp"
-#include "migrate/tls.hpp"
 
 namespace migrate::bench {
 namespace {
@@ -105,25 +104,18 @@ void run_target(Lane& lane, const Memory& to) {
   lane.target_seconds = thread_seconds() - before;
 }
 
-std::vector<Lane> open_lanes(unsigned count, std::size_t pages, bool tls) {
-  const TlsKeys keys;
-  auto acceptor = must(make_tcp_acceptor("127.0.0.1", "0"));
-  const std::string address = acceptor->address();
-  auto connector = make_tcp_connector("127.0.0.1", address.substr(address.rfind(':') + 1));
-  if (tls) {
-    acceptor = make_tls_acceptor(std::move(acceptor), keys.context(TlsRole::kAccept));
-    connector = make_tls_connector(std::move(connector), keys.context(TlsRole::kConnect));
-  }
+std::vector<Lane> open_lanes(unsigned count, std::size_t pages, const Link& link, bool tls) {
+  const Ends ends = link.open();
   std::vector<Lane> lanes(count);
   for (unsigned i = 0; i < count; ++i) {
     Lane& lane = lanes[i];
     std::jthread accepting([&] {
-      lane.target = must(acceptor->accept(kIdleMax));
+      lane.target = must(ends.acceptor->accept(kIdleMax));
       std::byte byte{};
       iovec part{&byte, 1};
       if (must(lane.target->receive({&part, 1}, kIdleMax)) != 1) give_up("a lane was closed");
     });
-    lane.source = must(connector->connect(kIdleMax));
+    lane.source = must(ends.connector->connect(kIdleMax));
     std::byte byte{};
     const iovec part{&byte, 1};
     must(lane.source->send({&part, 1}, kIdleMax));
@@ -199,6 +191,8 @@ double composed_cpu(const LaneFigures& figures, const AeadSpeed& cipher) {
 Figures measure_all(const Settings& settings) {
   const Memory from(settings.memory_bytes, 1);
   const Memory to(settings.memory_bytes, 0);
+  const auto loopback = make_loopback_link();
+  const auto secured = make_tls_link(*loopback);
   Figures figures;
   figures.ciphers = tls_ciphers();
   figures.lanes.resize(settings.lanes.size());
@@ -210,7 +204,7 @@ Figures measure_all(const Settings& settings) {
     for (LaneFigures& lanes : figures.lanes) {
       for (const bool tls : {false, true}) {
         Cost& cost = tls ? lanes.tls : lanes.plain;
-        auto opened = open_lanes(lanes.lanes, from.pages(), tls);
+        auto opened = open_lanes(lanes.lanes, from.pages(), tls ? *secured : *loopback, tls);
         pump(opened, from, to, run > 0 ? &cost : nullptr);
       }
     }
