@@ -180,6 +180,7 @@ TEST_F(VirtioBlkTest, ARequestWithoutFormStopsTheDeviceUntilItIsReset) {
                             std::vector<TestDescriptor>{{kHeader, 16}},
                             std::vector<TestDescriptor>{{kStatus, 513, kWrite}},
                             std::vector<TestDescriptor>{{~0ull, 16}, {kStatus, 1, kWrite}}}) {
+    disk_.driver.reset();
     TestQueue ring(memory_, 16, 0);
     memory_.poke(ring.layout().used.value + 2, std::uint16_t{0});
     memory_.poke(ring.layout().available.value + 2, std::uint16_t{0});

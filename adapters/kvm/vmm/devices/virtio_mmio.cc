@@ -252,7 +252,10 @@ void VirtioMmio::set_signals(Signals signals) {
 void VirtioMmio::update_line() { line_.set(signals_.interrupts != 0); }
 
 void VirtioMmio::resume() {
-  set_signals(signals());
+  {
+    MutexLock lock(signals_mutex_);
+    update_line();
+  }
   device_.resume();
 }
 

@@ -38,7 +38,7 @@ class VirtioMmio final : public IoDevice, public MovableDevice, private VirtioTr
   Status save(StateWriter& writer) override MIGRATE_EXCLUDES(mutex_);
   Status load(const SectionInfo& section, StateReader& reader) override MIGRATE_EXCLUDES(mutex_);
   Status quiesce(SteadyTime deadline) override { return device_.quiesce(deadline); }
-  void resume() override;
+  void resume() override MIGRATE_EXCLUDES(signals_mutex_);
 
  private:
   /// Bits a driver may set, and those of interrupts.
