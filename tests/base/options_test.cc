@@ -37,7 +37,9 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
       {"reconnect", "30s"},
       {"compress", "auto"},
       {"delta-cache", "32M"},
-      {"switchover-bandwidth", "same"}};
+      {"switchover-bandwidth", "same"},
+      {"io", "auto"},
+      {"zerocopy", "off"}};
   ASSERT_EQ(outgoing_option_registry().size(), expected.size());
   for (const OptionSpec& spec : outgoing_option_registry()) {
     SCOPED_TRACE(spec.name);
@@ -81,7 +83,9 @@ TEST(Options, WhatIsSetReadsBack) {
                                                        {"reconnect", "86400s"},
                                                        {"switchover-bandwidth", "0"},
                                                        {"switchover-bandwidth", "10Gbit"},
-                                                       {"switchover-bandwidth", "same"}};
+                                                       {"switchover-bandwidth", "same"},
+      {"io", "auto"},
+      {"zerocopy", "off"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;
