@@ -84,8 +84,8 @@ TEST(Options, WhatIsSetReadsBack) {
                                                        {"switchover-bandwidth", "0"},
                                                        {"switchover-bandwidth", "10Gbit"},
                                                        {"switchover-bandwidth", "same"},
-      {"io", "auto"},
-      {"zerocopy", "off"}};
+                                                       {"io", "auto"},
+                                                       {"zerocopy", "off"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;
