@@ -1,8 +1,9 @@
 // TlsChannel: a Channel that secures another one.
 //
-// OpenSSL never sees the connection. In the handshake it reads from one buffer and writes to
-// another; after it the records are sealed and opened here (tls_records.hpp), each way by itself.
-// What is between the buffers and the peer is the inner channel's: its timeouts, its interrupts.
+// OpenSSL never sees the connection. It reads records from one buffer and writes them to another,
+// and what is between those and the peer is the inner channel's: its timeouts, its interrupts. So
+// nothing ever waits inside OpenSSL, and one lock around it, never held while waiting, lets a
+// thread send and another receive.
 #pragma once
 
 #include <atomic>
@@ -15,12 +16,12 @@
 #include "base/mutex.hpp"
 #include "migrate/channel.hpp"
 #include "transport/tls_context.hpp"
-#include "transport/tls_records.hpp"
+#include "transport/tls_turns.hpp"
 
 namespace migrate {
 
-/// Where in the caller's parts a send or a receive stands.
-class TlsParts;
+/// Where in the caller's parts a send stands.
+class PlainCursor;
 
 class TlsChannel final : public Channel {
  public:
@@ -49,19 +50,17 @@ class TlsChannel final : public Channel {
   [[nodiscard]] std::string announced_session() const override;
 
  private:
-  /// Bytes to or from the inner channel; never grows.
+  /// Bytes between OpenSSL and the inner channel; never grows.
   struct Buffer {
     std::vector<std::byte> bytes;
     std::size_t begin = 0;
     std::size_t end = 0;
-    [[nodiscard]] std::span<const std::byte> held() const {
-      return std::span(bytes).subspan(begin, end - begin);
-    }
   };
+  enum class Taken : std::uint8_t { kBytes, kNothing, kEnd };
 
   TlsChannel(std::unique_ptr<Channel> inner, std::shared_ptr<TlsContext> context, SslPtr ssl);
 
-  // OpenSSL's BIO on the buffers: called by it in the handshake.
+  // OpenSSL's BIO on the buffers: called by it, within a turn.
   static BIO_METHOD* bio_method();
   static int bio_write(BIO* bio, const char* bytes, std::size_t size, std::size_t* written);
   static int bio_read(BIO* bio, char* bytes, std::size_t size, std::size_t* read);
@@ -69,68 +68,53 @@ class TlsChannel final : public Channel {
   [[nodiscard]] Status check_usable() const;
   Status run_handshake(std::chrono::nanoseconds timeout) MIGRATE_REQUIRES(handshake_mutex_);
   /// What OpenSSL can do of it with what has come; true when it is done.
-  Result<bool> step_handshake();
-  Status check_peer();
-  Status take_over();
+  Result<bool> step_handshake() MIGRATE_EXCLUDES(turns_);
+  Status check_peer() MIGRATE_REQUIRES(turns_);
   /// Of what came first: nothing that begins TLS.
   [[nodiscard]] bool peer_is_plain() const;
-  void part_from(const Error& error, bool plain) MIGRATE_REQUIRES(receiving_);
+  void part_from(const Error& error, bool plain);
 
   /// Encrypts the next bytes, as many as leave at once, into leaving_.
-  Status seal_next(TlsParts& parts);
-  Status seal_own(TlsContent type, std::span<std::byte> content);
-  Status renew_key();
+  Status encrypt(PlainCursor& cursor) MIGRATE_EXCLUDES(turns_);
+  Status encrypt_piece(std::span<const std::byte> piece) MIGRATE_REQUIRES(turns_);
+  Status renew_key() MIGRATE_REQUIRES(turns_);
+  /// Takes what OpenSSL wrote of itself: handshakes and alerts.
+  void take_written() MIGRATE_EXCLUDES(turns_);
   Status flush(std::chrono::nanoseconds idle_max);
-
-  /// Decrypts what has come into `parts`: how many bytes, 0 where all of it was TLS's own.
-  Result<std::size_t> take_records(TlsParts& parts) MIGRATE_REQUIRES(receiving_);
-  /// The next record as it came; empty where it has not come whole.
-  Result<std::span<const std::byte>> next_record() MIGRATE_REQUIRES(receiving_);
-  /// Its content to `parts`, or where they have no room to held_; how many bytes `parts` got.
-  Result<std::size_t> open_record(std::span<const std::byte> record, TlsParts& parts)
-      MIGRATE_REQUIRES(receiving_);
-  Result<std::size_t> open_other(std::span<const std::byte> record, std::size_t size,
-                                 TlsParts& parts) MIGRATE_REQUIRES(receiving_);
-  Status decrypt(std::span<const std::byte> record, std::span<const iovec> parts, std::byte& last)
-      MIGRATE_REQUIRES(receiving_);
-  std::size_t give_held(TlsParts& parts) MIGRATE_REQUIRES(receiving_);
-  Status take_alert(std::span<const std::byte> alert) MIGRATE_REQUIRES(receiving_);
-  Status take_messages(std::span<const std::byte> messages) MIGRATE_REQUIRES(receiving_);
+  /// Decrypts what has come into `parts`.
+  Result<Taken> decrypt(std::span<const iovec> parts, std::size_t& count) MIGRATE_EXCLUDES(turns_);
   /// Waits for bytes from the peer; false at their end.
-  Result<bool> fill(std::chrono::nanoseconds idle_max) MIGRATE_REQUIRES(receiving_);
+  Result<bool> fill(std::chrono::nanoseconds idle_max);
+  Error break_off(bool established) MIGRATE_REQUIRES(turns_);
   /// The alert by which the peer explains why it takes no more; else `error`.
-  Error explained(Error error) MIGRATE_EXCLUDES(receiving_);
+  Error explained(Error error) MIGRATE_EXCLUDES(turns_);
 
   const std::unique_ptr<Channel> inner_;
   const std::shared_ptr<TlsContext> context_;
 
-  // The handshake's.
-  TlsNotes notes_;
-  SslPtr ssl_;          // Gone once it is done.
-  bool begun_ = false;  // The peer has begun its side.
+  TlsNotes notes_;  // The handshake's; not changed once established_ is set.
+  TlsTurns turns_;  // Whose turn it is with OpenSSL.
+  const SslPtr ssl_ MIGRATE_PT_GUARDED_BY(turns_);
+  std::optional<Error> broken_ MIGRATE_GUARDED_BY(turns_);  // OpenSSL is not asked again.
+  // Used in turns only, also by OpenSSL's callbacks, which cannot be annotated.
+  Buffer out_;             // What OpenSSL has written.
+  bool may_read_ = false;  // It may read from in_ in this turn.
+  bool begun_ = false;     // The peer has begun its side of the handshake.
 
   // The receiving thread's. The sending one borrows them, if they are free, to see why it failed.
   Mutex receiving_;
-  TlsKeys opening_;
-  Buffer in_;                    // As it came.
-  Buffer held_;                  // Decrypted, and not yet asked for.
-  std::vector<iovec> arriving_;  // Where a record goes.
-  std::optional<Error> broken_;  // The peer's stream has ended so.
-  bool ended_ = false;           // It has ended as it should.
-  bool heard_ = false;           // The peer has said something since the handshake.
-  unsigned empty_records_ = 0;   // In a row.
-  std::atomic<bool> renewal_asked_{false};
+  Buffer in_;           // What OpenSSL reads, in turns of this thread.
+  bool heard_ = false;  // The peer has said something since the handshake.
 
   // The sending thread's.
-  TlsKeys sending_;
   Buffer leaving_;                      // What it gives the inner channel.
-  std::vector<iovec> pieces_;           // Of a record.
+  std::vector<std::byte> gathered_;     // Small parts, joined to a record.
   std::uint64_t key_bytes_ = 0;         // Sent with the present key.
   std::atomic<bool> cut_short_{false};  // The peer may have part of a record.
 
   Mutex handshake_mutex_;
   std::optional<Error> failed_ MIGRATE_GUARDED_BY(handshake_mutex_);
-  std::string identity_;  // Written before established_ is set, as notes_ are.
+  std::string identity_;  // Written before established_ is set.
   std::atomic<bool> established_{false};
 
   Mutex flag_mutex_;  // Keeps this flag and the inner channel's alike.

@@ -79,25 +79,6 @@ int note_session(SSL* ssl, int* alert, void* /*argument*/) {
   return SSL_CLIENT_HELLO_SUCCESS;
 }
 
-/// OpenSSL tells the secrets of a handshake in lines of NSS's key log: label, the client's random,
-/// secret. It is the only way to have them.
-void note_secret(const SSL* ssl, const char* line) {
-  auto* const notes = static_cast<TlsNotes*>(SSL_get_app_data(ssl));
-  const std::string_view text = line;
-  TlsSecret* secret = nullptr;
-  if (text.starts_with("CLIENT_TRAFFIC_SECRET_0 ")) secret = &notes->client;
-  if (text.starts_with("SERVER_TRAFFIC_SECRET_0 ")) secret = &notes->server;
-  if (secret == nullptr) return;
-  const std::string_view digits = text.substr(text.rfind(' ') + 1);
-  std::size_t size = 0;
-  const std::string terminated(digits);
-  if (OPENSSL_hexstr2buf_ex(secret->bytes.data(), secret->bytes.size(), &size, terminated.c_str(),
-                            '\0') == 1) {
-    secret->size = size;
-  }
-  OPENSSL_cleanse(const_cast<char*>(terminated.data()), terminated.size());
-}
-
 /// RFC 7301, 3.1: each name after its length.
 std::string protocol_list(std::string_view session) {
   std::string list = static_cast<char>(kTlsProtocol.size()) + std::string(kTlsProtocol);
@@ -133,8 +114,6 @@ Status check_options(TlsRole role, const TlsOptions& options) {
 
 }  // namespace
 
-TlsSecret::~TlsSecret() { OPENSSL_cleanse(bytes.data(), bytes.size()); }
-
 Result<std::shared_ptr<TlsContext>> make_tls_context(TlsRole role, const TlsOptions& options) {
   return TlsContext::create(role, options);
 }
@@ -161,7 +140,6 @@ Status TlsContext::configure() {
         .advise("check the host's OpenSSL configuration (openssl.cnf)");
   }
   SSL_CTX_set_alpn_select_cb(ctx, select_protocol, nullptr);
-  SSL_CTX_set_keylog_callback(ctx, note_secret);
   if (role_ == TlsRole::kAccept) SSL_CTX_set_client_hello_cb(ctx, note_session, nullptr);
   // No tickets and no cache: each connection proves anew who it is.
   SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION |

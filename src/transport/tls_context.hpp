@@ -3,7 +3,6 @@
 
 #include <openssl/ssl.h>
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -46,21 +45,9 @@ struct PreSharedKey {
   PreSharedKey& operator=(PreSharedKey&&) = default;
 };
 
-/// A secret, wiped when it goes: of a hash of at most 48 bytes (SHA-384).
-struct TlsSecret {
-  std::array<unsigned char, 48> bytes{};
-  std::size_t size = 0;
-  TlsSecret() = default;
-  TlsSecret(const TlsSecret&) = default;
-  TlsSecret& operator=(const TlsSecret&) = default;
-  ~TlsSecret();
-};
-
 /// What OpenSSL tells of a handshake; an SSL object's application data.
 struct TlsNotes {
   std::optional<std::string> announced;  ///< Of an accepting side: the session the peer offers.
-  TlsSecret client;                      ///< RFC 8446, 7.1: client_application_traffic_secret_0.
-  TlsSecret server;
 };
 
 class TlsContext {

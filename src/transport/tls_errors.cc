@@ -79,6 +79,20 @@ const char* refused_there(int reason, const char*& remedy) {
 
 bool is_alert(int reason) { return reason >= SSL_AD_REASON_OFFSET; }
 
+constexpr const char* kLookBetween =
+    "look for devices between the hosts that change connections, and try again";
+
+/// OpenSSL's words for what has no case of its own.
+Error other_failure(const TlsFailure& at, const std::string& text) {
+  if (at.established) {
+    return make_error(ErrorCode::kProtocol, "TLS with " + at.peer + " broke: " + text)
+        .advise(kLookBetween);
+  }
+  return make_error(ErrorCode::kUnauthorized,
+                    "the TLS handshake with " + at.peer + " failed: " + text)
+      .advise("see the other side's output for its reason");
+}
+
 Error wrong_protocol(const std::string& peer, const std::string& what) {
   return make_error(ErrorCode::kProtocol, peer + what)
       .advise(
@@ -110,7 +124,9 @@ Error by_reason(const TlsFailure& at, int reason, const std::string& text) {
       return wrong_protocol(at.peer, " speaks TLS, but not for migrations");
     case SSL_R_WRONG_VERSION_NUMBER:
     case SSL_R_HTTP_REQUEST:
-      return plain_peer_error(at.context.role(), at.peer);
+      // Who has done its handshake speaks TLS, whatever the network makes of it.
+      return at.established ? other_failure(at, text)
+                            : plain_peer_error(at.context.role(), at.peer);
     case SSL_R_UNEXPECTED_EOF_WHILE_READING:
       return silent_peer_error(at.context.role(), at.peer);
     case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED:
@@ -129,13 +145,9 @@ Error by_reason(const TlsFailure& at, int reason, const std::string& text) {
     case SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC:
       return make_error(ErrorCode::kIntegrity, "bytes on the way to or from " + at.peer +
                                                    " were changed, or the peer is broken")
-          .advise("look for devices between the hosts that change connections, and try again");
+          .advise(kLookBetween);
     default:
-      return at.established
-                 ? make_error(ErrorCode::kProtocol, "TLS with " + at.peer + " broke: " + text)
-                 : make_error(ErrorCode::kUnauthorized,
-                              "the TLS handshake with " + at.peer + " failed: " + text)
-                       .advise("see the other side's output for its reason");
+      return other_failure(at, text);
   }
 }
 
@@ -150,16 +162,6 @@ std::string last_openssl_reason() {
   char buffer[256];
   ERR_error_string_n(code, buffer, sizeof buffer);
   return buffer;
-}
-
-Error alert_error(const TlsFailure& at, int alert) {
-  const int reason = SSL_AD_REASON_OFFSET + alert;
-  const char* remedy = nullptr;
-  if (const char* const why = refused_there(reason, remedy)) {
-    return unauthorized(at.peer + " refuses this host's certificate: " + why, remedy);
-  }
-  const char* const known = SSL_alert_desc_string_long(alert);
-  return by_reason(at, reason, known != nullptr ? known : "no reason known");
 }
 
 Error tls_error(const TlsFailure& at) {
@@ -177,7 +179,11 @@ Error tls_error(const TlsFailure& at) {
     }
     return by_reason(at, reason, text);
   }
-  return alert_error(at, reason - SSL_AD_REASON_OFFSET);
+  const char* remedy = nullptr;
+  if (const char* const why = refused_there(reason, remedy)) {
+    return unauthorized(at.peer + " refuses this host's certificate: " + why, remedy);
+  }
+  return by_reason(at, reason, text);
 }
 
 Error plain_peer_error(TlsRole role, const std::string& peer) {

@@ -24,9 +24,6 @@ struct TlsFailure {
 /// The error for a fatal failure that this thread's queue of OpenSSL's errors explains.
 [[nodiscard]] Error tls_error(const TlsFailure& failure);
 
-/// The error for an alert of the peer's; `failure.ssl` may be nullptr.
-[[nodiscard]] Error alert_error(const TlsFailure& failure, int alert);
-
 /// The peer's first byte begins no TLS record.
 [[nodiscard]] Error plain_peer_error(TlsRole role, const std::string& peer);
 /// The peer went away in the handshake and said nothing.

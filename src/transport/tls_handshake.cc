@@ -78,6 +78,7 @@ Status TlsChannel::run_handshake(nanoseconds timeout) {
       return error;
     }
     auto done = step_handshake();
+    take_written();
     Status sent = flush(left_until(deadline));
     if (!done) {
       part_from(done.error(), false);
@@ -102,31 +103,17 @@ bool TlsChannel::peer_is_plain() const {
 }
 
 Result<bool> TlsChannel::step_handshake() {
-  // Done before, but what it ended with could not be sent.
-  if (ssl_ == nullptr) return true;
+  TlsTurn turn(turns_);
   ERR_clear_error();
+  may_read_ = true;
   begun_ = begun_ || in_.end > 0;
   const int result = SSL_do_handshake(ssl_.get());
   if (result == 1) {
     MIGRATE_TRY(check_peer());
-    MIGRATE_TRY(take_over());
     return true;
   }
   if (SSL_get_error(ssl_.get(), result) == SSL_ERROR_WANT_READ) return false;
-  return tls_error({*context_, ssl_.get(), peer(), false});
-}
-
-/// From here on OpenSSL has nothing to do with the connection but the ciphers.
-Status TlsChannel::take_over() {
-  const bool connects = context_->role() == TlsRole::kConnect;
-  const TlsSecret& mine = connects ? notes_.client : notes_.server;
-  const TlsSecret& theirs = connects ? notes_.server : notes_.client;
-  MIGRATE_TRY(sending_.begin(ssl_.get(), mine, TlsKeys::Use::kSeal));
-  MIGRATE_TRY(opening_.begin(ssl_.get(), theirs, TlsKeys::Use::kOpen));
-  // It has read no further than its last message: the peer's records begin where in_ does.
-  MIGRATE_CHECK(SSL_has_pending(ssl_.get()) == 0);
-  ssl_.reset();
-  return {};
+  return break_off(false);
 }
 
 Status TlsChannel::check_peer() {
@@ -134,20 +121,27 @@ Status TlsChannel::check_peer() {
   unsigned int size = 0;
   SSL_get0_alpn_selected(ssl_.get(), &protocol, &size);
   if (std::string_view(reinterpret_cast<const char*>(protocol), size) != kTlsProtocol) {
-    return make_error(ErrorCode::kProtocol, peer() + " speaks TLS, but not for migrations")
-        .advise("check the address: another service answers there");
+    broken_ = make_error(ErrorCode::kProtocol, peer() + " speaks TLS, but not for migrations")
+                  .advise("check the address: another service answers there");
+    return *broken_;
   }
   if (context_->uses_psk()) {
     // OpenSSL calls a session that begins with a key of ours "reused"; nothing else can be.
     if (SSL_session_reused(ssl_.get()) != 1) {
-      return make_error(ErrorCode::kUnauthorized, peer() + " did not use the pre-shared key")
-          .advise("give both hosts the same --tls-psk file");
+      broken_ = make_error(ErrorCode::kUnauthorized, peer() + " did not use the pre-shared key")
+                    .advise("give both hosts the same --tls-psk file");
+      return *broken_;
     }
     identity_ = "psk:" + context_->psk_id();
     return {};
   }
   const X509Ptr certificate(SSL_get1_peer_certificate(ssl_.get()));
-  MIGRATE_ASSIGN(identity_, fingerprint_of(certificate.get(), peer()));
+  auto identity = fingerprint_of(certificate.get(), peer());
+  if (!identity) {
+    broken_ = identity.error();
+    return *broken_;
+  }
+  identity_ = *std::move(identity);
   return {};
 }
 
@@ -164,7 +158,6 @@ void TlsChannel::part_from(const Error& error, bool plain) {
     if (!inner_->send({&part, 1}, left_until(deadline))) return;
   }
   for (std::size_t taken = 0; taken < kFarewellBytes; taken += in_.end) {
-    in_.begin = in_.end = 0;
     const auto more = fill(left_until(deadline));
     if (!more || !*more) return;
   }
