@@ -15,6 +15,12 @@ constexpr std::uint64_t kUnlearned = 8;
 // Batches on a way before it is judged.
 constexpr std::uint64_t kJudged = 20;
 
+// At first the socket's queue fills and nothing waits. Then a slow link holds every batch for
+// nearly all of its time: two in a row are no accident, and some more say how slow it is.
+constexpr double kHeldShare = 0.7;
+constexpr std::uint64_t kHeld = 2;
+constexpr std::uint64_t kHeldJudged = 5;
+
 // A sample of 32 KiB takes 0.1 ms, a batch at 5 GB/s 0.2 ms: one in so many batches is under 1 %.
 constexpr std::uint64_t kSampleEvery = 48;
 // While levels are unknown, they are sampled one after the other.
@@ -60,7 +66,8 @@ CompressionPolicy::Plan CompressionPolicy::next() const {
 std::optional<int> CompressionPolicy::level_to_sample() const {
   const auto unknown =
       std::find_if(levels_.begin(), levels_.end(), [](const Level& level) { return !level.known; });
-  const std::uint64_t every = unknown != levels_.end() ? kFirstSampleEvery : kSampleEvery;
+  std::uint64_t every = unknown != levels_.end() ? kFirstSampleEvery : kSampleEvery;
+  if (unknown != levels_.end() && held_ >= kHeld) every = 1;
   if (batches_ % every != 0) return std::nullopt;
   // Where the lane hardly waits, there is no time for packing to fill.
   const Measured& now = measured(Way::kAsIs);
@@ -109,11 +116,24 @@ void CompressionPolicy::learn_levels(const Batch& batch, const Plan& plan) {
         static_cast<double>(batch.sampled_to) / sampled);
 }
 
+/// A short transfer over a slow link should not be over before the link is known.
+void CompressionPolicy::watch_the_link(const Batch& batch) {
+  if (!is_first_way()) {
+    held_ = 0;
+    return;
+  }
+  const bool held = seconds(batch.waiting) > kHeldShare * seconds(batch.took);
+  held_ = held ? held_ + 1 : 0;
+  // What came before was the queue's time, not the link's.
+  if (held_ == kHeld) measured(way_) = {};
+}
+
 void CompressionPolicy::note(const Batch& batch, const Plan& plan) {
   if (choice_.mode != CompressionChoice::Mode::kAuto || batch.content == 0) return;
   ++batches_;
   learn_levels(batch, plan);
-  if (on_this_way() > kUnlearned) {
+  watch_the_link(batch);
+  if (on_this_way() > kUnlearned || held_ >= kHeld) {
     const auto content = static_cast<double>(batch.content);
     const auto work = batch.took - batch.waiting - batch.packing - batch.sampling;
     Measured& now = measured(way_);
@@ -132,7 +152,7 @@ void CompressionPolicy::take(Way way) {
 }
 
 void CompressionPolicy::choose() {
-  if (on_this_way() < kJudged) return;
+  if (on_this_way() < kJudged && held_ < kHeldJudged) return;
   const auto level = most_promising();
   const Way other = way_ == Way::kAsIs ? Way::kPacked : Way::kAsIs;
   const double now = measured(way_).time;

@@ -83,6 +83,9 @@ class CompressionPolicy {
   [[nodiscard]] std::optional<std::size_t> most_promising() const;
   [[nodiscard]] std::optional<int> level_to_sample() const;
   [[nodiscard]] std::uint64_t on_this_way() const { return batches_ - since_; }
+  /// Packing has not been tried yet.
+  [[nodiscard]] bool is_first_way() const { return since_ == 0; }
+  void watch_the_link(const Batch& batch);
   void learn_levels(const Batch& batch, const Plan& plan);
   void choose();
   void take(Way way);
@@ -95,6 +98,7 @@ class CompressionPolicy {
   std::size_t level_ = 0;  ///< Index into kLevels, when packing.
   std::uint64_t batches_ = 0;
   std::uint64_t since_ = 0;       ///< When this way was taken.
+  std::uint64_t held_ = 0;        ///< Batches in a row that mostly waited, before packing is tried.
   std::uint64_t patience_ = 256;  ///< So many batches pass before the other way is tried again.
 };
 

@@ -132,6 +132,21 @@ TEST(CompressionPolicy, IsNeverMuchSlowerThanTheBetterOfAlwaysAndNever) {
   }
 }
 
+// What fills the socket's queue goes as it is, and a few batches more.
+TEST(CompressionPolicy, KnowsASlowLinkAfterAFewBatches) {
+  for (const double link : {12.5e6, 62.5e6, 125e6}) {
+    CompressionPolicy policy({CompressionChoice::Mode::kAuto, 1});
+    Lane lane(link, 5e9);
+    int whole = 0;
+    for (int i = 0; i < 60; ++i) {
+      const double before = lane.sent();
+      lane.send(kText, policy);
+      if (lane.sent() - before == kMiB) ++whole;
+    }
+    EXPECT_LE(whole, 14) << link;
+  }
+}
+
 TEST(CompressionPolicy, PacksOnASlowLinkAndNotOnAFastOne) {
   EXPECT_LT(time_of({CompressionChoice::Mode::kAuto, 1}, 125e6, only(kText, 1000)),
             0.45 * time_of({CompressionChoice::Mode::kNone, 1}, 125e6, only(kText, 1000)));
