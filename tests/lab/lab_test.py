@@ -17,7 +17,7 @@ from gtest_output import SkippedTests
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _RUN = [sys.executable, "-B", os.path.join(_HERE, "run_in_lab.py"), "--no-fetch"]
-_PATIENCE_S = 60
+_PATIENCE_S = 240
 
 
 class Lab(unittest.TestCase):

@@ -16,7 +16,7 @@ _CONSOLE_LINES = 60
 # Far beyond what it takes on a busy machine; a calm one needs some 5 s.
 _BOOT_S = 180
 # After the exit code was told, power off is all there is to do.
-_POWER_OFF_S = 20
+_POWER_OFF_S = 60
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
