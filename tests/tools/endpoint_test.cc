@@ -1,6 +1,16 @@
 #include "tools/migrate/endpoint.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/vm_sockets.h>
+#include <sys/socket.h>
+
+#include <string>
+#include <utility>
+
+#include "base/fd.hpp"
+#include "tests/transport/channel_io.hpp"
+#include "transport/socket_address.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -36,6 +46,7 @@ TEST(Endpoint, OtherKindsParseAndReadAsTheyWereGiven) {
     ASSERT_TRUE(parsed) << each.given;
     EXPECT_EQ(parsed->kind, each.kind) << each.given;
     EXPECT_EQ(parsed->text(), each.text);
+    if (each.kind == Kind::kVsock) continue;
     EXPECT_TRUE(require_loopback(*parsed)) << each.given;
   }
 }
@@ -85,20 +96,46 @@ TEST(Endpoint, AnInheritedTcpSocketIsJudgedByWhereItListens) {
     const auto endpoint = parse_endpoint(text, EndpointUse::kListen);
     ASSERT_TRUE(endpoint);
     EXPECT_EQ(require_loopback(*endpoint).has_value(), allowed) << host;
-    // A copy listens, and what was inherited stays open.
+    // A copy listens, and what was inherited stays open, but not for sessions' processes.
+    ASSERT_EQ(::fcntl(listening->socket.get(), F_SETFD, 0), 0);
     EXPECT_TRUE(listen_on(*endpoint, {}));
+    EXPECT_EQ(::fcntl(listening->socket.get(), F_GETFD), FD_CLOEXEC);
     EXPECT_TRUE(listen_on(*endpoint, {}));
   }
   EXPECT_FALSE(listen_on(*parse_endpoint("fd:0", EndpointUse::kListen), {}));
   EXPECT_FALSE(listen_on(*parse_endpoint("fd:9999", EndpointUse::kListen), {}));
 }
 
+/// A vsock socket at `cid`, as `fd:N`; empty where this kernel has no such.
+std::string vsock_endpoint(std::uint32_t cid, Fd& socket) {
+  socket = Fd(::socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const SocketAddress address = vsock_address(cid, VMADDR_PORT_ANY);
+  if (!socket || ::bind(socket.get(), address.get(), address.length) != 0) return {};
+  return "fd:" + std::to_string(socket.get());
+}
+
+TEST(Endpoint, AnInheritedVsockSocketForAnyMachineIsBeyondLoopback) {
+  Fd socket;
+  const std::string text = vsock_endpoint(kVsockCidAny, socket);
+  if (text.empty()) GTEST_SKIP() << test::kNoVsockLoopback;
+  EXPECT_FALSE(require_loopback(*parse_endpoint(text, EndpointUse::kListen)));
+}
+
+TEST(Endpoint, AnInheritedVsockSocketForThisMachineAloneIsNot) {
+  Fd socket;
+  const std::string text = vsock_endpoint(VMADDR_CID_LOCAL, socket);
+  if (text.empty()) GTEST_SKIP() << test::kNoVsockLoopback;
+  EXPECT_TRUE(require_loopback(*parse_endpoint(text, EndpointUse::kListen)));
+}
+
 TEST(Endpoint, OnlyLoopbackPassesWithoutInsistence) {
-  for (const char* text : {"127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "[::ffff:127.0.0.1]:1"}) {
+  for (const char* text :
+       {"127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "vsock:1:4444"}) {
     EXPECT_TRUE(require_loopback(*parse_endpoint(text, EndpointUse::kListen))) << text;
   }
   for (const char* text :
-       {"10.0.0.1:1", "0.0.0.0:1", "[::]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1"}) {
+       {"10.0.0.1:1", "0.0.0.0:1", "[::]:1", "[fe80::1]:1", "[::ffff:10.0.0.1]:1", "vsock:4444",
+        "vsock:any:4444", "vsock:2:4444", "vsock:3:4444", "vsock:4294967295:4444"}) {
     const Status status = require_loopback(*parse_endpoint(text, EndpointUse::kListen));
     ASSERT_FALSE(status) << text;
     EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument) << text;

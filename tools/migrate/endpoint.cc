@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <netinet/in.h>
 
@@ -96,13 +97,16 @@ std::optional<std::string_view> after(std::string_view text, std::string_view pr
   return text.substr(prefix.size());
 }
 
-Error beyond_loopback(const Endpoint& endpoint) {
+Error beyond_loopback(const Endpoint& endpoint, bool vsock = false) {
   return make_error(ErrorCode::kInvalidArgument,
                     endpoint.text() +
-                        " is beyond loopback, and plain TCP is neither encrypted nor authenticated")
+                        (vsock ? " is open to every virtual machine on the host, and "
+                                 "plain vsock"
+                               : " is beyond loopback, and plain TCP") +
+                        " is neither encrypted nor authenticated")
       .advise(
           "give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides (see `migrate "
-          "keygen`); --insecure is for networks that are trusted");
+          "keygen`); --insecure is for networks and virtual machines that are trusted");
 }
 
 /// Somebody else chose where it listens.
@@ -110,6 +114,12 @@ Status require_loopback_of(const Endpoint& endpoint) {
   SocketAddress address;
   const int fd = number_in<int>(endpoint.port).value_or(-1);
   if (::getsockname(fd, address.get(), &address.length) != 0) return {};
+  if (address.family() == AF_VSOCK) {
+    sockaddr_vm vm{};
+    std::memcpy(&vm, address.get(), sizeof(vm));
+    if (vm.svm_cid == VMADDR_CID_LOCAL) return {};
+    return beyond_loopback(endpoint, true);
+  }
   if (!address.is_ip() || address.is_loopback()) return {};
   return beyond_loopback(endpoint);
 }
@@ -139,7 +149,11 @@ Result<Endpoint> parse_endpoint(std::string_view text, EndpointUse use) {
 
 Status require_loopback(const Endpoint& endpoint) {
   if (endpoint.kind == Endpoint::Kind::kInherited) return require_loopback_of(endpoint);
-  if (endpoint.kind != Endpoint::Kind::kTcp) return {};
+  if (endpoint.kind == Endpoint::Kind::kUnix) return {};
+  if (endpoint.kind == Endpoint::Kind::kVsock) {
+    if (cid_of(endpoint) == VMADDR_CID_LOCAL) return {};
+    return beyond_loopback(endpoint, true);
+  }
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -181,6 +195,9 @@ Result<ListeningSocket> listen_on(const Endpoint& endpoint, const SocketOptions&
                                 "this process has not inherited descriptor " + endpoint.port)
             .advise("give the number of a listening socket; a service manager's first one is 3");
       }
+      // A session's process outlives the listener: in it, the original would keep the address
+      // taken.
+      ::fcntl(fd, F_SETFD, FD_CLOEXEC);
       auto listening = listen_inherited(copy.get());
       if (listening) [[maybe_unused]]
         const int taken = copy.release();

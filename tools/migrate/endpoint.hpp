@@ -26,16 +26,17 @@ enum class EndpointUse : std::uint8_t { kSend, kListen };
 /// "fd:3". kInvalidArgument says what is wrong with anything else.
 [[nodiscard]] Result<Endpoint> parse_endpoint(std::string_view text, EndpointUse use);
 
-/// Plain TCP shows a guest's memory to the network and lets anybody on it write there, so it is
-/// kept to addresses of this host unless the user insists; who may connect to a UNIX socket or by
-/// vsock is this host's to say. kInvalidArgument when one of the addresses of `endpoint` is TCP's
-/// and not a loopback address, kConnectFailed when the name is unknown.
+/// Plain TCP shows a guest's memory to the network and lets anybody on it write there, and vsock
+/// lets every virtual machine on the host, so both are kept to loopback (vsock's is CID 1) unless
+/// the user insists; who may connect to a UNIX socket is its mode's to say. kInvalidArgument when
+/// an address of `endpoint` is beyond that, kConnectFailed when the name is unknown.
 [[nodiscard]] Status require_loopback(const Endpoint& endpoint);
 
 /// What connects to `endpoint`, which is not an inherited one.
 [[nodiscard]] std::unique_ptr<Connector> connector_to(const Endpoint& endpoint,
                                                       const SocketOptions& options);
-/// Listens there. An inherited descriptor is left open: a copy is taken.
+/// Listens there. An inherited descriptor is left open, but for programs that are run later: a copy
+/// is taken.
 [[nodiscard]] Result<ListeningSocket> listen_on(const Endpoint& endpoint,
                                                 const SocketOptions& options);
 

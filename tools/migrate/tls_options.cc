@@ -35,8 +35,9 @@ void add_tls_options(CLI::App& command, TlsChoice& choice, TlsRole role) {
                     "The name in the target's certificate (default: the host connected to)")
         ->type_name("NAME");
   }
-  command.add_flag("--insecure", choice.insecure,
-                   "Allow plain TCP, neither encrypted nor authenticated, beyond loopback");
+  command.add_flag(
+      "--insecure", choice.insecure,
+      "Allow plain TCP or vsock, neither encrypted nor authenticated, beyond loopback");
 }
 
 TlsOptions with_absolute_paths(TlsOptions files) {

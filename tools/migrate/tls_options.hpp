@@ -16,7 +16,7 @@ namespace migrate::tool {
 /// How this side of a connection is secured, as on the command line.
 struct TlsChoice {
   TlsOptions files;
-  bool insecure = false;  ///< Plain TCP also beyond loopback.
+  bool insecure = false;  ///< Plain TCP and vsock also beyond loopback.
 };
 
 /// Adds the options, and --tls-name where this side connects.
