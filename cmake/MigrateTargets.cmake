@@ -60,8 +60,10 @@ endfunction()
 
 # migrate_test(wire_test SOURCES a_test.cc LINK migrate LABELS kvm): a GoogleTest program whose cases
 # are ctest tests. Internal headers of src/ and the project's root are on its include path.
+# HUGE_PAGES is a filter (as --gtest_filter, without '-') of the cases that take huge pages from the
+# host's one pool: ctest runs one of all these at a time, so that none waits within its own time.
 function(migrate_test name)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINK;LABELS;PROPERTIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;HUGE_PAGES" "SOURCES;LINK;LABELS;PROPERTIES" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gtest GTest::gmock GTest::gtest_main)
@@ -69,6 +71,15 @@ function(migrate_test name)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}" ${ARG_PROPERTIES})
+  set(properties TIMEOUT ${ARG_TIMEOUT} ${ARG_PROPERTIES})
+  if(ARG_LABELS)
+    list(APPEND properties LABELS "${ARG_LABELS}")
+  endif()
+  set(others)
+  if(ARG_HUGE_PAGES)
+    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "${ARG_HUGE_PAGES}"
+      TEST_LIST ${name}_HUGE_PAGES PROPERTIES RESOURCE_LOCK huge_pages ${properties})
+    set(others TEST_FILTER "-${ARG_HUGE_PAGES}")
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 ${others} PROPERTIES ${properties})
 endfunction()
