@@ -169,7 +169,10 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> Incoming::Impl::wait_for_lan
     if (!next && next.error().code == ErrorCode::kTimeout) continue;
     if (!next) return std::move(next).error();
     if (*next == wire::RecordType::kAbort || *next == wire::RecordType::kError) {
-      return control_->expect<wire::Barrier>(options_.hello_timeout).error();
+      auto end = control_->receive(options_.hello_timeout);
+      if (!end) return std::move(end).error();
+      // Whatever came after a first byte that looked like one of these, it was not its turn.
+      return RecordChannel::unexpected(*end, wire::RecordType::kJoin);
     }
     // It is past this already: the last lane is about to be let in here, too.
     return introductions.wait_for_lanes(left);
@@ -199,7 +202,9 @@ void Incoming::Impl::refuse(Error error) {
   early_error_ = std::move(error);
 }
 
-/// The source hears of us while we wait. It is silent when it is so on all lanes.
+/// A source that waits for READY's lease hears of us meanwhile. In the rounds nobody listens: it
+/// reads the control lane at barriers, and what is said there before would fill the socket. It is
+/// silent when it is so on all lanes.
 std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive(nanoseconds idle_max) {
   const bool lanes_count = driver_->machine().state() == TargetState::kReceiving;
   auto heard_at = clock_.now();
@@ -217,6 +222,7 @@ std::optional<Result<RecordChannel::Record>> Incoming::Impl::receive(nanoseconds
     // A lease does not depend on what is said meanwhile.
     if (std::exchange(heard, all_heard()) != heard && lanes_count) heard_at = now;
     if (now - heard_at >= idle_max) return record;
+    if (lanes_count) continue;
     if (Status said = keep_alive(); !said) return Result<RecordChannel::Record>(said.error());
   }
 }

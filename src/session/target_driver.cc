@@ -2,6 +2,7 @@
 
 #include <thread>
 
+#include "base/guarded.hpp"
 #include "base/log.hpp"
 
 namespace migrate::session {
@@ -64,14 +65,63 @@ void TargetDriver::fail(Error error) {
 
 template <typename Message>
 std::optional<TargetEvent> TargetDriver::send(const Message& message) {
-  Status sent = control_ == nullptr ? make_error(ErrorCode::kLinkLost, "the link is lost")
-                                    : control_->send(message, kTellPatience);
+  Status sent = control_ == nullptr
+                    ? make_error(ErrorCode::kLinkLost, "the link is lost")
+                    : guarded([&] { return control_->send(message, kTellPatience); });
   if (sent) return std::nullopt;
   remember(std::move(sent).error().on(Side::kTarget));
   return event(Kind::kLinkLost);
 }
 
+/// The machine hears of each action that breaks off: it waits for the word of some, and nothing
+/// else would bring it out of its state.
 std::optional<TargetEvent> TargetDriver::perform(const TargetAction& action, bool& skip_rest) {
+  std::optional<TargetEvent> next;
+  Status done = guarded([&]() -> Status {
+    next = perform_unguarded(action, skip_rest);
+    return {};
+  });
+  if (done) return next;
+  return broke_off(action, std::move(done).error(), skip_rest);
+}
+
+/// What is worth an event when an action ended in the middle. Takes no memory.
+std::optional<TargetEvent> TargetDriver::broke_off(const TargetAction& action, Error error,
+                                                   bool& skip_rest) {
+  error = std::move(error).at(Phase::kHandover).on(Side::kTarget);
+  switch (action.kind) {
+    case ActionKind::kLoad:
+      remember(std::move(error));
+      return event(Kind::kLoadFailed, action.attempt);
+    case ActionKind::kRecord:
+      if (action.state != RecordState::kReady && action.state != RecordState::kStarting) {
+        return std::nullopt;
+      }
+      remember(std::move(error));
+      skip_rest = true;
+      return event(Kind::kRecordFailed);
+    case ActionKind::kAskArbiter:
+      remember(std::move(error));
+      return event(Kind::kArbiterUnknown);
+    case ActionKind::kStartGuest:
+      remember(std::move(error).at(Phase::kStart));
+      return event(Kind::kStartUnsure);
+    case ActionKind::kSendReady:
+    case ActionKind::kSendStarted:
+    case ActionKind::kSendDiscarded:
+    case ActionKind::kSendAnswer:
+      remember(std::move(error));
+      return event(Kind::kLinkLost);
+    case ActionKind::kCheckStart:
+    case ActionKind::kYield:
+    case ActionKind::kDiscardGuest:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::optional<TargetEvent> TargetDriver::perform_unguarded(const TargetAction& action,
+                                                           bool& skip_rest) {
   switch (action.kind) {
     case ActionKind::kLoad:
       return load(action.attempt);

@@ -51,6 +51,8 @@ class TargetDriver {
 
  private:
   std::optional<TargetEvent> perform(const TargetAction& action, bool& skip_rest);
+  std::optional<TargetEvent> perform_unguarded(const TargetAction& action, bool& skip_rest);
+  std::optional<TargetEvent> broke_off(const TargetAction& action, Error error, bool& skip_rest);
   template <typename Message>
   std::optional<TargetEvent> send(const Message& message);
   std::optional<TargetEvent> load(std::uint32_t attempt);

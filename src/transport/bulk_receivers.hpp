@@ -39,7 +39,7 @@ class BulkReceivers {
     wire::AgreedContent agreed = {};
     /// Grows with every byte that comes on a lane; outlives this.
     std::atomic<std::uint64_t>& heard;
-    /// Called by the coordinator now and then (a quarter of idle_max) while it waits for a barrier;
+    /// Called by the coordinator now and then (each alive_period) while it waits for a barrier;
     /// an error ends the wait.
     std::function<Status()> on_wait = {};
   };

@@ -44,7 +44,7 @@ class BulkSenders {
     wire::AgreedContent agreed = {};
     CompressionChoice compression = {CompressionChoice::Mode::kNone, 1};
     std::uint64_t delta_cache_bytes = 0;
-    /// Called by the coordinator now and then (a quarter of idle_max) while it waits for lanes; an
+    /// Called by the coordinator now and then (each alive_period) while it waits for lanes; an
     /// error ends the wait.
     std::function<Status()> on_wait = {};
   };

@@ -211,7 +211,12 @@ Result<RecordChannel::Record> RecordChannel::receive(nanoseconds idle_max) {
     MIGRATE_ASSIGN(const Record record, receive_rest(std::max(idle_max, mid_record_idle_)));
     torn_ = false;
     const wire::RecordHeader& header = record.header;
-    if (!header.known() || header.type == wire::RecordType::kAlive) continue;
+    if (!header.known() || header.type == wire::RecordType::kAlive) {
+      if (SteadyClock::now() - begin < idle_max) continue;
+      // Who says nothing else, as fast as it can, does not keep us here.
+      return make_error(ErrorCode::kTimeout,
+                        channel_->peer() + " sent nothing but signs of life in time");
+    }
     if (header.type == wire::RecordType::kError) {
       MIGRATE_ASSIGN(wire::ErrorRecord carried, wire::decode<wire::ErrorRecord>(record.body));
       return std::move(carried.error);

@@ -1,6 +1,7 @@
 // RecordChannel: records on a Channel, with their sequence numbers and checksums.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -77,15 +78,19 @@ class RecordChannel {
   /// The next record of a known type. A closed stream is kLinkLost; an ERROR record comes back as
   /// the error it carries, with side and phase as the peer set them. kTimeout before the record's
   /// first byte loses nothing: call again. Within a record the peer may be silent for
-  /// that at least: set_mid_record_idle().
+  /// that at least: set_mid_record_idle(). Records that are skipped do not prolong the wait.
   Result<Record> receive(nanoseconds idle_max);
   /// receive(), for which a sign of life begins the wait anew: kTimeout when no byte came for
   /// `idle_max`. Says nothing itself: two sides that wait for each other would go on for ever.
   Result<Record> receive_alive(nanoseconds idle_max);
-  /// Says ALIVE, when nothing was sent here for a quarter of `idle_max`. For waits for others.
+  /// Says ALIVE, when nothing was sent here for alive_period(idle_max). For waits for others, where
+  /// the peer receives: a socket holds a few hundred of them.
   Status keep_alive(nanoseconds idle_max);
-  /// How often to call keep_alive(): often enough that the peer hears it in time.
-  [[nodiscard]] static nanoseconds alive_period(nanoseconds idle_max) { return idle_max / 4; }
+  /// How often to call keep_alive(): often enough that the peer hears it in time. Its patience may
+  /// be less than `idle_max`, which is this side's own.
+  [[nodiscard]] static nanoseconds alive_period(nanoseconds idle_max) {
+    return std::min<nanoseconds>(idle_max / 4, std::chrono::seconds(1));
+  }
   /// Waits until receive() would return at once, with a record's beginning or with a failure; false
   /// when it would not within `wait`.
   [[nodiscard]] bool has_news(nanoseconds wait = nanoseconds(0));

@@ -28,8 +28,8 @@ class ScriptedSource {
     hello_.guest.regions = std::move(regions);
   }
 
-  /// HELLO to JOINED, with one bulk lane.
-  Status open() {
+  /// HELLO to WELCOME.
+  Status greet() {
     MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
     control_ = std::make_unique<RecordChannel>(std::move(channel));
     MIGRATE_TRY(control_->send(hello_, kPatience));
@@ -37,11 +37,16 @@ class ScriptedSource {
     hasher_ = wire::Hasher(hello_.random, welcome.random);
     secret_ = welcome.secret;
     control_->set_hasher(hasher_);
+    return {};
+  }
+
+  /// HELLO to JOINED, with one bulk lane.
+  Status open() {
+    MIGRATE_TRY(greet());
     MIGRATE_ASSIGN(auto lane, connector_->connect(kPatience));
     lane_ = std::make_unique<RecordChannel>(std::move(lane), hasher_);
     MIGRATE_TRY(lane_->send(
-        wire::Join{hello_.session, wire::LaneId{1}, wire::LaneRole::kBulk, welcome.secret},
-        kPatience));
+        wire::Join{hello_.session, wire::LaneId{1}, wire::LaneRole::kBulk, secret_}, kPatience));
     MIGRATE_TRY(lane_->expect<wire::Joined>(kPatience));
     return {};
   }
@@ -117,6 +122,8 @@ class ScriptedSource {
       return discarded ? std::move(discarded->error) : std::move(discarded).error();
     }
   }
+
+  RecordChannel& control() { return *control_; }
 
   void close() {
     control_.reset();

@@ -1,0 +1,157 @@
+// Peers that mean harm, and hosts that have nothing left to give: no memory, no threads.
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <filesystem>
+#include <future>
+#include <new>
+#include <thread>
+
+#include "tests/session/engine/engine_run.hpp"
+#include "tests/session/engine/scripted_source.hpp"
+
+namespace migrate::testing {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using SteadyClock = std::chrono::steady_clock;
+
+// ---- Peers.
+
+/// The real target, whose source is scripted.
+class AloneTarget : public ::testing::Test, private Incoming::Host {
+ protected:
+  AloneTarget() {
+    std::string path = ::testing::TempDir() + "/alone-XXXXXX";
+    MIGRATE_CHECK(mkdtemp(path.data()) != nullptr);
+    options_.runtime_dir = path;
+    // Nobody waits for these: what ends it sooner is what the tests are about.
+    options_.hello_timeout = std::chrono::hours(1);
+    options_.peer_timeout = std::chrono::hours(1);
+    incoming_ =
+        std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, FakeTarget::Script{}),
+                                   options_, static_cast<Incoming::Host&>(*this));
+    thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
+  }
+  ~AloneTarget() override {
+    incoming_->cancel();
+    source_.close();
+    thread_.join();
+    std::filesystem::remove_all(options_.runtime_dir);
+  }
+  void expect_end(ErrorCode code) {
+    auto future = result_.get_future();
+    ASSERT_EQ(future.wait_for(seconds(20)), std::future_status::ready);
+    const IncomingResult in = future.get();
+    EXPECT_EQ(in.report.error->code, code) << in.report.error->to_text();
+  }
+  Status send(std::span<const std::byte> bytes) {
+    const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+    return source_.control().channel().send({&part, 1}, seconds(5));
+  }
+
+  Status on_described(const GuestDescription&) override { return {}; }
+  Status on_ready() override { return {}; }
+  void on_started() override {}
+
+  World world_;
+  IncomingOptions options_;
+  test::InProcessNetwork network_;
+  std::unique_ptr<Acceptor> acceptor_ = network_.acceptor();
+  ScriptedSource source_{network_.connector(), {{kLow, {{0}, 100}, Backing::kAnonymous}}};
+  std::unique_ptr<Incoming> incoming_;
+  std::promise<IncomingResult> result_;
+  std::thread thread_;
+};
+
+// Of a type only the first byte is looked at where the second has not come.
+TEST_F(AloneTarget, AnOptionalRecordThatComesInPiecesIsNotTakenForTheEnd) {
+  ASSERT_TRUE(source_.greet());
+  const wire::Hasher& hasher = source_.control().hasher();
+  const auto optional =
+      wire::encode_header(static_cast<wire::RecordType>(0x8035), 0, 1, {}, hasher);
+  ASSERT_TRUE(send(std::span(optional).first(1)));
+  const auto until = SteadyClock::now() + seconds(20);
+  while (source_.control().channel().unsent_bytes() > 0) {
+    ASSERT_LT(SteadyClock::now(), until);
+    std::this_thread::yield();
+  }
+  ASSERT_TRUE(send(std::span(optional).subspan(1)));
+  std::vector<std::byte> barrier;
+  ASSERT_TRUE(wire::encode_record(wire::Barrier{0, false, 0, 0}, 2, hasher, barrier));
+  ASSERT_TRUE(send(barrier));
+  expect_end(ErrorCode::kProtocol);
+}
+
+// The source reads the control lane when a round is over: what is said before fills the socket.
+TEST_F(AloneTarget, ItSaysNothingWhileTheSourceIsInARound) {
+  ASSERT_TRUE(source_.open());
+  const auto until =
+      SteadyClock::now() + 5 * RecordChannel::alive_period(options_.peer_timeout) / 2;
+  for (std::uint64_t page = 0; SteadyClock::now() < until; ++page) {
+    if (page < 100) {
+      ASSERT_TRUE(source_.page(0, page, std::byte{1}));
+    }
+    ASSERT_FALSE(source_.control().has_news(milliseconds(20)));
+  }
+  ASSERT_TRUE(source_.end_round(false));
+  EXPECT_TRUE(source_.hear<wire::BarrierAck>());
+}
+
+TEST(EngineNeed, APeerThatSaysNothingButThatItLivesDoesNotKeepAReceiver) {
+  auto pair = make_channel_pair();
+  ASSERT_TRUE(pair);
+  wire::SessionRandom random;
+  random.bytes.fill(std::byte{1});
+  const wire::Hasher hasher(random, random);
+  RecordChannel receiver(std::move(pair->first), hasher);
+  std::atomic<bool> enough{false};
+  std::thread peer([&] {
+    RecordChannel sender(std::move(pair->second), hasher);
+    while (!enough && sender.send(wire::Alive{}, seconds(20))) {
+    }
+  });
+  EXPECT_EQ(receiver.receive(milliseconds(20)).error().code, ErrorCode::kTimeout);
+  EXPECT_EQ(receiver.receive(milliseconds(0)).error().code, ErrorCode::kTimeout);
+  enough = true;
+  receiver.channel().shutdown();
+  peer.join();
+}
+
+// ---- No memory, once the guest is committed.
+
+TEST(EngineNeed, AGuestWhoseStartRunsOutOfMemoryMayHaveStarted) {
+  RunSpec spec;
+  spec.target.hook = [](const char* where) {
+    if (std::string_view(where) == "start") throw std::bad_alloc();
+  };
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.in.outcome, Outcome::kLost) << run.text();
+  EXPECT_FALSE(run.source().running());
+  EXPECT_TRUE(run.out.outcome == Outcome::kLost || run.out.outcome == Outcome::kUncertain)
+      << run.text();
+}
+
+TEST(EngineNeed, AnArbiterWithoutMemoryIsAskedAgain) {
+  class ForgetfulArbiter final : public Arbiter {
+   public:
+    Result<bool> acquire(const std::string&, Side) override {
+      if (++asked == 1) throw std::bad_alloc();
+      return true;
+    }
+    int asked = 0;
+  };
+  ForgetfulArbiter arbiter;
+  RunSpec spec;
+  spec.outgoing.ask_window = spec.incoming.ask_window = seconds(20);
+  spec.target_arbiter = &arbiter;
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  EXPECT_EQ(arbiter.asked, 2);
+}
+
+}  // namespace
+}  // namespace migrate::testing
