@@ -56,7 +56,7 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
            return wire::Answer{static_cast<wire::JournalState>(found.answer.state),
                                found.answer.attempt, found.answer.boot, found.answer.process_lives};
          },
-         [this] { wake(); }, [this] { on_resume(); }});
+         [this] { wake(); }, [this] { on_lane(); }, [this] { on_resume(); }});
     {
       MutexLock lock(watch_mutex_);
       introductions_ = &introductions;
@@ -141,22 +141,45 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
                                                     control_.get());
-  make_receivers(std::move(lanes));
-  return {};
+  return make_receivers(std::move(lanes));
 }
 
-void Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes) {
+Status Incoming::Impl::make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes) {
   receivers_ = std::make_unique<BulkReceivers>(
       std::move(lanes), BulkReceivers::Context{guest_->pages(), *ledger_, *digest_,
                                                options_.peer_timeout, [this] { wake(); }, round_,
                                                agreed_, heard_, [this] { return keep_alive(); }});
   round_begin_ = clock_.now();
+  if (auto failed = receivers_->failure()) return *std::move(failed);
   MutexLock lock(watch_mutex_);
   receiving_ = receivers_.get();
+  return {};
 }
 
 /// A source that gives up meanwhile says so on the control lane, or closes it.
 Result<std::vector<std::unique_ptr<RecordChannel>>> Incoming::Impl::wait_for_lanes(
+    Introductions& introductions) {
+  set_awaiting_lanes(true);
+  auto lanes = wait_for_lanes_or_end(introductions);
+  set_awaiting_lanes(false);
+  return lanes;
+}
+
+void Incoming::Impl::set_awaiting_lanes(bool awaiting) {
+  MutexLock lock(watch_mutex_);
+  awaiting_lanes_ = awaiting;
+}
+
+/// A lane's news may be late: the coordinator has taken the lane and reads a record, which must not
+/// be cut short.
+void Incoming::Impl::on_lane() noexcept {
+  MutexLock lock(watch_mutex_);
+  if (!awaiting_lanes_) return;
+  woken_ = true;
+  if (watched_ != nullptr) watched_->interrupt();
+}
+
+Result<std::vector<std::unique_ptr<RecordChannel>>> Incoming::Impl::wait_for_lanes_or_end(
     Introductions& introductions) {
   const auto until = clock_.now() + options_.hello_timeout;
   for (;;) {
@@ -196,8 +219,14 @@ void Incoming::Impl::refuse(Error error) {
   if (control_ != nullptr) {
     Status sent = control_->send(wire::ErrorRecord{error}, kReplyPatience);
     static_cast<void>(sent);
-    control_.reset();
   }
+  if (driver_ != nullptr) {
+    // No round has begun: nobody will ask what became of this session.
+    stop_lanes();
+    driver_->journal().remove();
+    driver_.reset();
+  }
+  control_.reset();
   guest_->discard();
   early_error_ = std::move(error);
 }

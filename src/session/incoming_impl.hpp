@@ -36,7 +36,11 @@ class Incoming::Impl {
                        const wire::Welcome& welcome, session::Journal journal);
   Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes(
       session::Introductions& introductions);
-  void make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
+  Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes_or_end(
+      session::Introductions& introductions);
+  void set_awaiting_lanes(bool awaiting);
+  void on_lane() noexcept;
+  Status make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void stop_lanes();
   void refuse(Error error);
   void finish(IncomingResult& result);
@@ -105,6 +109,7 @@ class Incoming::Impl {
   Mutex watch_mutex_;
   Channel* watched_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;  // While receiving from it.
   bool woken_ MIGRATE_GUARDED_BY(watch_mutex_) = false;
+  bool awaiting_lanes_ MIGRATE_GUARDED_BY(watch_mutex_) = false;
   session::Introductions* introductions_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   BulkReceivers* receiving_ MIGRATE_GUARDED_BY(watch_mutex_) = nullptr;
   bool resumable_ MIGRATE_GUARDED_BY(watch_mutex_) = false;  // A RESUME means something now.

@@ -2,6 +2,7 @@
 // lost link" in docs/wire-format.md.
 #include <bit>
 
+#include "base/guarded.hpp"
 #include "precopy/void_pages.hpp"
 #include "session/incoming_impl.hpp"
 
@@ -140,7 +141,8 @@ void Incoming::Impl::await_lanes(Introductions& introductions) {
   if (!lanes) return serve_failure(std::move(lanes).error());
   resuming_ = Resuming::kNo;
   stop_lanes();
-  make_receivers(*std::move(lanes));
+  Status made = guarded([&] { return make_receivers(*std::move(lanes)); });
+  if (!made) return serve_failure(std::move(made).error());
   const nanoseconds lost = clock_.now() - *std::exchange(lost_at_, std::nullopt);
   ++report_.reconnects.count;
   report_.reconnects.ms += duration<double, std::milli>(lost).count();

@@ -1,12 +1,11 @@
 #include "session/introductions.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 
 #include "base/guarded.hpp"
 #include "base/log.hpp"
+#include "base/start_thread.hpp"
 #include "transport/announced_session.hpp"
 
 namespace migrate::session {
@@ -28,6 +27,15 @@ void refuse(RecordChannel& channel, Error error) {
   static_cast<void>(sent);
 }
 
+/// Where there may be no memory for it.
+void note(const Error& error) {
+  Status logged = guarded([&]() -> Status {
+    log_line(LogLevel::kError, error.to_text());
+    return {};
+  });
+  static_cast<void>(logged);
+}
+
 }  // namespace
 
 struct Introductions::Pending {
@@ -40,13 +48,15 @@ struct Introductions::Pending {
 };
 
 Introductions::Introductions(Context context) : context_(std::move(context)) {
-  thread_ = std::thread([this] { run(); });
-  pthread_setname_np(thread_.native_handle(), "mig-accept");
+  Status started = start_thread(thread_, "mig-accept", [this] { run(); });
+  if (started) return;
+  MutexLock lock(mutex_);
+  accept_error_ = std::move(started).error();
 }
 
 Introductions::~Introductions() {
   interrupt();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
   reap(true);
 }
 
@@ -62,45 +72,60 @@ void Introductions::interrupt() noexcept {
   context_.acceptor.interrupt();
 }
 
+/// Goes on whatever a connection comes to: the guest that has arrived may run in this process.
 void Introductions::run() {
   for (;;) {
-    auto channel = context_.acceptor.accept(until_next_deadline());
-    reap(false);
+    Status taken = guarded([this] { return take_next(); });
+    if (!taken) note(taken.error());
     MutexLock lock(mutex_);
     if (stopping_) return;
-    interrupt_late();
-    if (!channel) {
-      if (channel.error().code == ErrorCode::kTimeout) continue;
-      accept_error_ = std::move(channel).error();
-      changed_.notify_all();
-      // Out of descriptors, say: it may pass.
-      changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
-      continue;
-    }
-    accept_error_.reset();
-    while (pending_.size() >= kPendingMax && !stopping_) {
-      // A slot is free by the hello deadline at the latest; connections wait in the kernel.
-      changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
-      interrupt_late();
-      std::erase_if(pending_, [](auto& pending) {
-        if (!pending->done.load()) return false;
-        pending->thread.join();
-        return true;
-      });
-    }
-    if (stopping_) return;
-    auto pending = std::make_unique<Pending>();
-    pending->deadline = SteadyClock::now() + context_.hello_timeout;
-    pending->channel = std::make_unique<RecordChannel>(*std::move(channel));
-    pending->channel->set_mid_record_idle(context_.hello_timeout);
-    pending->raw = &pending->channel->channel();
-    pending->thread = std::thread([this, raw = pending.get()] {
-      Status introduced = guarded([&]() -> Status { return introduce(*raw), Status(); });
-      if (!introduced) log_line(LogLevel::kError, introduced.error().to_text());
-      raw->done.store(true);
-    });
-    pending_.push_back(std::move(pending));
+    // Out of descriptors, memory or threads, say: it may pass.
+    if (!taken) changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
   }
+}
+
+/// Lets the next connection introduce itself, if one comes. One for which something is lacking is
+/// dropped.
+Status Introductions::take_next() {
+  auto channel = context_.acceptor.accept(until_next_deadline());
+  reap(false);
+  MutexLock lock(mutex_);
+  interrupt_late();
+  if (stopping_) return {};
+  if (!channel) {
+    if (channel.error().code == ErrorCode::kTimeout) return {};
+    accept_error_ = std::move(channel).error();
+    changed_.notify_all();
+    changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
+    return {};
+  }
+  accept_error_.reset();
+  while (pending_.size() >= kPendingMax && !stopping_) {
+    // A slot is free by the hello deadline at the latest; connections wait in the kernel.
+    changed_.wait_until(mutex_, SteadyClock::now() + kAcceptPause);
+    interrupt_late();
+    std::erase_if(pending_, [](auto& pending) {
+      if (!pending->done.load()) return false;
+      pending->thread.join();
+      return true;
+    });
+  }
+  if (stopping_) return {};
+  auto pending = std::make_unique<Pending>();
+  pending->deadline = SteadyClock::now() + context_.hello_timeout;
+  pending->channel = std::make_unique<RecordChannel>(*std::move(channel));
+  pending->channel->set_mid_record_idle(context_.hello_timeout);
+  pending->raw = &pending->channel->channel();
+  // First, for once the thread runs nothing may throw.
+  pending_.push_back(std::move(pending));
+  Pending& last = *pending_.back();
+  Status started = start_thread(last.thread, "mig-introduce", [this, &last] {
+    Status introduced = guarded([&]() -> Status { return introduce(last), Status(); });
+    if (!introduced) note(introduced.error());
+    last.done.store(true);
+  });
+  if (!started) pending_.pop_back();
+  return started;
 }
 
 nanoseconds Introductions::until_next_deadline() {
@@ -236,7 +261,7 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
     lanes_[join.lane.number - 1] = std::move(channel);
     changed_.notify_all();
   }
-  context_.on_news();
+  context_.on_lane();
 }
 
 void Introductions::take_ask(std::unique_ptr<RecordChannel> channel, const wire::Ask& ask) {

@@ -25,9 +25,11 @@ class Introductions {
     nanoseconds peer_timeout;   ///< How long it may fall silent later.
     /// Answers ASK for sessions that are not this one.
     std::function<wire::Answer(const wire::SessionId&)> consult;
-    /// Called from another thread when something of this session has come: an ASK (take_asking()),
-    /// a RESUME (take_resuming()) or a lane (wait_for_lanes()).
+    /// Called from another thread when something of this session has come: an ASK (take_asking())
+    /// or a RESUME (take_resuming()).
     std::function<void()> on_news;
+    /// The same for a lane (wait_for_lanes()), which may have been taken meanwhile.
+    std::function<void()> on_lane;
     /// Called before that for a RESUME that is about to be let in: see take_resuming().
     std::function<void()> on_resume;
   };
@@ -67,6 +69,7 @@ class Introductions {
  private:
   struct Pending;
   void run();
+  Status take_next();
   void introduce(Pending& pending);
   template <typename Message>
   using Taking = void (Introductions::*)(std::unique_ptr<RecordChannel>, const Message&);

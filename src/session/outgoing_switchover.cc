@@ -118,8 +118,13 @@ Status Outgoing::Impl::sample_clean_pages() {
   };
   auto sampled =
       session::sample_pages(*ledger_, *digest_, read, &rounds_->holes(), kSamplePagesMax, stop);
-  report_.integrity.sampled = sampled ? "equal" : "unequal";
-  return sampled ? Status{} : Status(std::move(sampled).error());
+  if (sampled) {
+    report_.integrity.sampled = "equal";
+    return {};
+  }
+  // A page that could not be read, or a link that was lost meanwhile, is neither.
+  if (sampled.error().code == ErrorCode::kIntegrity) report_.integrity.sampled = "unequal";
+  return std::move(sampled).error();
 }
 
 wire::Offer Outgoing::Impl::make_offer(std::uint32_t attempt) const {

@@ -237,11 +237,14 @@ void SourceDriver::step(nanoseconds idle_max) {
   if (control_ == nullptr) return drive(Kind::kLinkLost);
   // A target that hashes its memory says that it is there; once COMMIT is sent its silence counts.
   const bool offered = machine_.state() == SourceState::kOffered;
-  auto record = guarded(
-      [&] { return offered ? control_->receive_alive(idle_max) : control_->receive(idle_max); });
+  const auto receive = [&] {
+    return guarded(
+        [&] { return offered ? control_->receive_alive(idle_max) : control_->receive(idle_max); });
+  };
+  auto record = receive();
   // The final round's acknowledgement says nothing that READY does not say again.
   while (record && record->header.type == wire::RecordType::kBarrierAck) {
-    record = control_->receive(idle_max);
+    record = receive();
   }
   auto next = record ? guarded([&] { return to_event(*record); })
                      : Result<SourceEvent>(std::move(record).error());

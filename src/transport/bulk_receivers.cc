@@ -1,10 +1,9 @@
 #include "transport/bulk_receivers.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 
 #include "base/guarded.hpp"
+#include "base/start_thread.hpp"
 #include "base/thread_cpu.hpp"
 
 namespace migrate {
@@ -28,15 +27,16 @@ struct BulkReceivers::Lane {
 BulkReceivers::BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context)
     : context_(std::move(context)), round_(context_.round) {
   reset_seen();
-  if (Status made = make_lanes(std::move(lanes)); !made) {
-    MutexLock lock(mutex_);
-    error_ = std::move(made).error();
-    return;
-  }
+  Status made = make_lanes(std::move(lanes));
+  // From the first thread on nothing may throw: its lane would be gone while it runs.
   for (auto& lane : lanes_) {
-    lane->thread = std::thread([this, raw = lane.get()] { run(*raw); });
-    pthread_setname_np(lane->thread.native_handle(), "mig-bulk-recv");
+    if (made) {
+      made = start_thread(lane->thread, "mig-bulk-recv", [this, raw = lane.get()] { run(*raw); });
+    }
   }
+  if (made) return;
+  MutexLock lock(mutex_);
+  if (!error_) error_ = std::move(made).error();
 }
 
 Status BulkReceivers::make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels) {

@@ -44,6 +44,7 @@ class BulkReceivers {
     std::function<Status()> on_wait = {};
   };
 
+  /// Where not all lanes can be made, failure() says why; on_failure is not called for it.
   BulkReceivers(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
   ~BulkReceivers();  ///< stop()
 

@@ -1,11 +1,10 @@
 #include "transport/bulk_senders.hpp"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/guarded.hpp"
+#include "base/start_thread.hpp"
 #include "base/thread_cpu.hpp"
 
 namespace migrate {
@@ -52,11 +51,14 @@ BulkSenders::BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Cont
                      : 0),
       queue_(kQueuedBatches) {
   MIGRATE_CHECK(!lanes.empty());
-  if (Status made = make_lanes(std::move(lanes)); !made) fail(std::move(made).error());
+  Status made = make_lanes(std::move(lanes));
+  // From the first thread on nothing may throw: its lane would be gone while it runs.
   for (auto& lane : lanes_) {
-    lane->thread = std::thread([this, raw = lane.get()] { run(*raw); });
-    pthread_setname_np(lane->thread.native_handle(), "mig-bulk-send");
+    if (made) {
+      made = start_thread(lane->thread, "mig-bulk-send", [this, raw = lane.get()] { run(*raw); });
+    }
   }
+  if (!made) fail(std::move(made).error());
 }
 
 Status BulkSenders::make_lanes(std::vector<std::unique_ptr<RecordChannel>> channels) {
@@ -71,7 +73,9 @@ Status BulkSenders::make_lanes(std::vector<std::unique_ptr<RecordChannel>> chann
 
 BulkSenders::~BulkSenders() {
   cancel();
-  for (auto& lane : lanes_) lane->thread.join();
+  for (auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+  }
 }
 
 void BulkSenders::cancel() noexcept {

@@ -49,6 +49,7 @@ class BulkSenders {
     std::function<Status()> on_wait = {};
   };
 
+  /// Where not all lanes can be made, submit() and what follows say why.
   BulkSenders(std::vector<std::unique_ptr<RecordChannel>> lanes, Context context);
   ~BulkSenders();  ///< Shuts the lanes down and joins.
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/log.hpp"
+#include "base/start_thread.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -163,14 +164,21 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
   auto connector = secured(connector_to(request.target, request.options.sockets), request.tls);
   Observer* const observer = this;
   outgoing_ = std::make_unique<Outgoing>(std::move(source), request.options, observer);
+  Status started =
+      start_thread(thread_, "mig-outgoing",
+                   [this, outgoing = outgoing_.get(), connector = std::move(connector)]() mutable {
+                     // Not before everything here says that it is migrating.
+                     { MutexLock wait(mutex_); }
+                     finish_migration(outgoing->run(*connector));
+                   });
+  if (!started) {
+    outgoing_.reset();
+    return std::move(started).error();
+  }
   request_ = std::move(request);
   report_.reset();
   activity_ = Activity::kMigrating;
   hub_.begin(++number_);
-  thread_ =
-      std::thread([this, outgoing = outgoing_.get(), connector = std::move(connector)]() mutable {
-        finish_migration(outgoing->run(*connector));
-      });
   return number_;
 }
 

@@ -10,6 +10,7 @@
 
 #include "tests/session/engine/engine_run.hpp"
 #include "tests/session/engine/scripted_source.hpp"
+#include "transport/bulk_senders.hpp"
 
 namespace migrate::testing {
 namespace {
@@ -118,6 +119,91 @@ TEST(EngineNeed, APeerThatSaysNothingButThatItLivesDoesNotKeepAReceiver) {
   enough = true;
   receiver.channel().shutdown();
   peer.join();
+}
+
+// ---- No threads.
+
+/// While it lives no thread can be started: none gets a stack of all the address space.
+class NoThreads {
+ public:
+  NoThreads() {
+    MIGRATE_CHECK(pthread_getattr_default_np(&before_) == 0);
+    pthread_attr_t huge;
+    MIGRATE_CHECK(pthread_getattr_default_np(&huge) == 0);
+    MIGRATE_CHECK(pthread_attr_setstacksize(&huge, std::size_t{1} << 47) == 0);
+    MIGRATE_CHECK(pthread_setattr_default_np(&huge) == 0);
+    pthread_attr_destroy(&huge);
+  }
+  NoThreads(const NoThreads&) = delete;
+  NoThreads& operator=(const NoThreads&) = delete;
+  ~NoThreads() {
+    MIGRATE_CHECK(pthread_setattr_default_np(&before_) == 0);
+    pthread_attr_destroy(&before_);
+  }
+
+ private:
+  pthread_attr_t before_;
+};
+
+TEST(EngineNeed, LanesOfTheSourceThatGetNoThreadsFailWithoutEndingTheProcess) {
+  World world;
+  const Region region{kLow, {{0}, 100}, Backing::kAnonymous};
+  FakeSource guest(world, {region}, FakeSource::Script{});
+  SourceGuest& source = guest;
+  wire::SessionRandom random;
+  random.bytes.fill(std::byte{1});
+  const wire::PageDigest digest(wire::Hasher(random, random));
+  PageLedger ledger(digest.zero_hash());
+  ASSERT_TRUE(ledger.add(0, region));
+  auto pair = make_channel_pair();
+  ASSERT_TRUE(pair);
+  std::vector<std::unique_ptr<RecordChannel>> lanes;
+  lanes.push_back(std::make_unique<RecordChannel>(std::move(pair->first)));
+  lanes.push_back(std::make_unique<RecordChannel>(std::move(pair->second)));
+  const NoThreads none;
+  BulkSenders senders(
+      std::move(lanes),
+      {.pages = source.pages(), .ledger = ledger, .digest = digest, .idle_max = seconds(5)});
+  const auto sent = senders.finish_round(0, false);
+  ASSERT_FALSE(sent);
+  EXPECT_EQ(sent.error().code, ErrorCode::kNoMemory) << sent.error().to_text();
+}
+
+TEST(EngineNeed, ATargetThatGetsNoThreadForAConnectionDropsIt) {
+  RunSpec spec;
+  auto none = std::make_shared<std::unique_ptr<NoThreads>>();
+  spec.on_described = [none](const GuestDescription&) -> Status {
+    *none = std::make_unique<NoThreads>();
+    return {};
+  };
+  Migration run(std::move(spec));
+  none->reset();
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
+}
+
+TEST_F(AloneTarget, ItSaysThatItsLanesGetNoThreadsAndLeavesNoRecord) {
+  ASSERT_TRUE(source_.greet());
+  auto lane = network_.connector()->connect(seconds(5));
+  ASSERT_TRUE(lane);
+  std::vector<std::byte> join;
+  ASSERT_TRUE(wire::encode_record(
+      wire::Join{source_.session(), wire::LaneId{1}, wire::LaneRole::kBulk, source_.secret()}, 0,
+      source_.control().hasher(), join));
+  const iovec first{join.data(), 1};
+  ASSERT_TRUE((*lane)->send({&first, 1}, seconds(5)));
+  // The connection has its thread once something is read from it.
+  const auto until = SteadyClock::now() + seconds(20);
+  while ((*lane)->unsent_bytes() > 0) {
+    ASSERT_LT(SteadyClock::now(), until);
+    std::this_thread::yield();
+  }
+  const NoThreads none;
+  const iovec rest{join.data() + 1, join.size() - 1};
+  ASSERT_TRUE((*lane)->send({&rest, 1}, seconds(5)));
+  EXPECT_EQ(source_.hear_end().code, ErrorCode::kNoMemory);
+  expect_end(ErrorCode::kNoMemory);
+  EXPECT_TRUE(std::filesystem::is_empty(options_.runtime_dir + "/sessions"));
 }
 
 // ---- No memory, once the guest is committed.

@@ -32,7 +32,7 @@ class TlsSession : public ::testing::Test {
     acceptor_ = make_tls_acceptor(*std::move(plain), *context);
     introductions_ = std::make_unique<Introductions>(Introductions::Context{
         *acceptor_, kPatience, kPatience, [](const wire::SessionId&) { return wire::Answer{}; },
-        [this] { asked_ = true; }});
+        [this] { asked_ = true; }, [] {}});
     session_.bytes.fill(std::byte{0x51});
     secret_.bytes.fill(std::byte{0x77});
   }
