@@ -26,7 +26,6 @@ using SteadyClock = std::chrono::steady_clock;
 // Connections that have not introduced themselves; a session brings 65 at most. The kernel keeps
 // the others waiting.
 constexpr std::size_t kPendingMax = 128;
-constexpr int kBacklog = 128;
 // Where the session id stands, docs/wire-format.md: HELLO has the magic, both versions and the
 // features before it.
 constexpr std::size_t kHelloSessionAt = wire::kRecordHeaderBytes + 8 + 2 + 2 + 8;
