@@ -35,6 +35,10 @@ def _parse():
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--limit", type=float, default=120, metavar="S",
                         help="time that the command has; then the machine is switched off")
+    parser.add_argument("--machines", type=int, default=1, metavar="N",
+                        help="begin anew, in up to N machines, where one broke: emulation of nested "
+                             "virtualisation lets a kernel panic now and then; what the command says "
+                             "of itself is never tried again")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--file", action="append", default=[], metavar="PATH",
                         help="of this machine, or a program's name")
@@ -92,13 +96,19 @@ def main():
     arguments = _parse()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ended)
-    try:
-        return _run(arguments)
-    except Unavailable as error:
-        return skip(error)
-    except (Broken, FileNotFoundError) as error:
-        _say(str(error))
-        return _BROKEN
+    for left in reversed(range(max(arguments.machines, 1))):
+        try:
+            return _run(arguments)
+        except Unavailable as error:
+            return skip(error)
+        except FileNotFoundError as error:
+            _say(str(error))
+            return _BROKEN
+        except Broken as error:
+            _say(str(error))
+            if left == 0:
+                return _BROKEN
+            _say("the machine broke, not the command: it begins anew in another one")
 
 
 if __name__ == "__main__":
