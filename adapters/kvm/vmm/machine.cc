@@ -8,6 +8,8 @@
 #include <cstring>
 #include <string>
 
+#include "adapters/kvm/vmm/apic_id.hpp"
+
 namespace migrate::vmm {
 namespace {
 
@@ -57,26 +59,6 @@ class CpuidTable {
  private:
   std::vector<std::uint64_t> words_;
 };
-
-/// Puts the vCPU's number wherever CPUID tells an APIC id.
-void set_apic_id(CpuidTable& table, std::uint32_t id) {
-  for (kvm_cpuid_entry2& entry : table.entries()) {
-    switch (entry.function) {
-      case 1:
-        entry.ebx = (entry.ebx & 0x00ff'ffffu) | id << 24;
-        break;
-      case 0xb:
-      case 0x1f:
-        entry.edx = id;
-        break;
-      case 0x8000'001eu:
-        entry.eax = id;
-        break;
-      default:
-        break;
-    }
-  }
-}
 
 }  // namespace
 
@@ -167,7 +149,7 @@ Status Machine::set_cpuid() {
     return failed("ask KVM for the CPUID it supports");
   }
   for (std::uint32_t id = 0; id < shape_.vcpus; ++id) {
-    set_apic_id(table, id);
+    set_apic_id(table.entries(), id);
     if (::ioctl(vcpus_[id].get(), KVM_SET_CPUID2, table.head()) != 0) {
       return failed("set the CPUID of vCPU " + std::to_string(id));
     }
