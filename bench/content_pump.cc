@@ -126,21 +126,6 @@ class Pump {
     }
   }
 
-  static void receive_whole(Channel& channel, std::span<iovec> parts) {
-    while (!parts.empty()) {
-      std::size_t count = must(channel.receive(parts, kIdleMax));
-      if (count == 0) give_up("a connection to this very process was closed");
-      while (!parts.empty() && count >= parts.front().iov_len) {
-        count -= parts.front().iov_len;
-        parts = parts.subspan(1);
-      }
-      if (count > 0) {
-        parts.front().iov_base = static_cast<std::byte*>(parts.front().iov_base) + count;
-        parts.front().iov_len -= count;
-      }
-    }
-  }
-
   const PumpWork work_;
   const std::span<const std::byte> from_;
   const std::span<std::byte> to_;

@@ -23,6 +23,8 @@
 namespace migrate::bench {
 namespace {
 
+constexpr std::chrono::seconds kIdleMax{30};
+
 Ends ends_at(const std::string& host) {
   Ends ends;
   ends.acceptor = must(make_tcp_acceptor(host, "0"));
@@ -205,5 +207,20 @@ std::unique_ptr<Link> make_shaped_link(double bytes_per_s) {
 }
 
 std::unique_ptr<Link> make_tls_link(const Link& inner) { return std::make_unique<TlsLink>(inner); }
+
+void receive_whole(Channel& channel, std::span<iovec> parts) {
+  while (!parts.empty()) {
+    std::size_t count = must(channel.receive(parts, kIdleMax));
+    if (count == 0) give_up("a connection to this very process was closed");
+    while (!parts.empty() && count >= parts.front().iov_len) {
+      count -= parts.front().iov_len;
+      parts = parts.subspan(1);
+    }
+    if (count > 0) {
+      parts.front().iov_base = static_cast<std::byte*>(parts.front().iov_base) + count;
+      parts.front().iov_len -= count;
+    }
+  }
+}
 
 }  // namespace migrate::bench

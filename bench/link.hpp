@@ -2,8 +2,11 @@
 // between two namespaces, and TLS on either.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -36,5 +39,9 @@ class Link {
 
 /// `inner`, which must outlive it, with TLS by a key of its own.
 [[nodiscard]] std::unique_ptr<Link> make_tls_link(const Link& inner);
+
+/// Fills all of `parts`, which are used up, from a channel whose other end is in this process; gives
+/// up when it is closed or silent for 30 s.
+void receive_whole(Channel& channel, std::span<iovec> parts);
 
 }  // namespace migrate::bench

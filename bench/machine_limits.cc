@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/link.hpp"
 #include "memory/zero_page.hpp"
 #include "migrate/channel.hpp"
 
@@ -92,22 +93,6 @@ void run_source(Lane& lane, const Memory& memory, PageWork work, const wire::Has
       lane.sent_hashes += hash_of(hasher, parts);
     }
     must(lane.source->send(parts, kIdleMax));
-  }
-}
-
-/// Fills all of `parts`, which are used up.
-void receive_whole(Channel& channel, std::span<iovec> parts) {
-  while (!parts.empty()) {
-    std::size_t count = must(channel.receive(parts, kIdleMax));
-    if (count == 0) give_up("a connection to this very process was closed");
-    while (!parts.empty() && count >= parts.front().iov_len) {
-      count -= parts.front().iov_len;
-      parts = parts.subspan(1);
-    }
-    if (count > 0) {
-      parts.front().iov_base = static_cast<std::byte*>(parts.front().iov_base) + count;
-      parts.front().iov_len -= count;
-    }
   }
 }
 

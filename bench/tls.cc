@@ -80,20 +80,6 @@ void run_source(Lane& lane, const Memory& from) {
   lane.source_seconds = thread_seconds() - before;
 }
 
-/// Fills all of `parts`, which are used up.
-void receive_whole(Channel& channel, std::span<iovec> parts) {
-  while (!parts.empty()) {
-    std::size_t count = must(channel.receive(parts, kIdleMax));
-    if (count == 0) give_up("a connection to this very process was closed");
-    for (; count > 0 && count >= parts.front().iov_len; parts = parts.subspan(1)) {
-      count -= parts.front().iov_len;
-      if (parts.size() == 1) return;
-    }
-    parts.front().iov_base = static_cast<std::byte*>(parts.front().iov_base) + count;
-    parts.front().iov_len -= count;
-  }
-}
-
 void run_target(Lane& lane, const Memory& to) {
   const double before = thread_seconds();
   std::vector<iovec> parts;
