@@ -12,6 +12,8 @@ namespace migrate::tool {
 namespace {
 
 constexpr const char* kReconnecting = "reconnecting";
+// The guest still runs meanwhile; only a follower that does not read makes it this long.
+constexpr std::chrono::milliseconds kSwitchoverHeardMax{200};
 
 Error busy(const std::string& message, const std::string& remedy) {
   return make_error(ErrorCode::kBusy, message).advise(remedy);
@@ -321,6 +323,11 @@ void GuestHost::on_progress(const Progress& progress) { hub_.publish(progress); 
 
 void GuestHost::on_event(const Event& event) {
   hub_.publish(event);
+  // A follower whose guest's process is killed must know whether COMMIT can have been sent: the
+  // guest is not paused before everybody has heard that it will be.
+  if (event.phase == Phase::kQuiesce) {
+    hub_.drain(std::chrono::steady_clock::now() + kSwitchoverHeardMax);
+  }
   log_line(LogLevel::kInfo, event.name + (event.detail.empty() ? "" : ": " + event.detail));
 }
 
