@@ -40,8 +40,8 @@ class Link {
 /// `inner`, which must outlive it, with TLS by a key of its own.
 [[nodiscard]] std::unique_ptr<Link> make_tls_link(const Link& inner);
 
-/// Fills all of `parts`, which are used up, from a channel whose other end is in this process; gives
-/// up when it is closed or silent for 30 s.
+/// Fills all of `parts`, which are used up, from a channel whose other end is in this process;
+/// gives up when it is closed or silent for 30 s.
 void receive_whole(Channel& channel, std::span<iovec> parts);
 
 }  // namespace migrate::bench
