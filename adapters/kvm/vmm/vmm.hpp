@@ -1,5 +1,5 @@
-// Vmm: the small reference VMM. It runs the self-checking demo guest on KVM, so that the command
-// has something to migrate; a client of the public API like any other VMM would be.
+// Vmm: the small reference VMM. It runs the self-checking demo guest, or a Linux, on KVM, so that
+// the command has something to migrate; a client of the public API like any other VMM would be.
 #pragma once
 
 #include <chrono>
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "adapters/kvm/vmm/workload.hpp"
+#include "adapters/kvm/vmm/vmm_config.hpp"
 #include "migrate/guest.hpp"
 #include "migrate/kvm.hpp"
 #include "migrate/result.hpp"
@@ -22,19 +22,6 @@ inline constexpr std::uint64_t kMemoryMin = demo::kMemoryMin;
 inline constexpr std::uint64_t kMemoryMax = demo::kMemoryMax;
 inline constexpr std::uint64_t kMemoryStep = demo::kLargePage;
 inline constexpr std::uint32_t kVcpusMax = demo::kVcpusMax;
-
-struct VmmConfig {
-  std::string name;
-  std::uint64_t memory_bytes = 256ull << 20;  ///< Multiple of kMemoryStep.
-  std::uint32_t vcpus = 1;
-  GuestWorkload workload;
-  /// How its writes are tracked when it leaves this host (KvmSourceOptions::tracking). A choice of
-  /// this host, not moved with the guest; kKvmRing makes the VM with a dirty ring.
-  std::optional<TrackerKind> tracking;
-  /// Its memory is of hugetlb pages of this size, from the host's pool; 0: of ordinary memory. A
-  /// choice of this host, too.
-  std::uint64_t huge_page_bytes = 0;
-};
 
 /// What of the machine the VMM decides; the target's must be like the source's.
 struct VmmPlatform {
@@ -86,7 +73,9 @@ struct GuestStats {
 class Vmm {
  public:
   /// A guest with its memory filled, paused before its first instruction. kInvalidArgument when
-  /// the workload does not fit, kNoMemory, kUnsupported without a usable /dev/kvm.
+  /// the workload does not fit, kNoMemory, kUnsupported without a usable /dev/kvm; for a Linux also
+  /// what its files, disks and taps come to, kBusy for a disk in use, and kUnsupported without an
+  /// in-kernel interrupt controller.
   static Result<std::unique_ptr<Vmm>> create(const VmmConfig& config);
   /// The same machine with empty memory and unset vCPUs, to be filled by a migration. Its vCPU
   /// threads are there, so that resume() is only a wake.
@@ -116,10 +105,16 @@ class Vmm {
   /// Readable (poll) once the guest has stopped, left or crashed.
   [[nodiscard]] int ended_fd() const;
 
-  /// The demo guest's counters, also while it runs. kBusy before its memory has arrived.
+  /// The demo guest's counters, also while it runs. kBusy before its memory has arrived. Of a Linux
+  /// only the vCPUs' times.
   [[nodiscard]] Result<GuestStats> stats() const;
-  /// What the guest has printed: the newest kConsoleBytesMax bytes.
+  /// What the guest has printed: the newest of it, 32 KiB at least.
   [[nodiscard]] std::string console() const;
+  /// Of a Linux with a console of kind kTerminal: what to open, such as "/dev/pts/3"; else empty.
+  [[nodiscard]] std::string console_terminal() const;
+  /// Types into a Linux's console. How much was taken; the rest is to be offered again, there is no
+  /// room. The demo guest takes nothing: 0.
+  std::size_t console_input(std::span<const std::byte> bytes);
 
   /// Withholds `share` (0..1) of the run time of one vCPU; 0 ends it. Held on the vCPU's own thread
   /// in slices of at most 20 ms; time spent waiting costs nothing.
