@@ -108,7 +108,8 @@ Result<std::vector<Cpuid>> get_vcpus(ByteReader& reader) {
 }
 
 Status read_msr_lists(const KvmVm& vm, CpuModel& model) {
-  MIGRATE_ASSIGN(const auto candidates, msr_candidates(vm.kvm_fd));
+  MIGRATE_ASSIGN(auto candidates, msr_candidates(vm.kvm_fd));
+  MIGRATE_TRY(add_machine_check_msrs(vm.vcpu_fds.front(), candidates));
   std::vector<kvm_msr_entry> values;
   // Which MSRs exist is the same on all vCPUs of a VM; which are in use is not.
   MIGRATE_TRY(read_msrs(vm.vcpu_fds.front(), candidates, values, model.unreadable));

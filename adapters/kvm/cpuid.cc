@@ -85,10 +85,8 @@ std::string vendor(const Cpuid& cpuid) {
 /// The extended states the guest may enable lie where this host's processor keeps them too.
 void check_xsave_layout(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
                         std::vector<std::string>& faults) {
-  const std::uint64_t states = word(guest, 0xd, 0, Register::kEax) |
-                               std::uint64_t{word(guest, 0xd, 0, Register::kEdx)} << 32;
-  const std::uint64_t here = word(target, 0xd, 0, Register::kEax) |
-                             std::uint64_t{word(target, 0xd, 0, Register::kEdx)} << 32;
+  const std::uint64_t states = xcr0_bits(guest);
+  const std::uint64_t here = xcr0_bits(target);
   // States 0 and 1 (x87, SSE) are in the fixed part; missing ones are reported as features.
   for (std::uint32_t i = 2; i < 63; ++i) {
     if ((states & here & std::uint64_t{1} << i) == 0) continue;
@@ -145,6 +143,11 @@ Status set_vcpu_cpuid(int vcpu_fd, const Cpuid& cpuid) {
   std::copy(cpuid.begin(), cpuid.end(), table->entries.begin());
   MIGRATE_TRY(call(vcpu_fd, abi::kSetCpuid2, table.get(), "KVM_SET_CPUID2"));
   return {};
+}
+
+std::uint64_t xcr0_bits(const Cpuid& cpuid) {
+  return word(cpuid, 0xd, 0, Register::kEax) | std::uint64_t{word(cpuid, 0xd, 0, Register::kEdx)}
+                                                   << 32;
 }
 
 std::vector<std::string> cpuid_faults(const Cpuid& guest, const Cpuid& source,

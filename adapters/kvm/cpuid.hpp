@@ -23,6 +23,9 @@ inline constexpr std::size_t kCpuidEntriesMax = 1024;
 [[nodiscard]] Result<Cpuid> vcpu_cpuid(int vcpu_fd);
 Status set_vcpu_cpuid(int vcpu_fd, const Cpuid& cpuid);
 
+/// The states that may be enabled in XCR0.
+[[nodiscard]] std::uint64_t xcr0_bits(const Cpuid& cpuid);
+
 enum class Register : std::uint8_t { kEax, kEbx, kEcx, kEdx };
 [[nodiscard]] std::string_view to_string(Register reg);
 

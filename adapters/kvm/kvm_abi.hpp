@@ -21,6 +21,10 @@ struct Msrs {
 struct MsrList {
   std::uint32_t count;
 };
+/// kvm_reg_list; 64-bit register numbers follow.
+struct RegList {
+  std::uint64_t count;
+};
 /// kvm_cpuid2; kvm_cpuid_entry2 follow.
 struct Cpuid {
   std::uint32_t count;
@@ -33,17 +37,20 @@ struct Xsave {
 inline constexpr std::size_t kXsaveBytesMin = sizeof(Xsave);
 
 static_assert(sizeof(Msrs) == 8 && sizeof(MsrList) == 4 && sizeof(Cpuid) == 8);
+static_assert(sizeof(RegList) == 8);
 static_assert(sizeof(kvm_msr_entry) == 16 && sizeof(kvm_cpuid_entry2) == 40);
 static_assert(sizeof(kvm_nested_state) == 128 && sizeof(Xsave) == 4096);
 
 inline constexpr unsigned long kGetMsrIndexList = _IOWR(KVMIO, 0x02, MsrList);
 inline constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, Cpuid);
+inline constexpr unsigned long kGetMsrFeatureIndexList = _IOWR(KVMIO, 0x0a, MsrList);
 inline constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, Msrs);
 inline constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, Msrs);
 inline constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, Cpuid);
 inline constexpr unsigned long kGetCpuid2 = _IOWR(KVMIO, 0x91, Cpuid);
 inline constexpr unsigned long kGetXsave = _IOR(KVMIO, 0xa4, Xsave);
 inline constexpr unsigned long kSetXsave = _IOW(KVMIO, 0xa5, Xsave);
+inline constexpr unsigned long kGetRegList = _IOWR(KVMIO, 0xb0, RegList);
 inline constexpr unsigned long kGetXsave2 = _IOR(KVMIO, 0xcf, Xsave);
 
 }  // namespace migrate::kvm::abi

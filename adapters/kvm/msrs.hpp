@@ -4,6 +4,7 @@
 #include <linux/kvm.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,10 +15,21 @@ namespace migrate::kvm {
 
 inline constexpr std::uint32_t kMsrTsc = 0x10;
 inline constexpr std::uint32_t kMsrTscDeadline = 0x6e0;
+inline constexpr std::uint32_t kMsrArchCapabilities = 0x10a;
 
 /// The MSRs worth moving: the kernel's whole index list, and those of the memory type ranges, which
 /// older kernels leave out of it.
 [[nodiscard]] Result<std::vector<std::uint32_t>> msr_candidates(int kvm_fd);
+
+/// Adds the MSRs of the vCPU's banks of machine checks, which the kernel's list lacks.
+Status add_machine_check_msrs(int vcpu_fd, std::vector<std::uint32_t>& indices);
+
+/// IA32_MCG_CAP; nullopt where KVM does not tell.
+[[nodiscard]] Result<std::optional<std::uint64_t>> machine_check_cap(int vcpu_fd);
+
+/// The MSRs that say what a processor has (KVM_GET_MSR_FEATURE_INDEX_LIST) with what KVM offers
+/// here; none where the kernel is older than 4.17.
+[[nodiscard]] Result<std::vector<kvm_msr_entry>> feature_msrs(int kvm_fd);
 
 /// Reads `indices` of a vCPU into `values`; those KVM refuses go to `unreadable` instead.
 Status read_msrs(int vcpu_fd, std::span<const std::uint32_t> indices,
@@ -27,8 +39,9 @@ Status read_msrs(int vcpu_fd, std::span<const std::uint32_t> indices,
 Status write_msrs(int vcpu_fd, std::span<const kvm_msr_entry> values,
                   std::vector<kvm_msr_entry>& refused);
 
-/// The order in which MSRs are loaded: as listed, but performance counters are switched on after
-/// they have been filled.
+/// The order in which MSRs are loaded: first those that say what the processor has, because setting
+/// them may reset others (PERF_CAPABILITIES empties the performance counters); then as listed; last
+/// those that switch performance counters on, which have been filled by then.
 void sort_for_loading(std::vector<kvm_msr_entry>& values);
 
 /// "0x10, 0x174".

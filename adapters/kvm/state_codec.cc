@@ -22,6 +22,8 @@ enum class Kind : std::uint16_t {
   kEvents = 10,
   kNested = 11,
   kTsc = 12,
+  kOneRegs = 13,
+  kMcgCap = 14,
   kPicMaster = 32,
   kPicSlave = 33,
   kIoapic = 34,
@@ -127,6 +129,17 @@ Status take_msrs(const std::string& section, const Block& block, VcpuState& stat
   return {};
 }
 
+Status take_one_regs(const std::string& section, const Block& block, VcpuState& state) {
+  if (block.body.size() % sizeof(OneReg) != 0 || block.body.size() / sizeof(OneReg) > kOneRegsMax) {
+    return bad_block(section, block.kind, block.offset, "does not hold whole registers");
+  }
+  state.one_regs.resize(block.body.size() / sizeof(OneReg));
+  if (!block.body.empty()) {
+    std::memcpy(state.one_regs.data(), block.body.data(), block.body.size());
+  }
+  return {};
+}
+
 Status take_xsave(const std::string& section, const Block& block, VcpuState& state) {
   if (block.body.size() < abi::kXsaveBytesMin) {
     return bad_block(section, block.kind, block.offset, "is shorter than an XSAVE area");
@@ -199,6 +212,10 @@ Status take_vcpu_block(const std::string& section, const Block& block, VcpuState
       return take_nested(section, block, state);
     case Kind::kTsc:
       return take_tsc(section, block, state);
+    case Kind::kOneRegs:
+      return take_one_regs(section, block, state);
+    case Kind::kMcgCap:
+      return take(section, block, state.mcg_cap);
     default:
       return bad_block(section, block.kind, block.offset, "is unknown to this version");
   }
@@ -251,6 +268,10 @@ std::vector<std::byte> encode(const VcpuState& state) {
   put_block(writer, Kind::kMsrs, std::as_bytes(std::span<const kvm_msr_entry>(state.msrs)));
   put_struct(writer, Kind::kEvents, state.events);
   if (!state.nested.empty()) put_block(writer, Kind::kNested, state.nested);
+  if (!state.one_regs.empty()) {
+    put_block(writer, Kind::kOneRegs, std::as_bytes(std::span<const OneReg>(state.one_regs)));
+  }
+  put_optional(writer, Kind::kMcgCap, state.mcg_cap);
   put_struct(writer, Kind::kTsc,
              TscBlock{state.tsc_khz, state.tsc_offset ? 1U : 0U, state.tsc_offset.value_or(0)});
   return bytes;

@@ -1,5 +1,5 @@
 // The inside of the adapter's state sections: blocks of {kind u16, zero u16, length u32} and the
-// kernel's structures. Version 1; a change of a kind's meaning is a new version of the section.
+// kernel's structures. A change of a kind's meaning is a new version of its section.
 #pragma once
 
 #include <cstddef>
@@ -14,9 +14,12 @@
 
 namespace migrate::kvm {
 
-inline constexpr std::uint32_t kStateVersion = 1;
+/// Each section has a version of its own.
 inline constexpr std::string_view kVmSection = "kvm.vm";
+inline constexpr std::uint32_t kVmVersion = 1;
 inline constexpr std::string_view kVcpuSectionPrefix = "kvm.vcpu.";
+inline constexpr std::uint32_t kVcpuVersion = 1;
+inline constexpr std::uint32_t kStateVersion = 1;
 
 /// Larger than any vCPU: XSAVE with every feature today is 11 KiB, 4096 MSRs 64 KiB, nested 8.2
 /// KiB.

@@ -20,8 +20,9 @@ enum class Part : std::uint8_t {
   // Of a vCPU:
   kMpState,
   kTscKhz,
-  kTscOffset,  ///< KVM_VCPU_TSC_OFFSET, or IA32_TSC where the kernel lacks it.
-  kMsrs,       ///< All but, when loading, IA32_TSC and TSC_DEADLINE.
+  kTscOffset,      ///< KVM_VCPU_TSC_OFFSET, or IA32_TSC where the kernel lacks it.
+  kMachineChecks,  ///< How many banks of machine checks there are (MCG_CAP, KVM_X86_SETUP_MCE).
+  kMsrs,           ///< All but, when loading, IA32_TSC and TSC_DEADLINE.
   kTscDeadline,
   kLapic,  ///< Only with an in-kernel irqchip.
   kSregs,
@@ -29,10 +30,11 @@ enum class Part : std::uint8_t {
   kXcrs,
   kXsave,
   kDebugRegs,
-  kNested,  ///< Only where KVM runs guests of guests.
+  kNested,   ///< Only where KVM runs guests of guests.
+  kOneRegs,  ///< What has no other place (KVM_GET_REG_LIST), such as the shadow stack pointer.
   kEvents,
 };
-inline constexpr std::size_t kPartCount = 16;
+inline constexpr std::size_t kPartCount = 18;
 [[nodiscard]] std::string_view to_string(Part part);
 [[nodiscard]] constexpr bool of_vm(Part part) {
   return part == Part::kClock || part == Part::kPit || part == Part::kIrqchips;

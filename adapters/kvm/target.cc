@@ -53,6 +53,7 @@ class KvmTarget final : public TargetGuest {
   KvmPageSink pages_;
   KvmVm vm_;
   std::uint32_t host_tsc_khz_ = 0;
+  std::uint64_t xsave_components_ = 0;  ///< That the guest's XCR0 may have.
   bool built_ = false;
 };
 
@@ -63,6 +64,7 @@ Status KvmTarget::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const PreflightResult checked,
                  preflight(kvm_fd_, machine, model, options_.huge_page_bytes));
   host_tsc_khz_ = checked.host_tsc_khz;
+  xsave_components_ = xcr0_bits(model.vcpus.front());
   built_ = true;
   MIGRATE_ASSIGN(vm_, hooks_.build(description, machine));
   MIGRATE_TRY(check_built(machine, vm_));
@@ -112,11 +114,12 @@ std::optional<std::size_t> vcpu_number(const std::string& name) {
 Status KvmTarget::read_section(const SectionInfo& section, StateReader& reader, Arrived& arrived) {
   const std::optional<std::size_t> vcpu = vcpu_number(section.name);
   if (section.name != kVmSection && !vcpu) return StateReader::skip_unknown(section);
-  if (section.version != kStateVersion) {
+  const std::uint32_t known = vcpu ? kVcpuVersion : kVmVersion;
+  if (section.version != known) {
     return make_error(ErrorCode::kVersionMismatch,
                       "state section " + section.name + " is of version " +
                           std::to_string(section.version) + ", and version " +
-                          std::to_string(kStateVersion) + " is known here")
+                          std::to_string(known) + " is known here")
         .advise("install the same version on both hosts");
   }
   MIGRATE_ASSIGN(const auto bytes, reader.read_all(kSectionBytesMax));
@@ -172,6 +175,8 @@ Status KvmTarget::apply(const Arrived& arrived) {
   const std::uint32_t guest_khz = arrived.vcpus.begin()->second.tsc_khz;
   LoadContext context;
   context.caps = vcpu_caps(vm_.vm_fd, vm_.irqchip);
+  enable_whole_events(vm_.vm_fd, context.caps);
+  context.xsave_components = xsave_components_;
   context.source_clock = arrived.vm->clock;
   context.scaled_tsc =
       scales(guest_khz, arrived.vm->host_tsc_khz) || scales(guest_khz, host_tsc_khz_);

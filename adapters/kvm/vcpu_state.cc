@@ -10,6 +10,7 @@
 #include "adapters/kvm/kvm_abi.hpp"
 #include "adapters/kvm/kvm_call.hpp"
 #include "adapters/kvm/msrs.hpp"
+#include "adapters/kvm/state_fit.hpp"
 
 namespace migrate::kvm {
 namespace {
@@ -155,15 +156,30 @@ Status load_tsc_deadline(int fd, const VcpuState& state, LoadNotes& notes) {
   return write_msrs(fd, {deadline, 1}, notes.refused_msrs);
 }
 
-Status load_xsave(int fd, const VcpuCaps& caps, const VcpuState& state) {
-  // Areas of features this host lacks were refused by the preflight; the kernel reads its own size.
-  if (state.xsave.size() >= caps.xsave_bytes) {
-    MIGRATE_TRY(call(fd, abi::kSetXsave, state.xsave.data(), "KVM_SET_XSAVE"));
-    return {};
+/// XCR0 of saved XCRS; 0 where there are none.
+std::uint64_t xcr0(const VcpuState& state) {
+  if (!state.xcrs) return 0;
+  for (std::uint32_t i = 0; i < std::min<std::uint32_t>(state.xcrs->nr_xcrs, KVM_MAX_XCRS); ++i) {
+    if (state.xcrs->xcrs[i].xcr == 0) return state.xcrs->xcrs[i].value;
   }
-  std::vector<std::byte> padded = state.xsave;
-  padded.resize(caps.xsave_bytes);
-  MIGRATE_TRY(call(fd, abi::kSetXsave, padded.data(), "KVM_SET_XSAVE"));
+  return 0;
+}
+
+Status load_xsave(int fd, const LoadContext& context, const VcpuState& state) {
+  // Areas of features this host lacks were refused by the preflight; the kernel reads its own size.
+  std::vector<std::byte> area = state.xsave;
+  area.resize(std::max(area.size(), context.caps.xsave_bytes));
+  fit_xsave(area, context.xsave_components | xcr0(state));
+  MIGRATE_TRY(call(fd, abi::kSetXsave, area.data(), "KVM_SET_XSAVE"));
+  return {};
+}
+
+Status load_machine_checks(int fd, const VcpuCaps& caps, const VcpuState& state) {
+  if (!state.mcg_cap || !caps.mce) return {};
+  MIGRATE_ASSIGN(const auto here, machine_check_cap(fd));
+  // Setting it empties the banks; a vCPU that has what it needs is left alone.
+  if (here == state.mcg_cap) return {};
+  MIGRATE_TRY(set(fd, KVM_X86_SETUP_MCE, *state.mcg_cap, "KVM_X86_SETUP_MCE"));
   return {};
 }
 
@@ -188,33 +204,17 @@ Status load_nested(int fd, const VcpuCaps& caps, const VcpuState& state) {
 }
 
 Status load_events(int fd, const VcpuCaps& caps, const VcpuState& state) {
-  MIGRATE_TRY(set(fd, KVM_SET_VCPU_EVENTS, state.events, "KVM_SET_VCPU_EVENTS"));
-  // Tells a guest that uses kvmclock that it was stopped, so that its watchdogs forgive the gap;
-  // KVM refuses where it does not use it.
-  if (caps.kvmclock_ctrl) (void)::ioctl(fd, KVM_KVMCLOCK_CTRL, 0);
+  MIGRATE_ASSIGN(const kvm_vcpu_events events, fit_events(state.events, caps));
+  MIGRATE_TRY(set(fd, KVM_SET_VCPU_EVENTS, events, "KVM_SET_VCPU_EVENTS"));
+  tell_of_the_pause(fd, caps);
   return {};
 }
 
 }  // namespace
 
-VcpuCaps vcpu_caps(int vm_fd, bool irqchip) {
-  VcpuCaps caps;
-  if (const int bytes = extension(vm_fd, KVM_CAP_XSAVE2); bytes > 0) {
-    caps.xsave2 = true;
-    caps.xsave_bytes = std::max(abi::kXsaveBytesMin, static_cast<std::size_t>(bytes));
-  }
-  caps.xsave = extension(vm_fd, KVM_CAP_XSAVE) > 0;
-  caps.xcrs = extension(vm_fd, KVM_CAP_XCRS) > 0;
-  caps.debugregs = extension(vm_fd, KVM_CAP_DEBUGREGS) > 0;
-  caps.sregs2 = extension(vm_fd, KVM_CAP_SREGS2) > 0;
-  if (const int bytes = extension(vm_fd, KVM_CAP_NESTED_STATE); bytes > 0) {
-    caps.nested_bytes = std::max(sizeof(kvm_nested_state), static_cast<std::size_t>(bytes));
-  }
-  caps.get_tsc_khz = extension(vm_fd, KVM_CAP_GET_TSC_KHZ) > 0;
-  caps.tsc_control = extension(vm_fd, KVM_CAP_TSC_CONTROL) > 0;
-  caps.kvmclock_ctrl = extension(vm_fd, KVM_CAP_KVMCLOCK_CTRL) > 0;
-  caps.irqchip = irqchip;
-  return caps;
+void tell_of_the_pause(int vcpu_fd, const VcpuCaps& caps) {
+  // KVM refuses where the guest does not use kvmclock.
+  if (caps.kvmclock_ctrl) (void)::ioctl(vcpu_fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
 void reserve(VcpuState& state, const VcpuCaps& caps, std::size_t msrs) {
@@ -237,11 +237,16 @@ Status save_part(Part part, int vcpu_fd, const VcpuCaps& caps, std::span<const s
     case Part::kTscOffset:
       state.tsc_offset = read_tsc_offset(vcpu_fd);
       return {};
+    case Part::kMachineChecks: {
+      if (!caps.mce) return {};
+      MIGRATE_ASSIGN(state.mcg_cap, machine_check_cap(vcpu_fd));
+      return {};
+    }
     case Part::kMsrs:
       state.msrs.clear();
       return read_msrs(vcpu_fd, msrs, state.msrs, unreadable);
     case Part::kLapic:
-      if (!caps.irqchip) return {};
+      if (!caps.lapic) return {};
       return get(vcpu_fd, KVM_GET_LAPIC, state.lapic.emplace(), "KVM_GET_LAPIC");
     case Part::kSregs:
       return save_sregs(vcpu_fd, caps, state);
@@ -257,6 +262,9 @@ Status save_part(Part part, int vcpu_fd, const VcpuCaps& caps, std::span<const s
       return get(vcpu_fd, KVM_GET_DEBUGREGS, state.debugregs.emplace(), "KVM_GET_DEBUGREGS");
     case Part::kNested:
       return save_nested(vcpu_fd, caps, state);
+    case Part::kOneRegs:
+      if (!caps.one_regs) return {};
+      return read_one_regs(vcpu_fd, state.one_regs);
     case Part::kEvents:
       return get(vcpu_fd, KVM_GET_VCPU_EVENTS, state.events, "KVM_GET_VCPU_EVENTS");
     case Part::kTscDeadline:
@@ -278,6 +286,8 @@ Status load_part(Part part, int vcpu_fd, const LoadContext& context, const VcpuS
       return load_tsc_khz(vcpu_fd, caps, state);
     case Part::kTscOffset:
       return load_tsc_offset(vcpu_fd, context, state, notes);
+    case Part::kMachineChecks:
+      return load_machine_checks(vcpu_fd, caps, state);
     case Part::kMsrs:
       return load_msrs(vcpu_fd, state, notes);
     case Part::kTscDeadline:
@@ -293,12 +303,14 @@ Status load_part(Part part, int vcpu_fd, const LoadContext& context, const VcpuS
       if (!state.xcrs) return {};
       return set(vcpu_fd, KVM_SET_XCRS, *state.xcrs, "KVM_SET_XCRS");
     case Part::kXsave:
-      return load_xsave(vcpu_fd, caps, state);
+      return load_xsave(vcpu_fd, context, state);
     case Part::kDebugRegs:
       if (!state.debugregs) return {};
       return set(vcpu_fd, KVM_SET_DEBUGREGS, *state.debugregs, "KVM_SET_DEBUGREGS");
     case Part::kNested:
       return load_nested(vcpu_fd, caps, state);
+    case Part::kOneRegs:
+      return write_one_regs(vcpu_fd, state.one_regs);
     case Part::kEvents:
       return load_events(vcpu_fd, caps, state);
     case Part::kClock:

@@ -10,27 +10,12 @@
 #include <vector>
 
 #include "adapters/kvm/clock.hpp"
-#include "adapters/kvm/kvm_abi.hpp"
+#include "adapters/kvm/one_regs.hpp"
 #include "adapters/kvm/state_order.hpp"
+#include "adapters/kvm/vcpu_caps.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate::kvm {
-
-/// What the kernel offers a VM's vCPUs.
-struct VcpuCaps {
-  std::size_t xsave_bytes = abi::kXsaveBytesMin;
-  bool xsave2 = false;
-  bool xsave = false;
-  bool xcrs = false;
-  bool debugregs = false;
-  bool sregs2 = false;
-  std::size_t nested_bytes = 0;  ///< 0: no guests of guests.
-  bool get_tsc_khz = false;
-  bool tsc_control = false;  ///< The TSC's frequency can be set.
-  bool kvmclock_ctrl = false;
-  bool irqchip = false;
-};
-[[nodiscard]] VcpuCaps vcpu_caps(int vm_fd, bool irqchip);
 
 struct VcpuState {
   kvm_mp_state mp_state{};
@@ -43,6 +28,8 @@ struct VcpuState {
   std::optional<kvm_lapic_state> lapic;
   std::vector<kvm_msr_entry> msrs;
   std::vector<std::byte> nested;  ///< kvm_nested_state with its data; empty: none.
+  std::vector<OneReg> one_regs;
+  std::optional<std::uint64_t> mcg_cap;  ///< Banks of machine checks and what they can.
   kvm_vcpu_events events{};
   std::uint32_t tsc_khz = 0;  ///< 0: unknown.
   std::optional<std::int64_t> tsc_offset;
@@ -62,6 +49,8 @@ struct LoadContext {
   ClockReading source_clock;
   ClockReading target_clock;  ///< After the clock was set.
   bool scaled_tsc = false;    ///< The frequencies of guest and host differ at either side.
+  /// What the guest can have in XCR0, by its CPUID.
+  std::uint64_t xsave_components = ~std::uint64_t{0};
 };
 struct LoadNotes {
   std::vector<kvm_msr_entry> refused_msrs;
@@ -71,6 +60,10 @@ struct LoadNotes {
 /// Writes one part.
 Status load_part(Part part, int vcpu_fd, const LoadContext& context, const VcpuState& state,
                  LoadNotes& notes);
+
+/// Tells a guest that uses kvmclock that it was stopped, so that its watchdogs (soft lockup, RCU)
+/// forgive the gap. Before the vCPU runs on.
+void tell_of_the_pause(int vcpu_fd, const VcpuCaps& caps);
 
 /// The refused MSRs whose value here is not the one that was to be written: guest state that would
 /// be lost.

@@ -22,6 +22,8 @@ VcpuState full_vcpu() {
   state.nested.resize(sizeof(kvm_nested_state) + 16);
   const auto size = static_cast<std::uint32_t>(state.nested.size());
   std::memcpy(state.nested.data() + offsetof(kvm_nested_state, size), &size, sizeof size);
+  state.one_regs = {{0x2030000300000000, 0x7000}};
+  state.mcg_cap = 0x20;
   state.events.nmi.pending = 1;
   state.tsc_khz = 2'600'000;
   state.tsc_offset = -5;
@@ -60,6 +62,9 @@ TEST(StateCodec, AVcpuComesBackAsItWas) {
   EXPECT_EQ(decoded->tsc_offset, -5);
   EXPECT_EQ(decoded->msrs.size(), 2U);
   EXPECT_FALSE(decoded->sregs.has_value());
+  ASSERT_EQ(decoded->one_regs.size(), 1U);
+  EXPECT_EQ(decoded->one_regs[0].value, 0x7000U);
+  EXPECT_EQ(decoded->mcg_cap, 0x20U);
 }
 
 TEST(StateCodec, AVmComesBackAsItWas) {
@@ -125,6 +130,12 @@ TEST(StateCodec, NestedStateWithASizeNotItsOwnIsRefused) {
 TEST(StateCodec, AnXsaveAreaThatIsTooShortIsRefused) {
   VcpuState state = full_vcpu();
   state.xsave.resize(4095);
+  EXPECT_FALSE(decode_vcpu(encode(state)));
+}
+
+TEST(StateCodec, MoreRegistersThanAKernelHasAreRefused) {
+  VcpuState state = full_vcpu();
+  state.one_regs.resize(kOneRegsMax + 1);
   EXPECT_FALSE(decode_vcpu(encode(state)));
 }
 

@@ -69,7 +69,7 @@ TEST(StateOrder, RunsSplitWhereVmAndVcpusAlternate) {
     lengths.push_back(run.size());
     return {};
   }));
-  EXPECT_EQ(lengths, (std::vector<std::size_t>{1, 13, 2}));
+  EXPECT_EQ(lengths, (std::vector<std::size_t>{1, 15, 2}));
 }
 
 }  // namespace
