@@ -35,6 +35,7 @@ class KvmSource final : public SourceGuest {
     return *memory_;
   }
   DirtyTracker& tracker() override { return *tracking_.tracker; }
+  RunState run_state() override { return hooks_.run_state(); }
   Result<PauseResult> pause() override { return hooks_.pause(); }
   Status resume() override { return hooks_.resume(); }
   Status save_state(StateWriter& writer) override;

@@ -70,6 +70,8 @@ class KvmSourceHooks {
   /// More of the guest's description, such as its devices; sections must not begin with "kvm.".
   virtual Result<std::vector<GuestDescription::Property>> properties() = 0;
 
+  /// As in SourceGuest.
+  [[nodiscard]] virtual RunState run_state() = 0;
   /// As SourceGuest::pause(). On return every vCPU thread is outside KVM_RUN with its last exit
   /// completed (complete_pending_exit) and no other thread uses the vCPU descriptors; device I/O
   /// has drained, and pages it wrote are marked in the SoftwareBitmap.

@@ -40,7 +40,8 @@ void Rounds::follow_regions(const std::vector<Region>& regions) {
   holes_.reshape(regions, false);
 }
 
-Status Rounds::start() {
+Status Rounds::start(bool stands) {
+  stable_ = stands;
   MIGRATE_TRY(of_guest(context_.tracker.start()));
   tracking_ = true;
   MIGRATE_TRY(collect());

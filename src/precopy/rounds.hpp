@@ -51,8 +51,9 @@ class Rounds {
   };
   explicit Rounds(Context context);
 
-  /// Starts tracking; the first set is everything but holes.
-  Status start();
+  /// Starts tracking; the first set is everything but holes. `stands`: the guest is paused and stays
+  /// so, thus its pages need not be copied before they leave; saving its state may still write some.
+  Status start(bool stands);
   /// Without tracking, for a guest that stands already: the set is everything but holes.
   Status start_paused();
 
@@ -119,7 +120,7 @@ class Rounds {
   PageBitmap holes_;
   PageBatch batch_;
   bool tracking_ = false;
-  bool stable_ = false;  // The guest stands for good.
+  bool stable_ = false;  // The guest stands.
   std::uint32_t round_ = 0;
   std::uint64_t digest_ = 0;
   std::uint64_t acknowledged_digest_ = 0;

@@ -23,7 +23,7 @@ double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count
 Status Outgoing::Impl::precopy() {
   tracking_ = true;
   say("precopy", "tracking writes with " + std::string(guest_->tracker().name()));
-  MIGRATE_TRY(rounds_->start());
+  MIGRATE_TRY(rounds_->start(guest_->run_state() == RunState::kPaused));
   for (bool done = false; !done;) {
     const double start_ms = elapsed_ms();
     round_pages_ = rounds_->pages_left();

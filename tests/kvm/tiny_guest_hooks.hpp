@@ -23,6 +23,7 @@ class TinySourceHooks final : public KvmSourceHooks {
   Result<std::vector<GuestDescription::Property>> properties() override {
     return std::vector<GuestDescription::Property>{{{"tiny.device", 1, false}, {}}};
   }
+  RunState run_state() override { return state; }
   Result<PauseResult> pause() override {
     guest_.pause();
     ++pauses;

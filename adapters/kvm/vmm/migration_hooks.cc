@@ -75,6 +75,10 @@ Result<std::vector<GuestDescription::Property>> VmmSourceHooks::properties() {
   return std::vector<GuestDescription::Property>{encode_machine(vmm_->config())};
 }
 
+RunState VmmSourceHooks::run_state() {
+  return vmm_->state() == VmmState::kPaused ? RunState::kPaused : RunState::kRunning;
+}
+
 Result<PauseResult> VmmSourceHooks::pause() { return vmm_->pause(); }
 Status VmmSourceHooks::resume() { return vmm_->resume(); }
 Status VmmSourceHooks::save_devices(StateWriter& writer) { return vmm_->save_devices(writer); }

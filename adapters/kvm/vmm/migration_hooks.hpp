@@ -18,6 +18,7 @@ class VmmSourceHooks final : public KvmSourceHooks {
 
   std::string name() override;
   Result<std::vector<GuestDescription::Property>> properties() override;
+  RunState run_state() override;
   Result<PauseResult> pause() override;
   Status resume() override;
   Status save_devices(StateWriter& writer) override;

@@ -3,14 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <filesystem>
-#include <future>
 #include <new>
 #include <thread>
 
 #include "session/introductions.hpp"
-#include "tests/session/engine/engine_run.hpp"
-#include "tests/session/engine/scripted_source.hpp"
+#include "tests/session/engine/alone_target.hpp"
 
 namespace migrate::testing {
 namespace {
@@ -199,8 +196,28 @@ TEST(EngineLimits, ATrackersTimeoutIsNoLostLink) {
 
 // ---- Giving up at an awkward moment.
 
-/// A migration that is cancelled while its link is down, before its source has come back.
-std::unique_ptr<Migration> cancelled_without_link(std::uint64_t cut_at) {
+/// Calls `on_connect` within each connect(), which then heeds what has interrupted it meanwhile.
+class WatchedConnector final : public Connector {
+ public:
+  WatchedConnector(std::unique_ptr<Connector> inner, std::function<void()> on_connect)
+      : inner_(std::move(inner)), on_connect_(std::move(on_connect)) {}
+  Result<std::unique_ptr<Channel>> connect(std::chrono::nanoseconds timeout) override {
+    on_connect_();
+    return inner_->connect(timeout);
+  }
+  void set_session(std::string_view session) override { inner_->set_session(session); }
+  void interrupt() noexcept override { inner_->interrupt(); }
+  void resume_after_interrupt() noexcept override { inner_->resume_after_interrupt(); }
+  [[nodiscard]] std::string peer() const override { return inner_->peer(); }
+
+ private:
+  const std::unique_ptr<Connector> inner_;
+  const std::function<void()> on_connect_;
+};
+
+/// A migration whose link is cut in the rounds, and which is cancelled before it has another: while
+/// there is none, or within connecting.
+std::unique_ptr<Migration> cancelled_without_link(std::uint64_t cut_at, bool while_connecting) {
   RunSpec spec;
   spec.outgoing.reconnect = std::chrono::hours(20);
   spec.source.writes = [](FakeSource& guest, const char* where) {
@@ -208,102 +225,54 @@ std::unique_ptr<Migration> cancelled_without_link(std::uint64_t cut_at) {
   };
   Outgoing* outgoing = nullptr;
   spec.ready = [&](Outgoing& out, Incoming&) { outgoing = &out; };
+  bool lost = false;
+  bool cancelled = false;
+  const auto cancel = [&] {
+    if (!lost || std::exchange(cancelled, true)) return;
+    EXPECT_TRUE(outgoing->cancel());
+  };
   spec.on_source_event = [&](const Event& event) {
     if (event.name != "reconnecting") return;
-    EXPECT_TRUE(outgoing->cancel());
+    lost = true;
+    if (!while_connecting) cancel();
+  };
+  spec.wrap_connector = [&](std::unique_ptr<Connector> inner) -> std::unique_ptr<Connector> {
+    return std::make_unique<WatchedConnector>(std::move(inner), cancel);
   };
   spec.plan.faults = {test::Fault::cut(0, test::Direction::kToSource, cut_at, test::InFlight::kLost,
                                        test::Scope::kLink)};
-  return std::make_unique<Migration>(std::move(spec));
+  auto run = std::make_unique<Migration>(std::move(spec));
+  EXPECT_TRUE(cancelled);
+  return run;
 }
 
 TEST(EngineLimits, ATargetHearsOfACancelThatCameWhileThereWasNoLink) {
   RunSpec clean;
   Migration whole(std::move(clean));
   const std::uint64_t cut_at = whole.bytes_at["precopy"][0].to_source + 1;
-  // The source has one try, of a second, to reach it: where the machine is too busy for that, the
-  // target hears nothing, its window is a day, and the test cancels it itself in the end.
-  constexpr int kTries = 8;
-  for (int tried = 1;; ++tried) {
-    const auto run = cancelled_without_link(cut_at);
+  for (const bool while_connecting : {false, true}) {
+    const auto run = cancelled_without_link(cut_at, while_connecting);
+    SCOPED_TRACE(run->text());
     expect_one_owner(*run);
-    EXPECT_EQ(run->out.outcome, Outcome::kCancelled) << run->text();
+    EXPECT_EQ(run->out.outcome, Outcome::kCancelled);
     ASSERT_TRUE(run->in.report.error.has_value());
-    EXPECT_EQ(run->in.report.error->code, ErrorCode::kCancelled) << run->text();
-    if (run->in.report.error->side == Side::kSource) return;
-    ASSERT_LT(tried, kTries) << run->text();
+    EXPECT_EQ(run->in.report.error->code, ErrorCode::kCancelled);
+    EXPECT_EQ(run->in.report.error->side, Side::kSource);
   }
 }
 
-/// The target alone.
-class JoiningTarget : public ::testing::Test, private Incoming::Host {
- protected:
-  JoiningTarget() {
-    std::string path = ::testing::TempDir() + "/joining-XXXXXX";
-    MIGRATE_CHECK(mkdtemp(path.data()) != nullptr);
-    options_.runtime_dir = path;
-    // Nobody waits for that: what ends it sooner is what the tests are about.
-    options_.hello_timeout = std::chrono::hours(1);
-    incoming_ =
-        std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, FakeTarget::Script{}),
-                                   options_, static_cast<Incoming::Host&>(*this));
-    thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
-  }
-  ~JoiningTarget() override {
-    incoming_->cancel();
-    thread_.join();
-    std::filesystem::remove_all(options_.runtime_dir);
-  }
-
-  /// A source that has its WELCOME and has not joined a lane.
-  std::unique_ptr<RecordChannel> welcomed() {
-    wire::Hello hello;
-    hello.session.bytes.fill(std::byte{0x51});
-    hello.random.bytes.fill(std::byte{7});
-    hello.guest.name = "scripted";
-    hello.guest.regions = {{kLow, {{0}, 100}, Backing::kAnonymous}};
-    auto channel = network_.connector()->connect(seconds(5));
-    if (!channel) return nullptr;
-    auto control = std::make_unique<RecordChannel>(*std::move(channel));
-    if (!control->send(hello, seconds(5))) return nullptr;
-    const auto welcome = control->expect<wire::Welcome>(seconds(5));
-    if (!welcome) return nullptr;
-    control->set_hasher(wire::Hasher(hello.random, welcome->random));
-    return control;
-  }
-  void expect_end(ErrorCode code) {
-    auto future = result_.get_future();
-    ASSERT_EQ(future.wait_for(seconds(20)), std::future_status::ready);
-    const IncomingResult in = future.get();
-    EXPECT_EQ(in.report.error->code, code) << in.report.error->to_text();
-  }
-
-  Status on_described(const GuestDescription&) override { return {}; }
-  Status on_ready() override { return {}; }
-  void on_started() override {}
-
-  World world_;
-  IncomingOptions options_;
-  test::InProcessNetwork network_;
-  std::unique_ptr<Acceptor> acceptor_ = network_.acceptor();
-  std::unique_ptr<Incoming> incoming_;
-  std::promise<IncomingResult> result_;
-  std::thread thread_;
-};
+class JoiningTarget : public AloneTarget {};
 
 TEST_F(JoiningTarget, ASourceThatDiesBeforeItsLanesJoinIsNoticedAtOnce) {
-  auto control = welcomed();
-  ASSERT_NE(control, nullptr);
-  control.reset();
+  ASSERT_TRUE(source_.greet());
+  source_.close();
   expect_end(ErrorCode::kLinkLost);
 }
 
 TEST_F(JoiningTarget, ASourceThatGivesUpBeforeItsLanesJoinIsHeardAtOnce) {
-  auto control = welcomed();
-  ASSERT_NE(control, nullptr);
-  ASSERT_TRUE(control->send(
-      wire::ErrorRecord{make_error(ErrorCode::kCancelled, "gave up").on(Side::kSource)},
-      seconds(5)));
+  ASSERT_TRUE(source_.greet());
+  ASSERT_TRUE(source_.say(
+      wire::ErrorRecord{make_error(ErrorCode::kCancelled, "gave up").on(Side::kSource)}));
   expect_end(ErrorCode::kCancelled);
 }
 

@@ -1,15 +1,13 @@
 // Peers that mean harm, and hosts that have nothing left to give: no memory, no threads.
 #include <gtest/gtest.h>
-#include <pthread.h>
 
 #include <atomic>
 #include <filesystem>
-#include <future>
 #include <new>
 #include <thread>
 
-#include "tests/session/engine/engine_run.hpp"
-#include "tests/session/engine/scripted_source.hpp"
+#include "tests/session/engine/alone_target.hpp"
+#include "tests/support/no_threads.hpp"
 #include "transport/bulk_senders.hpp"
 
 namespace migrate::testing {
@@ -17,55 +15,10 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
+using test::NoThreads;
 using SteadyClock = std::chrono::steady_clock;
 
 // ---- Peers.
-
-/// The real target, whose source is scripted.
-class AloneTarget : public ::testing::Test, private Incoming::Host {
- protected:
-  AloneTarget() {
-    std::string path = ::testing::TempDir() + "/alone-XXXXXX";
-    MIGRATE_CHECK(mkdtemp(path.data()) != nullptr);
-    options_.runtime_dir = path;
-    // Nobody waits for these: what ends it sooner is what the tests are about.
-    options_.hello_timeout = std::chrono::hours(1);
-    options_.peer_timeout = std::chrono::hours(1);
-    incoming_ =
-        std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, FakeTarget::Script{}),
-                                   options_, static_cast<Incoming::Host&>(*this));
-    thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
-  }
-  ~AloneTarget() override {
-    incoming_->cancel();
-    source_.close();
-    thread_.join();
-    std::filesystem::remove_all(options_.runtime_dir);
-  }
-  void expect_end(ErrorCode code) {
-    auto future = result_.get_future();
-    ASSERT_EQ(future.wait_for(seconds(20)), std::future_status::ready);
-    const IncomingResult in = future.get();
-    EXPECT_EQ(in.report.error->code, code) << in.report.error->to_text();
-  }
-  Status send(std::span<const std::byte> bytes) {
-    const iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
-    return source_.control().channel().send({&part, 1}, seconds(5));
-  }
-
-  Status on_described(const GuestDescription&) override { return {}; }
-  Status on_ready() override { return {}; }
-  void on_started() override {}
-
-  World world_;
-  IncomingOptions options_;
-  test::InProcessNetwork network_;
-  std::unique_ptr<Acceptor> acceptor_ = network_.acceptor();
-  ScriptedSource source_{network_.connector(), {{kLow, {{0}, 100}, Backing::kAnonymous}}};
-  std::unique_ptr<Incoming> incoming_;
-  std::promise<IncomingResult> result_;
-  std::thread thread_;
-};
 
 // Of a type only the first byte is looked at where the second has not come.
 TEST_F(AloneTarget, AnOptionalRecordThatComesInPiecesIsNotTakenForTheEnd) {
@@ -122,28 +75,6 @@ TEST(EngineNeed, APeerThatSaysNothingButThatItLivesDoesNotKeepAReceiver) {
 }
 
 // ---- No threads.
-
-/// While it lives no thread can be started: none gets a stack of all the address space.
-class NoThreads {
- public:
-  NoThreads() {
-    MIGRATE_CHECK(pthread_getattr_default_np(&before_) == 0);
-    pthread_attr_t huge;
-    MIGRATE_CHECK(pthread_getattr_default_np(&huge) == 0);
-    MIGRATE_CHECK(pthread_attr_setstacksize(&huge, std::size_t{1} << 47) == 0);
-    MIGRATE_CHECK(pthread_setattr_default_np(&huge) == 0);
-    pthread_attr_destroy(&huge);
-  }
-  NoThreads(const NoThreads&) = delete;
-  NoThreads& operator=(const NoThreads&) = delete;
-  ~NoThreads() {
-    MIGRATE_CHECK(pthread_setattr_default_np(&before_) == 0);
-    pthread_attr_destroy(&before_);
-  }
-
- private:
-  pthread_attr_t before_;
-};
 
 TEST(EngineNeed, LanesOfTheSourceThatGetNoThreadsFailWithoutEndingTheProcess) {
   World world;
@@ -204,6 +135,27 @@ TEST_F(AloneTarget, ItSaysThatItsLanesGetNoThreadsAndLeavesNoRecord) {
   EXPECT_EQ(source_.hear_end().code, ErrorCode::kNoMemory);
   expect_end(ErrorCode::kNoMemory);
   EXPECT_TRUE(std::filesystem::is_empty(options_.runtime_dir + "/sessions"));
+}
+
+// ---- No memory for what is said to observers, where nothing else would catch it.
+
+TEST(EngineNeed, AnObserverWithoutMemoryDoesNotKeepAGuestFromLeaving) {
+  RunSpec spec;
+  spec.on_source_event = [](const Event&) { throw std::bad_alloc(); };
+  Migration run(std::move(spec));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+}
+
+TEST_F(AloneTarget, AnObserverWithoutMemoryDoesNotKeepItFromWaitingForItsSource) {
+  observe_ = [](const Event&) { throw std::bad_alloc(); };
+  ASSERT_TRUE(source_.open());
+  ASSERT_TRUE(source_.say(wire::ResumeTerms{20'000}));
+  ASSERT_TRUE(source_.end_round(false));
+  ASSERT_TRUE(source_.hear<wire::BarrierAck>());
+  source_.close();
+  const auto resumed = source_.resume(source_.session(), source_.secret(), 1);
+  EXPECT_TRUE(resumed) << resumed.error().to_text();
 }
 
 // ---- No memory, once the guest is committed.

@@ -521,7 +521,7 @@ TEST(RoundsAfterALostLink, OnlyWhatTheTargetCanHaveIsBelieved) {
   precopy::Rounds rounds({guest.pages(), guest.tracker(), ledger, digest, &senders, &source,
                           system_clock(), std::chrono::seconds(5),
                           [](std::uint64_t) { return Status(); }});
-  ASSERT_TRUE(rounds.start());
+  ASSERT_TRUE(rounds.start(false));
   std::thread target([peer = std::move(control->second), &hasher]() mutable {
     RecordChannel channel(std::move(peer), hasher);
     EXPECT_TRUE(channel.expect<wire::Barrier>(std::chrono::seconds(5)));

@@ -75,6 +75,7 @@ Migration::Migration(RunSpec run_spec)
   spec.incoming.runtime_dir = runtime_dir_;
   network = std::make_unique<test::InProcessNetwork>(spec.plan);
   auto plain_connector = network->connector();
+  if (spec.wrap_connector) plain_connector = spec.wrap_connector(std::move(plain_connector));
   wire::testing::RecordingConnector recorder(*plain_connector, capture);
   Connector* connector = &recorder;
   auto acceptor = network->acceptor();

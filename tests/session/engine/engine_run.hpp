@@ -29,6 +29,8 @@ struct RunSpec {
   /// Called with what can be cancelled, before anything runs.
   std::function<void(Outgoing&, Incoming&)> ready;
   std::function<void(const Event&)> on_source_event;
+  /// Puts something before what connects the source.
+  std::function<std::unique_ptr<Connector>(std::unique_ptr<Connector>)> wrap_connector;
 
   RunSpec();
 };

@@ -74,6 +74,19 @@ TEST_P(EveryMode, APausedGuestArrivesPaused) {
   EXPECT_FALSE(run.out.report.downtime_ms.has_value());
 }
 
+// Its pages leave straight from its memory; what saving its state writes to them comes after.
+TEST_P(EveryMode, WhatSavingAPausedGuestWritesArrives) {
+  RunSpec paused = spec();
+  paused.source.run_state = RunState::kPaused;
+  paused.source.writes = [](FakeSource& guest, const char* where) {
+    if (std::string_view(where) != "save") return;
+    for (const std::uint64_t page : {3, 5, 60}) guest.write_as_device(kLow, {page}, 77);
+  };
+  Migration run(std::move(paused));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+}
+
 // Writes at every point where the engine lets the guest go on, pages that turn to zero and back
 // among them.
 TEST_P(EveryMode, AWriterAtEveryStepArrivesEqual) {

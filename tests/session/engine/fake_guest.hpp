@@ -87,6 +87,7 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   Result<GuestDescription> describe() override;
   PageSource& pages() override { return *this; }
   DirtyTracker& tracker() override { return *this; }
+  RunState run_state() override { return running_ ? RunState::kRunning : RunState::kPaused; }
   Result<PauseResult> pause() override;
   Status resume() override;
   Status save_state(StateWriter& writer) override;
