@@ -27,7 +27,9 @@ class KvmSource final : public SourceGuest {
         memory_(std::move(memory)),
         tracking_(std::move(tracking)),
         caps_(vcpu_caps(vm_.vm_fd, vm_.irqchip)),
-        vcpus_(vm_.vcpu_fds.size()) {}
+        vcpus_(vm_.vcpu_fds.size()) {
+    enable_whole_events(vm_.vm_fd, caps_);
+  }
 
   Result<GuestDescription> describe() override;
   PageSource& pages() override {
@@ -36,8 +38,8 @@ class KvmSource final : public SourceGuest {
   }
   DirtyTracker& tracker() override { return *tracking_.tracker; }
   RunState run_state() override { return hooks_.run_state(); }
-  Result<PauseResult> pause() override { return hooks_.pause(); }
-  Status resume() override { return hooks_.resume(); }
+  Result<PauseResult> pause() override;
+  Status resume() override;
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override {
     return hooks_.throttle(vcpu, share);
@@ -57,6 +59,7 @@ class KvmSource final : public SourceGuest {
   std::unique_ptr<KvmPageSource> memory_;  // Before what reads through it.
   Tracking tracking_;
   VcpuCaps caps_;
+  bool stands_ = false;  ///< Paused by us, no vCPU in KVM_RUN.
   CpuModel model_;
   VmState vm_state_;
   std::vector<VcpuState> vcpus_;
@@ -64,9 +67,9 @@ class KvmSource final : public SourceGuest {
 
 /// KVM answers questions about a vCPU only while it does not run.
 Result<KvmCpuModel> KvmSource::model_of_running_guest() {
-  MIGRATE_ASSIGN(const PauseResult paused, hooks_.pause());
+  MIGRATE_ASSIGN(const PauseResult paused, pause());
   Result<KvmCpuModel> model = capture_cpu_model(vm_);
-  if (paused.before == RunState::kRunning) MIGRATE_TRY(hooks_.resume());
+  if (paused.before == RunState::kRunning) MIGRATE_TRY(resume());
   return model;
 }
 
@@ -102,6 +105,20 @@ Result<GuestDescription> KvmSource::describe() {
   return description;
 }
 
+Result<PauseResult> KvmSource::pause() {
+  MIGRATE_ASSIGN(const PauseResult result, hooks_.pause());
+  stands_ = true;
+  return result;
+}
+
+Status KvmSource::resume() {
+  // Only while nobody is in KVM_RUN: KVM would wait for the vCPU to leave it.
+  if (std::exchange(stands_, false)) {
+    for (const int vcpu : vm_.vcpu_fds) tell_of_the_pause(vcpu, caps_);
+  }
+  return hooks_.resume();
+}
+
 Status KvmSource::capture_vcpu(std::size_t i, std::span<const Part> parts) {
   std::vector<std::uint32_t> unreadable;
   for (const Part part : parts) {
@@ -135,10 +152,10 @@ Status KvmSource::save_state(StateWriter& writer) {
   MIGRATE_TRY(capture());
   // Reading a vCPU's state may write guest memory (steal time); from here on nothing does.
   MIGRATE_TRY(writer.memory_final());
-  MIGRATE_TRY(writer.section({std::string(kVmSection), kStateVersion, true}, encode(vm_state_)));
+  MIGRATE_TRY(writer.section({std::string(kVmSection), kVmVersion, true}, encode(vm_state_)));
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     MIGRATE_TRY(
-        writer.section({std::string(kVcpuSectionPrefix) + std::to_string(i), kStateVersion, true},
+        writer.section({std::string(kVcpuSectionPrefix) + std::to_string(i), kVcpuVersion, true},
                        encode(vcpus_[i])));
   }
   return {};

@@ -19,7 +19,6 @@ inline constexpr std::string_view kVmSection = "kvm.vm";
 inline constexpr std::uint32_t kVmVersion = 1;
 inline constexpr std::string_view kVcpuSectionPrefix = "kvm.vcpu.";
 inline constexpr std::uint32_t kVcpuVersion = 1;
-inline constexpr std::uint32_t kStateVersion = 1;
 
 /// Larger than any vCPU: XSAVE with every feature today is 11 KiB, 4096 MSRs 64 KiB, nested 8.2
 /// KiB.
