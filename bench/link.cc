@@ -105,6 +105,7 @@ class VisitingConnector final : public Connector {
   }
   void set_session(std::string_view session) override { inner_->set_session(session); }
   void interrupt() noexcept override { inner_->interrupt(); }
+  void resume_after_interrupt() noexcept override { inner_->resume_after_interrupt(); }
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
 
  private:

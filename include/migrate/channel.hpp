@@ -59,8 +59,10 @@ class Connector {
   /// The session, as hexadecimal digits, that the following connections belong to: a transport may
   /// show it to the listener before anything is sent, for it to route by. It is no secret.
   virtual void set_session(std::string_view session) = 0;
-  /// Makes connect() fail with kCancelled, now and later; any thread.
+  /// Makes connect() fail with kCancelled, now and later, until resume_after_interrupt(); any
+  /// thread.
   virtual void interrupt() noexcept = 0;
+  virtual void resume_after_interrupt() noexcept = 0;
   /// Where it connects to, for messages.
   [[nodiscard]] virtual std::string peer() const = 0;
 };
@@ -117,9 +119,14 @@ inline constexpr std::uint32_t kVsockCidAny = 0xFFFFFFFF;
                                                                     std::uint32_t port,
                                                                     SocketOptions options = {});
 
-/// Connections that somebody else made: connected stream sockets, given out in this order, one a
-/// connect(), then kConnectFailed. A migration takes one for control and one a lane, and has none
-/// to come back by when its link is lost. Takes the descriptors over.
+/// Connections that somebody else made: connected stream sockets of any family, given out in this
+/// order, one a connect(), then kConnectFailed. A migration takes one for control and one a lane,
+/// and has none to come back by when its link is lost.
+///
+/// Takes all descriptors over, at once, whatever they are: each is closed with its channel, or with
+/// the connector when it was not given out. They are looked at only by connect(): for one that is
+/// closed, no stream socket or not connected it fails with kInvalidArgument and closes it; the
+/// next call goes on with the next. A peer that has gone already is told by the channel.
 [[nodiscard]] std::unique_ptr<Connector> make_inherited_connector(std::vector<int> fds,
                                                                   SocketOptions options = {});
 /// On a listening stream socket of any family that somebody else made, such as a service manager;

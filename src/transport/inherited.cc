@@ -34,6 +34,9 @@ class InheritedConnector final : public Connector {
   }
   void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override { interrupted_.store(true, std::memory_order_release); }
+  void resume_after_interrupt() noexcept override {
+    interrupted_.store(false, std::memory_order_release);
+  }
   [[nodiscard]] std::string peer() const override { return "an inherited connection"; }
 
  private:

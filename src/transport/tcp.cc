@@ -69,6 +69,9 @@ class TcpConnector final : public Connector {
   void interrupt() noexcept override {
     if (wake_) wake_->set();
   }
+  void resume_after_interrupt() noexcept override {
+    if (wake_) wake_->clear();
+  }
   [[nodiscard]] std::string peer() const override { return host_and_port(host_, port_); }
 
  private:

@@ -41,6 +41,11 @@ class TlsConnector final : public Connector {
     interrupted_ = true;
     if (beginning_ != nullptr) beginning_->interrupt();
   }
+  void resume_after_interrupt() noexcept override {
+    inner_->resume_after_interrupt();
+    MutexLock lock(mutex_);
+    interrupted_ = false;
+  }
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
 
  private:

@@ -61,6 +61,9 @@ class UnixConnector final : public Connector {
   void interrupt() noexcept override {
     if (wake_) wake_->set();
   }
+  void resume_after_interrupt() noexcept override {
+    if (wake_) wake_->clear();
+  }
   [[nodiscard]] std::string peer() const override { return "unix:" + path_; }
 
  private:

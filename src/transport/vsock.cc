@@ -95,6 +95,9 @@ class VsockConnector final : public Connector {
   void interrupt() noexcept override {
     if (wake_) wake_->set();
   }
+  void resume_after_interrupt() noexcept override {
+    if (wake_) wake_->clear();
+  }
   [[nodiscard]] std::string peer() const override { return to_text(address_); }
 
  private:

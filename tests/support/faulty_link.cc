@@ -52,6 +52,9 @@ class InProcessNetwork::LinkConnector final : public Connector {
   void interrupt() noexcept override {
     link_->set_flag(interrupted_, true, link_->connections_changed());
   }
+  void resume_after_interrupt() noexcept override {
+    link_->set_flag(interrupted_, false, link_->connections_changed());
+  }
   [[nodiscard]] std::string peer() const override { return "in-process target"; }
 
  private:
