@@ -69,7 +69,12 @@ IncomingResult Incoming::Impl::run(Acceptor& acceptor) {
     } else {
       report_.phases_ms.setup = elapsed_ms();
       serve(introductions);
-      linger(introductions);
+      // What there is no memory to answer stands in the journal.
+      Status lingered = guarded([&]() -> Status {
+        linger(introductions);
+        return {};
+      });
+      static_cast<void>(lingered);
     }
     MutexLock lock(watch_mutex_);
     introductions_ = nullptr;
@@ -363,8 +368,13 @@ void Incoming::Impl::fill_report(IncomingResult& result) {
 }
 
 void Incoming::Impl::say(std::string name, std::string detail, Phase phase) {
-  if (observer_ != nullptr)
+  if (observer_ == nullptr) return;
+  // What an observer has no memory for is no matter of the guest's.
+  Status said = guarded([&]() -> Status {
     observer_->on_event({std::move(name), phase, round_, std::move(detail)});
+    return {};
+  });
+  static_cast<void>(said);
 }
 
 double Incoming::Impl::elapsed_ms() const { return to_ms(clock_.now() - begin_); }

@@ -1,6 +1,6 @@
 // Incoming::Impl: the coordinator of the target. Its parts: incoming.cc (set-up, result),
-// incoming_session.cc (records of the control lane, loading, lingering), incoming_resume.cc (after
-// a link that was lost in the rounds).
+// incoming_session.cc (records of the control lane, lingering), incoming_memory.cc (barriers,
+// regions, loading), incoming_resume.cc (after a link that was lost in the rounds).
 #pragma once
 
 #include <atomic>
@@ -52,6 +52,7 @@ class Incoming::Impl {
 
   // The session.
   void serve(session::Introductions& introductions);
+  void serve_once(session::Introductions& introductions);
   /// The control lane's next record; nullopt when somebody woke us. Nothing but receiving is ever
   /// interrupted: a READY or STARTED that breaks off would keep the source waiting, its guest
   /// paused.
@@ -85,6 +86,7 @@ class Incoming::Impl {
   [[nodiscard]] bool may_resume_after(const Error& error) const;
   void on_resume() noexcept;
   void note_resumable();
+  bool hear_last_word();
   void suspend(Error error);
   void await_resume(session::Introductions& introductions);
   void await_lanes(session::Introductions& introductions);

@@ -17,6 +17,9 @@ using std::chrono::milliseconds;
 // A source that connects at the end of its window may find this host slow to answer.
 constexpr milliseconds kResumeMargin{2'000};
 constexpr milliseconds kReplyPatience{1'000};
+// A source that gives up says so, and then drops its lanes: what it said comes on another
+// connection and may be this much later. A source that wants to come back loses no more than that.
+constexpr milliseconds kLastWordPatience{5};
 
 Error not_in_order(const std::string& what) {
   return make_error(ErrorCode::kProtocol, "the source's void pages: " + what);
@@ -54,6 +57,28 @@ Status Incoming::Impl::take_resume_terms(const wire::ResumeTerms& terms) {
   }
   resume_window_ = milliseconds(terms.window_ms);
   return {};
+}
+
+/// Whether the source has said on the control lane that it is over: then it does not come back.
+/// What else is unread there goes with the link.
+bool Incoming::Impl::hear_last_word() {
+  const auto until = clock_.now() + kLastWordPatience;
+  while (gate_.load() != Gate::kCancelled) {
+    const auto left = until - clock_.now();
+    if (left.count() <= 0) return false;
+    auto record = receive_once(left);
+    if (!record) continue;
+    if (!*record) {
+      Error error = std::move(*record).error();
+      if (error.side != Side::kSource) return false;
+      driver_->fail(std::move(error));
+      return true;
+    }
+    if ((*record)->header.type != wire::RecordType::kAbort) continue;
+    Status taken = guarded([&] { return take(**record); });
+    return taken && driver_->machine().ended();
+  }
+  return false;
 }
 
 /// The link is lost, and the source may come back: what has come whole stays.
