@@ -59,7 +59,13 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
     switchover();
   } else {
     driver_->fail(explain(std::move(ready).error()));
-    if (!driver_->told_end()) tell_end_anew();
+    // The guest is the user's again, whatever the target still has to hear.
+    undo_throttle();
+    if (!driver_->told_end()) {
+      // Where there is no memory for it the target's window ends the session.
+      Status told = guarded([&] { return tell_end_anew(); });
+      static_cast<void>(told);
+    }
   }
   conclude(result);
   return result;
@@ -117,7 +123,8 @@ Status Outgoing::Impl::make_session(Connector& connector) {
             Gate open = Gate::kOpen;
             return gate_.compare_exchange_strong(open, Gate::kClosed);
           },
-      .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); }};
+      .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); },
+      .hash_took = [this] { return verify_took_; }};
   driver_ = std::make_unique<SourceDriver>(std::move(context), std::move(opened->control));
   watch(&driver_->control().channel());
   make_senders(std::move(opened->lanes));
@@ -322,13 +329,13 @@ void Outgoing::Impl::fill_report(OutgoingResult& result) {
 // own durations, and what is left of the whole is the handover: messages, waking, the network.
 void Outgoing::Impl::fill_downtime(const SourceDriver::Times& times) {
   if (times.run_before == RunState::kPaused || !times.started || !times.ready) return;
-  const double verify_ms = verify_ms_ + static_cast<double>(times.ready->verify_us) / 1000;
+  const double verify_ms = to_ms(verify_took_) + static_cast<double>(times.ready->verify_us) / 1000;
   const double whole = to_ms(times.started_at - times.stopped_at) - round_trip_ms_ / 2 - verify_ms;
   auto& phases = report_.phases_ms;
   phases.quiesce = to_ms(times.paused_at - times.stopped_at);
   phases.final_sync = to_ms(rounds_->final_collect());
   phases.state_save = to_ms(save_took_);
-  phases.final_pages = to_ms(times.offered_at - final_begin_) - verify_ms_;
+  phases.final_pages = to_ms(times.offered_at - final_begin_) - to_ms(verify_took_);
   // With it the target had applied all before the source hashed.
   if (options_.verify != VerifyMode::kFull) {
     phases.final_pages += static_cast<double>(times.ready->final_apply_us) / 1000;
@@ -347,7 +354,12 @@ void Outgoing::Impl::fill_downtime(const SourceDriver::Times& times) {
 void Outgoing::Impl::say(std::string name, std::string detail, Phase phase) {
   if (observer_ == nullptr) return;
   const std::uint32_t round = rounds_ != nullptr ? rounds_->round() : 0;
-  observer_->on_event({std::move(name), phase, round, std::move(detail)});
+  // What an observer has no memory for is no matter of the guest's.
+  Status said = guarded([&]() -> Status {
+    observer_->on_event({std::move(name), phase, round, std::move(detail)});
+    return {};
+  });
+  static_cast<void>(said);
 }
 
 double Outgoing::Impl::elapsed_ms() const { return to_ms(clock_.now() - begin_); }

@@ -73,7 +73,7 @@ class Outgoing::Impl {
   Result<std::optional<precopy::RoundOutcome>> reconnect(Error lost);
   Status resume(std::optional<precopy::RoundOutcome>& closed, SteadyTime until);
   Status tell_void_pages();
-  void tell_end_anew();
+  Status tell_end_anew();
   Status pause_before_connecting(SteadyTime until);
   void drop_lanes();
   void use_connector(Connector* connector);
@@ -138,7 +138,7 @@ class Outgoing::Impl {
   std::uint64_t round_pages_ = 0;
 
   // The switchover.
-  double verify_ms_ = 0;
+  nanoseconds verify_took_{0};
   nanoseconds save_took_{0};
   SteadyTime final_begin_{};
   std::optional<std::uint64_t> full_digest_;

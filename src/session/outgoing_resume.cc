@@ -16,8 +16,10 @@ using std::chrono::milliseconds;
 constexpr milliseconds kBackoffFirst{100};
 constexpr milliseconds kBackoffMax{5'000};
 // For the word that nobody comes back any more. Without it the target keeps the guest's name and
-// memory until its window is over; with it the user waits at most so long.
-constexpr milliseconds kEndPatience{1'000};
+// memory until its window is over. The guest runs here meanwhile; all that waits is `send`, and
+// only where the target cannot be reached. A second was too short for a TLS handshake with a busy
+// host.
+constexpr milliseconds kEndPatience{5'000};
 
 /// Whether another try may do better: the link failed once more, or the target's host (its
 /// listener, say) is busy. All else is an answer.
@@ -158,22 +160,26 @@ Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, Stea
 
 /// The session is over before COMMIT, and the target, which may wait for RESUME, has not been told:
 /// one try to reach it.
-void Outgoing::Impl::tell_end_anew() {
-  if (!resume_agreed_ || phase_ != Phase::kRounds) return;
+Status Outgoing::Impl::tell_end_anew() {
+  if (!resume_agreed_ || phase_ != Phase::kRounds) return {};
   const auto until = clock_.now() + kEndPatience;
   const auto left = [&] { return std::max<nanoseconds>(until - clock_.now(), milliseconds(1)); };
   const session::SourceKeys& keys = driver_->keys();
-  auto channel = connector_->connect(left());
-  // A cancel that came while it connected has ended the connector for good.
-  if (!channel || (*channel)->peer_identity() != target_identity_) return;
-  RecordChannel control(*std::move(channel), keys.hasher);
+  // A target that still waits for something there looks up.
+  driver_->control().channel().shutdown();
+  drop_lanes();
+  // A cancel may have broken off the last try; what is told here is that cancel.
+  connector_->resume_after_interrupt();
+  MIGRATE_ASSIGN(auto channel, connector_->connect(left()));
+  if (channel->peer_identity() != target_identity_) return {};
+  RecordChannel control(std::move(channel), keys.hasher);
   control.set_mid_record_idle(left());
-  Status told = control.send(wire::Resume{keys.id, keys.secret, rounds_->round()}, left());
-  if (told && control.expect<wire::Resumed>(left())) {
-    const Error reason =
-        driver_->error().value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
-    told = control.send(wire::Abort{0, wire::AbortScope::kSession, reason}, left());
-  }
+  MIGRATE_TRY(control.send(wire::Resume{keys.id, keys.secret, rounds_->round()}, left()));
+  MIGRATE_ASSIGN(const auto resumed, control.expect<wire::Resumed>(left()));
+  static_cast<void>(resumed);
+  const Error reason =
+      driver_->error().value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
+  return control.send(wire::Abort{0, wire::AbortScope::kSession, reason}, left());
 }
 
 Status Outgoing::Impl::tell_void_pages() {

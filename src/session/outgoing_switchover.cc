@@ -8,7 +8,6 @@ namespace {
 
 using session::SourceEvent;
 using session::SourceState;
-using std::chrono::duration;
 
 // While READY is awaited the source has nothing else to do. At least some pages are looked at even
 // when READY is fast (32 pages take about 30 us with cold caches), and at most so many that a slow
@@ -19,8 +18,6 @@ constexpr std::uint64_t kSampleStep = 32;
 // Before each step the source sleeps for READY: hashing without a rest would keep the processor
 // from a target (or guests) on the same host, which waited 2 ms and more for it on a busy one.
 constexpr std::chrono::microseconds kSamplePause{50};
-
-double to_ms(nanoseconds time) { return duration<double, std::milli>(time).count(); }
 
 }  // namespace
 
@@ -94,7 +91,7 @@ Status Outgoing::Impl::verify_full() {
     return read_pages(region, range, into);
   };
   MIGRATE_ASSIGN(full_digest_, session::full_digest(*ledger_, *digest_, read, &rounds_->holes()));
-  verify_ms_ = to_ms(clock_.now() - begin);
+  verify_took_ = clock_.now() - begin;
   if (*full_digest_ != rounds_->digest()) {
     report_.integrity.full = "unequal";
     return make_error(ErrorCode::kIntegrity,

@@ -22,6 +22,13 @@ constexpr milliseconds kReclaimPatience{20'000};
 constexpr milliseconds kReclaimPause{20};
 // An operator who resolves by hand waits at the terminal, and has seen the long window pass.
 constexpr milliseconds kOperatorPatience{10'000};
+// How long a target may ask for patience after OFFER, while the guest stands still. What it does
+// then is known: it waits for the final pages that are in the sockets' buffers (tens of MiB, so ten
+// times a peer timeout of 30 s suffice for 100 KiB/s), and with --verify full it hashes its memory,
+// for which the source has just taken a time of its own: twenty times that is a far slower host, or
+// one that swaps.
+constexpr int kPeerTimeoutsAfterOffer = 10;
+constexpr int kOwnHashingsAfterOffer = 20;
 constexpr milliseconds kBackoffFirst{50};
 constexpr milliseconds kBackoffMax{1'000};
 
@@ -94,6 +101,8 @@ std::optional<SourceEvent> SourceDriver::perform(const SourceAction& action, boo
       auto result =
           send(control_->send(context_.make_offer(action.attempt), context_.options.peer_timeout));
       times_.offered_at = context_.clock.now();
+      ready_until_ = times_.offered_at + kPeerTimeoutsAfterOffer * context_.options.peer_timeout +
+                     kOwnHashingsAfterOffer * context_.hash_took();
       return result;
     }
     case ActionKind::kSendCommit:
@@ -233,13 +242,24 @@ void SourceDriver::send_released(std::uint32_t attempt) {
   static_cast<void>(told);
 }
 
+Error SourceDriver::never_ready() const {
+  return make_error(ErrorCode::kTimeout,
+                    "the target was not ready for the guest within " +
+                        format_duration(std::chrono::duration_cast<milliseconds>(
+                            ready_until_ - times_.offered_at)) +
+                        " of OFFER, though it said that it lives")
+      .advise("see the target's load and its output; --peer-timeout at the source allows for more");
+}
+
 void SourceDriver::step(nanoseconds idle_max) {
   if (control_ == nullptr) return drive(Kind::kLinkLost);
   // A target that hashes its memory says that it is there; once COMMIT is sent its silence counts.
   const bool offered = machine_.state() == SourceState::kOffered;
   const auto receive = [&] {
-    return guarded(
-        [&] { return offered ? control_->receive_alive(idle_max) : control_->receive(idle_max); });
+    return guarded([&] {
+      if (!offered) return control_->receive(idle_max);
+      return control_->receive_alive(idle_max, [&] { return context_.clock.now() < ready_until_; });
+    });
   };
   auto record = receive();
   // The final round's acknowledgement says nothing that READY does not say again.
@@ -253,6 +273,9 @@ void SourceDriver::step(nanoseconds idle_max) {
     // Whatever it was, the target may run the guest: only its answer counts now.
     remember(std::move(next).error().at(Phase::kHandover));
     return drive(Kind::kLinkLost);
+  }
+  if (offered && next.error().code == ErrorCode::kTimeout && context_.clock.now() >= ready_until_) {
+    next = never_ready();
   }
   link_failed_ = next.error().code == ErrorCode::kLinkLost;
   fail(std::move(next).error().at(Phase::kHandover));

@@ -40,6 +40,8 @@ class SourceDriver {
     /// False when a cancel came first; true makes later ones come too late.
     std::function<bool()> close_gate;
     std::function<wire::Offer(std::uint32_t attempt)> make_offer;
+    /// What hashing all memory took here, for this attempt; 0 where it was not done.
+    std::function<nanoseconds()> hash_took;
   };
   SourceDriver(Context context, std::unique_ptr<RecordChannel> control);
 
@@ -90,6 +92,7 @@ class SourceDriver {
   void send_abort(const SourceAction& action);
   Result<SourceEvent> to_event(const RecordChannel::Record& record);
   Result<SourceEvent> on_ready(const wire::Ready& ready);
+  [[nodiscard]] Error never_ready() const;
   void remember(Error error);
 
   Context context_;
@@ -98,6 +101,7 @@ class SourceDriver {
   Times times_;
   std::optional<Error> error_;
   Refusal refusal_ = Refusal::kNone;
+  SteadyTime ready_until_{};  // Of the latest OFFER.
   std::optional<SteadyTime> ask_until_;
   nanoseconds backoff_{0};
   bool link_failed_ = false;

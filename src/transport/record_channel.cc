@@ -179,12 +179,14 @@ Status RecordChannel::keep_alive(nanoseconds idle_max) {
   return send(wire::Alive{}, idle_max);
 }
 
-Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max) {
+Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max,
+                                                           const std::function<bool()>& patient) {
   auto heard_at = SteadyClock::now();
   for (;;) {
     const std::uint64_t before = received_bytes_;
     auto record = receive(alive_period(idle_max));
     if (record || record.error().code != ErrorCode::kTimeout) return record;
+    if (patient && !patient()) return record;
     const auto now = SteadyClock::now();
     if (received_bytes_ != before) heard_at = now;
     if (now - heard_at >= idle_max) return record;

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -81,8 +82,10 @@ class RecordChannel {
   /// that at least: set_mid_record_idle(). Records that are skipped do not prolong the wait.
   Result<Record> receive(nanoseconds idle_max);
   /// receive(), for which a sign of life begins the wait anew: kTimeout when no byte came for
-  /// `idle_max`. Says nothing itself: two sides that wait for each other would go on for ever.
-  Result<Record> receive_alive(nanoseconds idle_max);
+  /// `idle_max`. Says nothing itself: two sides that wait for each other would go on for ever. Nor
+  /// need the peer ever say more: kTimeout also once `patient`, asked after each alive_period(), is
+  /// false.
+  Result<Record> receive_alive(nanoseconds idle_max, const std::function<bool()>& patient = {});
   /// Says ALIVE, when nothing was sent here for alive_period(idle_max). For waits for others, where
   /// the peer receives: a socket holds a few hundred of them.
   Status keep_alive(nanoseconds idle_max);

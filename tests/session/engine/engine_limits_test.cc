@@ -141,6 +141,9 @@ TEST(EngineLimits, ALaneOfTheSourceWithoutMemoryEndsTheMigrationAndTheGuestRunsO
   EXPECT_EQ(run.out.outcome, Outcome::kFailed) << run.text();
   EXPECT_EQ(run.out.report.error->code, ErrorCode::kNoMemory) << run.text();
   EXPECT_TRUE(run.target().discarded());
+  // It has heard so, and does not wait for the source to come back.
+  EXPECT_EQ(run.in.report.error->code, ErrorCode::kNoMemory) << run.text();
+  EXPECT_EQ(run.in.report.error->side, Side::kSource) << run.text();
 }
 
 TEST(EngineLimits, ALaneOfTheTargetWithoutMemoryEndsTheMigrationAndTheGuestRunsOn) {
@@ -191,6 +194,7 @@ TEST(EngineLimits, ATrackersTimeoutIsNoLostLink) {
       EXPECT_NE(event.substr(0, 12), "reconnecting") << event;
     }
     EXPECT_TRUE(run.target().discarded());
+    EXPECT_EQ(run.in.report.error->side, Side::kSource) << run.text();
   }
 }
 
