@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdio>
 
 namespace migrate::kvm {
@@ -195,6 +196,16 @@ std::string feature_name(std::uint32_t function, std::uint32_t index, Register r
   std::snprintf(text.data(), text.size(), "CPUID 0x%x.%u %s bit %u", function, index,
                 to_string(reg).data(), bit);
   return text.data();
+}
+
+std::string feature_names(std::uint32_t function, std::uint32_t index, Register reg,
+                          std::uint32_t bits) {
+  std::string names;
+  for (; bits != 0; bits &= bits - 1) {
+    if (!names.empty()) names += ", ";
+    names += feature_name(function, index, reg, static_cast<unsigned>(std::countr_zero(bits)));
+  }
+  return names;
 }
 
 }  // namespace migrate::kvm

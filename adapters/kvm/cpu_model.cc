@@ -40,6 +40,16 @@ Result<std::vector<std::uint32_t>> get_list(ByteReader& reader) {
   return list;
 }
 
+Result<std::vector<kvm_msr_entry>> get_msrs(ByteReader& reader) {
+  const auto count = reader.get<std::uint32_t>();
+  if (count > kMsrsMax) return too_many(reader, count, "MSRs");
+  std::vector<kvm_msr_entry> entries;
+  for (std::uint32_t i = 0; i < count && reader.ok(); ++i) {
+    entries.push_back(reader.get<kvm_msr_entry>());
+  }
+  return entries;
+}
+
 void put_cpuid(ByteWriter& writer, const Cpuid& cpuid) {
   writer.put(static_cast<std::uint32_t>(cpuid.size()));
   for (const kvm_cpuid_entry2& entry : cpuid) writer.put(entry);
@@ -114,6 +124,11 @@ Status read_msr_lists(const KvmVm& vm, CpuModel& model) {
   // Which MSRs exist is the same on all vCPUs of a VM; which are in use is not.
   MIGRATE_TRY(read_msrs(vm.vcpu_fds.front(), candidates, values, model.unreadable));
   for (const kvm_msr_entry& entry : values) model.msrs.push_back(entry.index);
+  MIGRATE_ASSIGN(const auto features, feature_msrs(vm.kvm_fd));
+  for (const kvm_msr_entry& feature : features) {
+    const kvm_msr_entry* own = find_msr(values, feature.index);
+    if (own != nullptr) model.feature_msrs.push_back(*own);
+  }
   for (std::size_t i = 1; i < vm.vcpu_fds.size(); ++i) {
     std::vector<std::uint32_t> unreadable;
     MIGRATE_TRY(read_msrs(vm.vcpu_fds[i], model.msrs, values, unreadable));
@@ -162,6 +177,8 @@ std::vector<std::byte> encode(const CpuModel& model) {
   put_list(writer, model.msrs);
   put_list(writer, model.unreadable);
   put_list(writer, model.in_use);
+  writer.put(static_cast<std::uint32_t>(model.feature_msrs.size()));
+  for (const kvm_msr_entry& entry : model.feature_msrs) writer.put(entry);
   put_cpuid(writer, model.supported);
   put_vcpus(writer, model.vcpus);
   return bytes;
@@ -176,6 +193,7 @@ Result<CpuModel> decode_cpu_model(std::span<const std::byte> bytes) {
   MIGRATE_ASSIGN(model.msrs, get_list(reader));
   MIGRATE_ASSIGN(model.unreadable, get_list(reader));
   MIGRATE_ASSIGN(model.in_use, get_list(reader));
+  MIGRATE_ASSIGN(model.feature_msrs, get_msrs(reader));
   MIGRATE_ASSIGN(model.supported, get_cpuid(reader));
   MIGRATE_ASSIGN(model.vcpus, get_vcpus(reader));
   MIGRATE_TRY(reader.finish("the CPU model"));

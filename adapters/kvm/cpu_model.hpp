@@ -14,7 +14,7 @@
 namespace migrate::kvm {
 
 inline constexpr std::string_view kCpuProperty = "kvm.cpu";
-inline constexpr std::uint32_t kCpuVersion = 1;
+inline constexpr std::uint32_t kCpuVersion = 2;
 
 struct CpuModel {
   std::uint32_t tsc_khz = 0;       ///< The guest's; 0: unknown.
@@ -23,8 +23,10 @@ struct CpuModel {
   std::vector<std::uint32_t> msrs;        ///< Those that can be read: what moves.
   std::vector<std::uint32_t> unreadable;  ///< Listed by the kernel, but not readable.
   std::vector<std::uint32_t> in_use;      ///< Those of `msrs` that are not 0 on some vCPU.
-  Cpuid supported;                        ///< What the source's KVM can give.
-  std::vector<Cpuid> vcpus;               ///< What each vCPU was given.
+  /// Of the first vCPU: those that say what its processor has (ARCH_CAPABILITIES, VMX, ...).
+  std::vector<kvm_msr_entry> feature_msrs;
+  Cpuid supported;           ///< What the source's KVM can give.
+  std::vector<Cpuid> vcpus;  ///< What each vCPU was given.
 };
 
 /// No vCPU may be in KVM_RUN.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -13,12 +12,6 @@
 namespace migrate::kvm {
 namespace {
 
-/// Where the architecture, AMD and KVM keep feature bits.
-struct FeatureWord {
-  std::uint32_t function;
-  std::uint32_t index;
-  Register reg;
-};
 constexpr FeatureWord kFeatureWords[] = {
     {0x1, 0, Register::kEcx},        {0x1, 0, Register::kEdx},
     {0x6, 0, Register::kEax},        {0x7, 0, Register::kEbx},
@@ -47,7 +40,50 @@ struct Table {
 };
 static_assert(offsetof(Table, entries) == sizeof(abi::Cpuid));
 
-const kvm_cpuid_entry2* find(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
+constexpr std::string_view kOtherTarget =
+    "choose a target whose processor has it, or start the guest with a baseline that both hosts "
+    "can "
+    "give (migrate doctor --cpu-baseline)";
+
+/// The extended states the guest may enable lie where this host's processor keeps them too.
+void check_xsave_layout(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
+                        std::vector<Incompatibility>& faults) {
+  const std::uint64_t states = xcr0_bits(guest);
+  const std::uint64_t here = xcr0_bits(target);
+  const auto place = [](const Cpuid& cpuid, std::uint32_t i) {
+    return std::to_string(word(cpuid, 0xd, i, Register::kEax)) + " bytes at " +
+           std::to_string(word(cpuid, 0xd, i, Register::kEbx));
+  };
+  // States 0 and 1 (x87, SSE) are in the fixed part; missing ones are reported as features.
+  for (std::uint32_t i = 2; i < 63; ++i) {
+    if ((states & here & std::uint64_t{1} << i) == 0 || place(source, i) == place(target, i)) {
+      continue;
+    }
+    faults.push_back({"XSAVE area, state " + std::to_string(i), place(source, i), place(target, i),
+                      std::string(kOtherTarget)});
+  }
+}
+
+void check_features(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
+                    std::vector<Incompatibility>& faults) {
+  std::string missing;
+  for (const FeatureWord& place : kFeatureWords) {
+    const auto bits = [&](const Cpuid& cpuid) {
+      return word(cpuid, place.function, place.index, place.reg);
+    };
+    const std::string names = feature_names(place.function, place.index, place.reg,
+                                            bits(guest) & bits(source) & ~bits(target));
+    if (!names.empty()) missing += (missing.empty() ? "" : ", ") + names;
+  }
+  if (missing.empty()) return;
+  faults.push_back({"processor features", missing, "missing", std::string(kOtherTarget)});
+}
+
+}  // namespace
+
+std::span<const FeatureWord> feature_words() { return kFeatureWords; }
+
+const kvm_cpuid_entry2* find_leaf(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
   for (const kvm_cpuid_entry2& entry : cpuid) {
     const bool indexed = (entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) != 0;
     if (entry.function == function && (!indexed || entry.index == index)) return &entry;
@@ -55,20 +91,25 @@ const kvm_cpuid_entry2* find(const Cpuid& cpuid, std::uint32_t function, std::ui
   return nullptr;
 }
 
-std::uint32_t word(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index, Register reg) {
-  const kvm_cpuid_entry2* entry = find(cpuid, function, index);
-  if (entry == nullptr) return 0;
+std::uint32_t& register_of(kvm_cpuid_entry2& entry, Register reg) {
   switch (reg) {
     case Register::kEax:
-      return entry->eax;
+      return entry.eax;
     case Register::kEbx:
-      return entry->ebx;
+      return entry.ebx;
     case Register::kEcx:
-      return entry->ecx;
+      return entry.ecx;
     case Register::kEdx:
-      return entry->edx;
+      break;
   }
-  return 0;
+  return entry.edx;
+}
+
+std::uint32_t word(const Cpuid& cpuid, std::uint32_t function, std::uint32_t index, Register reg) {
+  const kvm_cpuid_entry2* entry = find_leaf(cpuid, function, index);
+  if (entry == nullptr) return 0;
+  kvm_cpuid_entry2 copy = *entry;
+  return register_of(copy, reg);
 }
 
 std::string vendor(const Cpuid& cpuid) {
@@ -81,43 +122,6 @@ std::string vendor(const Cpuid& cpuid) {
   for (char& c : text) c = c >= ' ' && c <= '~' ? c : '?';
   return text;
 }
-
-/// The extended states the guest may enable lie where this host's processor keeps them too.
-void check_xsave_layout(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
-                        std::vector<std::string>& faults) {
-  const std::uint64_t states = xcr0_bits(guest);
-  const std::uint64_t here = xcr0_bits(target);
-  // States 0 and 1 (x87, SSE) are in the fixed part; missing ones are reported as features.
-  for (std::uint32_t i = 2; i < 63; ++i) {
-    if ((states & here & std::uint64_t{1} << i) == 0) continue;
-    for (const Register reg : {Register::kEax, Register::kEbx}) {
-      if (word(source, 0xd, i, reg) == word(target, 0xd, i, reg)) continue;
-      faults.push_back("the XSAVE area keeps state " + std::to_string(i) + " elsewhere (" +
-                       std::to_string(word(source, 0xd, i, reg)) + ", here " +
-                       std::to_string(word(target, 0xd, i, reg)) + ")");
-      break;
-    }
-  }
-}
-
-void check_features(const Cpuid& guest, const Cpuid& source, const Cpuid& target,
-                    std::vector<std::string>& faults) {
-  std::string missing;
-  for (const FeatureWord& place : kFeatureWords) {
-    const auto bits = [&](const Cpuid& cpuid) {
-      return word(cpuid, place.function, place.index, place.reg);
-    };
-    std::uint32_t lacking = bits(guest) & bits(source) & ~bits(target);
-    for (; lacking != 0; lacking &= lacking - 1) {
-      if (!missing.empty()) missing += ", ";
-      missing += feature_name(place.function, place.index, place.reg,
-                              static_cast<unsigned>(std::countr_zero(lacking)));
-    }
-  }
-  if (!missing.empty()) faults.push_back("the processor here lacks " + missing);
-}
-
-}  // namespace
 
 std::string_view to_string(Register reg) {
   constexpr std::string_view kNames[] = {"EAX", "EBX", "ECX", "EDX"};
@@ -150,12 +154,12 @@ std::uint64_t xcr0_bits(const Cpuid& cpuid) {
                                                    << 32;
 }
 
-std::vector<std::string> cpuid_faults(const Cpuid& guest, const Cpuid& source,
-                                      const Cpuid& target) {
-  std::vector<std::string> faults;
+std::vector<Incompatibility> cpuid_faults(const Cpuid& guest, const Cpuid& source,
+                                          const Cpuid& target) {
+  std::vector<Incompatibility> faults;
   if (vendor(source) != vendor(target)) {
-    faults.push_back("the processor here is of another make (" + vendor(target) + ", not " +
-                     vendor(source) + ")");
+    faults.push_back({"processor make", vendor(source), vendor(target),
+                      "choose a target with a processor of the same make"});
   }
   check_features(guest, source, target, faults);
   check_xsave_layout(guest, source, target, faults);
@@ -163,9 +167,8 @@ std::vector<std::string> cpuid_faults(const Cpuid& guest, const Cpuid& source,
     return word(cpuid, 0x80000008, 0, Register::kEax) & 0xff;
   };
   if (address_bits(guest) > address_bits(target)) {
-    faults.push_back("the guest was given " + std::to_string(address_bits(guest)) +
-                     " physical address bits, and the processor here has " +
-                     std::to_string(address_bits(target)));
+    faults.push_back({"physical address bits", std::to_string(address_bits(guest)),
+                      std::to_string(address_bits(target)), std::string(kOtherTarget)});
   }
   return faults;
 }

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cinttypes>
 #include <cstddef>
 #include <cstdio>
 
@@ -151,14 +152,21 @@ void sort_for_loading(std::vector<kvm_msr_entry>& values) {
                    });
 }
 
+const kvm_msr_entry* find_msr(std::span<const kvm_msr_entry> values, std::uint32_t index) {
+  const auto found = std::find_if(values.begin(), values.end(),
+                                  [&](const kvm_msr_entry& entry) { return entry.index == index; });
+  return found == values.end() ? nullptr : &*found;
+}
+
+std::string hex(std::uint64_t value) {
+  std::array<char, 24> text{};
+  std::snprintf(text.data(), text.size(), "0x%" PRIx64, value);
+  return text.data();
+}
+
 std::string msr_list(std::span<const std::uint32_t> indices) {
   std::string text;
-  for (const std::uint32_t index : indices) {
-    std::array<char, 16> hex{};
-    std::snprintf(hex.data(), hex.size(), "0x%x", index);
-    if (!text.empty()) text += ", ";
-    text += hex.data();
-  }
+  for (const std::uint32_t index : indices) text += (text.empty() ? "" : ", ") + hex(index);
   return text;
 }
 

@@ -44,6 +44,12 @@ Status write_msrs(int vcpu_fd, std::span<const kvm_msr_entry> values,
 /// those that switch performance counters on, which have been filled by then.
 void sort_for_loading(std::vector<kvm_msr_entry>& values);
 
+/// The entry of `index`, or null.
+[[nodiscard]] const kvm_msr_entry* find_msr(std::span<const kvm_msr_entry> values,
+                                            std::uint32_t index);
+
+/// "0x1f".
+[[nodiscard]] std::string hex(std::uint64_t value);
 /// "0x10, 0x174".
 [[nodiscard]] std::string msr_list(std::span<const std::uint32_t> indices);
 

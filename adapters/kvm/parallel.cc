@@ -16,14 +16,17 @@ constexpr std::size_t kVcpusPerThread = 16;
 
 }  // namespace
 
-Status for_each_vcpu(std::size_t count, const std::function<Status(std::size_t)>& f) {
+Status for_each_vcpu(std::size_t count, const std::function<Status(std::size_t)>& f,
+                     std::size_t threads) {
   std::vector<Status> results(count);
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < count; i = next++) results[i] = f(i);
   };
-  const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
-  const std::size_t threads = std::min(cores, count / kVcpusPerThread);
+  if (threads == 0) {
+    const std::size_t cores = std::max(1U, std::thread::hardware_concurrency());
+    threads = std::min(cores, count / kVcpusPerThread);
+  }
   {
     std::vector<std::jthread> others;
     try {

@@ -109,12 +109,6 @@ Status load_tsc_khz(int fd, const VcpuCaps& caps, const VcpuState& state) {
   return {};
 }
 
-const kvm_msr_entry* find_msr(const VcpuState& state, std::uint32_t index) {
-  const auto found = std::find_if(state.msrs.begin(), state.msrs.end(),
-                                  [&](const kvm_msr_entry& entry) { return entry.index == index; });
-  return found == state.msrs.end() ? nullptr : &*found;
-}
-
 Status load_tsc_offset(int fd, const LoadContext& context, const VcpuState& state,
                        LoadNotes& notes) {
   const bool by_offset = state.tsc_offset && context.source_clock.has_host_tsc &&
@@ -131,7 +125,7 @@ Status load_tsc_offset(int fd, const LoadContext& context, const VcpuState& stat
   }
   // The former way: the value as it was read, moved on. KVM takes values written to vCPUs within a
   // second for one and the same when they fit the time that passed, and gives all the same offset.
-  const kvm_msr_entry* saved = find_msr(state, kMsrTsc);
+  const kvm_msr_entry* saved = find_msr(state.msrs, kMsrTsc);
   if (saved == nullptr) return {};
   kvm_msr_entry entry = *saved;
   const std::uint64_t then = context.source_clock.clock_ns;
@@ -151,7 +145,7 @@ Status load_msrs(int fd, const VcpuState& state, LoadNotes& notes) {
 }
 
 Status load_tsc_deadline(int fd, const VcpuState& state, LoadNotes& notes) {
-  const kvm_msr_entry* deadline = find_msr(state, kMsrTscDeadline);
+  const kvm_msr_entry* deadline = find_msr(state.msrs, kMsrTscDeadline);
   if (deadline == nullptr) return {};
   return write_msrs(fd, {deadline, 1}, notes.refused_msrs);
 }

@@ -23,6 +23,7 @@ CpuModel model_of(std::uint32_t vcpus) {
   model.msrs = {0x10, 0x174, 0xc0000081};
   model.unreadable = {0x999};
   model.in_use = {0x10};
+  model.feature_msrs = {{0x10a, 0, 0x69}, {0x345, 0, 0}};
   for (std::uint32_t leaf = 0; leaf < 20; ++leaf) model.supported.push_back(entry(leaf, leaf));
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     model.vcpus.push_back(model.supported);
@@ -40,6 +41,8 @@ TEST(CpuModel, ComesBackAsItWasAndVcpusCostOnlyTheirDifference) {
   EXPECT_EQ(decoded->vcpus.size(), 64U);
   EXPECT_EQ(decoded->vcpus[63][1].ebx, 63U << 24);
   EXPECT_EQ(decoded->unreadable, model.unreadable);
+  ASSERT_EQ(decoded->feature_msrs.size(), 2U);
+  EXPECT_EQ(decoded->feature_msrs[0].data, 0x69U);
   EXPECT_LT(bytes.size() - encode(model_of(1)).size(), 63U * 2 * sizeof(kvm_cpuid_entry2));
 }
 

@@ -10,7 +10,6 @@ namespace migrate::kvm {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 kvm_cpuid_entry2& leaf(Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
@@ -23,6 +22,16 @@ kvm_cpuid_entry2& leaf(Cpuid& cpuid, std::uint32_t function, std::uint32_t index
   if (function == 0x7 || function == 0xd) entry.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
   cpuid.push_back(entry);
   return cpuid.back();
+}
+
+/// Each fault as "what: guest / here".
+std::vector<std::string> told(const std::vector<Incompatibility>& faults) {
+  std::vector<std::string> texts;
+  for (const Incompatibility& fault : faults) {
+    EXPECT_FALSE(fault.remedy.empty()) << fault.what;
+    texts.push_back(fault.what + ": " + fault.guest + " / " + fault.here);
+  }
+  return texts;
 }
 
 Cpuid processor() {
@@ -42,34 +51,34 @@ Cpuid processor() {
 }
 
 TEST(CpuidFaults, EqualProcessorsHaveNone) {
-  EXPECT_THAT(cpuid_faults(processor(), processor(), processor()), IsEmpty());
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), processor())), IsEmpty());
 }
 
 TEST(CpuidFaults, NamesEachFeatureThatIsMissing) {
   Cpuid target = processor();
   leaf(target, 7, 0).ebx = 1U << 5;
   leaf(target, 1, 0).ecx = 1U << 28;
-  EXPECT_THAT(cpuid_faults(processor(), processor(), target),
-              ElementsAre("the processor here lacks fma, avx512f"));
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), target)),
+              ElementsAre("processor features: fma, avx512f / missing"));
 }
 
 TEST(CpuidFaults, AMaskedFeatureIsNotMissed) {
   Cpuid guest = processor();
   leaf(guest, 7, 0).ebx = 1U << 5;
   Cpuid target = guest;
-  EXPECT_THAT(cpuid_faults(guest, processor(), target), IsEmpty());
+  EXPECT_THAT(told(cpuid_faults(guest, processor(), target)), IsEmpty());
 }
 
 TEST(CpuidFaults, MoreFeaturesAtTheTargetAreFine) {
   Cpuid target = processor();
   leaf(target, 7, 0).ecx = ~0U;
-  EXPECT_THAT(cpuid_faults(processor(), processor(), target), IsEmpty());
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), target)), IsEmpty());
 }
 
 TEST(CpuidFaults, FeaturesForcedByTheVmmAreNotTheHardwares) {
   Cpuid guest = processor();
   leaf(guest, 1, 0).edx |= 1U << 28;  // HT, set for the topology; KVM offers it nowhere.
-  EXPECT_THAT(cpuid_faults(guest, processor(), processor()), IsEmpty());
+  EXPECT_THAT(told(cpuid_faults(guest, processor(), processor())), IsEmpty());
 }
 
 TEST(CpuidFaults, AnotherMakeIsRefused) {
@@ -77,22 +86,36 @@ TEST(CpuidFaults, AnotherMakeIsRefused) {
   std::memcpy(&leaf(target, 0, 0).ebx, "Auth", 4);
   std::memcpy(&leaf(target, 0, 0).edx, "enti", 4);
   std::memcpy(&leaf(target, 0, 0).ecx, "\x1b[2J", 4);
-  EXPECT_THAT(
-      cpuid_faults(processor(), processor(), target),
-      ElementsAre("the processor here is of another make (Authenti?[2J, not GenuineIntel)"));
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), target)),
+              ElementsAre("processor make: GenuineIntel / Authenti?[2J"));
 }
 
 TEST(CpuidFaults, AnotherXsaveLayoutIsRefused) {
   Cpuid target = processor();
   leaf(target, 0xd, 5).ebx = 960;
-  EXPECT_THAT(cpuid_faults(processor(), processor(), target), ElementsAre(HasSubstr("state 5")));
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), target)),
+              ElementsAre("XSAVE area, state 5: 64 bytes at 832 / 64 bytes at 960"));
 }
 
 TEST(CpuidFaults, FewerAddressBitsAreRefused) {
   Cpuid target = processor();
   leaf(target, 0x80000008, 0).eax = 39;
-  EXPECT_THAT(cpuid_faults(processor(), processor(), target),
-              ElementsAre(HasSubstr("46 physical address bits")));
+  EXPECT_THAT(told(cpuid_faults(processor(), processor(), target)),
+              ElementsAre("physical address bits: 46 / 39"));
+}
+
+TEST(Incompatible, IsAListWithEachRemedyOnce) {
+  const std::vector<Incompatibility> faults = {
+      {"TSC frequency", "2600 MHz", "3100 MHz", "scale it"},
+      {"processor features", "avx2", "missing", "mask it"},
+      {"CPUID", "", "KVM refuses", "mask it"}};
+  const Error error = incompatible(faults);
+  EXPECT_EQ(error.code, ErrorCode::kIncompatible);
+  EXPECT_EQ(error.message,
+            "this host cannot take the guest: (1) TSC frequency: the guest has 2600 MHz, here 3100 "
+            "MHz; (2) processor features: the guest has avx2, here missing; (3) CPUID: here KVM "
+            "refuses");
+  EXPECT_EQ(error.remedy, "scale it; mask it");
 }
 
 TEST(CpuidFaults, FeaturesWithoutANameHaveTheirPlace) {

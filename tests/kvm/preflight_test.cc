@@ -56,7 +56,7 @@ TEST_F(Preflight, ListsEverythingThatIsMissingAndARemedy) {
   });
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kIncompatible);
-  EXPECT_THAT(refused.error().message, AllOf(HasSubstr("amx-tile"), HasSubstr("another make"),
+  EXPECT_THAT(refused.error().message, AllOf(HasSubstr("amx-tile"), HasSubstr("processor make"),
                                              HasSubstr("0x7fff1234"), HasSubstr("XSAVE area")));
   EXPECT_FALSE(refused.error().remedy.empty());
 }

@@ -84,8 +84,8 @@ TEST(MsrOrder, FeaturesComeFirstAndCountersAreSwitchedOnLast) {
   sort_for_loading(values);
   std::vector<std::uint32_t> order;
   for (const kvm_msr_entry& entry : values) order.push_back(entry.index);
-  EXPECT_EQ(order, (std::vector<std::uint32_t>{0x345, 0x48d, 0x10a, 0x10, 0xc1, 0x174, 0x186,
-                                               0x38f, 0xc0000301}));
+  EXPECT_EQ(order, (std::vector<std::uint32_t>{0x345, 0x48d, 0x10a, 0x10, 0xc1, 0x174, 0x186, 0x38f,
+                                               0xc0000301}));
 }
 
 }  // namespace

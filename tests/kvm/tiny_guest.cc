@@ -92,6 +92,10 @@ TinyGuest::TinyGuest(TinyGuestOptions options) : options_(std::move(options)) {
   }
   must(::ioctl(vm_.get(), KVM_SET_TSS_ADDR, 0xfffbd000), "KVM_SET_TSS_ADDR");
   if (options_.irqchip) must(::ioctl(vm_.get(), KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
+  if (options_.pit) {
+    kvm_pit_config pit{};
+    must(::ioctl(vm_.get(), KVM_CREATE_PIT2, &pit), "KVM_CREATE_PIT2");
+  }
   run_bytes_ = static_cast<std::size_t>(
       must(::ioctl(kvm_.get(), KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE"));
   std::uint64_t address = 0;
@@ -221,6 +225,7 @@ KvmVm TinyGuest::vm() const {
   for (const auto& vcpu : vcpus_) vm.vcpu_fds.push_back(vcpu->fd.get());
   vm.slots = slots_;
   vm.irqchip = options_.irqchip;
+  vm.pit = options_.pit;
   vm.dirty_ring = ring_;
   return vm;
 }

@@ -23,6 +23,7 @@ namespace migrate::testing {
 struct TinyGuestOptions {
   std::uint32_t vcpus = 1;
   bool irqchip = true;
+  bool pit = false;
   std::vector<std::uint64_t> slot_pages = {4096};  ///< Adjoining slots, the first at address 0.
   bool anonymous = false;                          ///< Private anonymous memory instead of a memfd.
   std::uint64_t sweep_first = 1024;  ///< First page swept; the pages are dealt out to the vCPUs.

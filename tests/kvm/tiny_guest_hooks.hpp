@@ -62,6 +62,7 @@ class TinyTargetHooks final : public KvmTargetHooks {
     options.programmed = false;
     options.vcpus = machine.vcpus;
     options.irqchip = machine.irqchip;
+    options.pit = machine.pit;
     options.slot_pages.clear();
     for (const auto& slot : machine.slots) options.slot_pages.push_back(slot.bytes / kPageSize);
     guest = std::make_unique<TinyGuest>(options);
