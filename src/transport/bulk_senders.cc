@@ -79,12 +79,15 @@ BulkSenders::~BulkSenders() {
 }
 
 void BulkSenders::cancel() noexcept {
+  {
+    // First, so that no lane gives its channel's end for the reason.
+    MutexLock lock(mutex_);
+    failed_ = true;
+    idle_.notify_all();
+    stopped_.notify_all();
+  }
   queue_.cancel();
   for (auto& lane : lanes_) lane->channel->channel().shutdown();
-  MutexLock lock(mutex_);
-  failed_ = true;
-  idle_.notify_all();
-  stopped_.notify_all();
 }
 
 void BulkSenders::fail(Error error) {
