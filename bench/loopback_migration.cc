@@ -1,36 +1,14 @@
 #include "bench/loopback_migration.hpp"
 
-#include <stdlib.h>  // NOLINT: mkdtemp
-
 #include <atomic>
 #include <cstring>
-#include <filesystem>
 #include <optional>
 #include <thread>
 
+#include "bench/runtime_folder.hpp"
+
 namespace migrate::bench {
 namespace {
-
-/// The target's journals, on a tmpfs where the machine has one at the usual place.
-class RuntimeFolder {
- public:
-  RuntimeFolder() {
-    std::error_code failure;
-    const bool tmpfs = std::filesystem::is_directory("/dev/shm", failure);
-    path_ = std::string(tmpfs ? "/dev/shm" : "/tmp") + "/migrate-bench.XXXXXX";
-    if (::mkdtemp(path_.data()) == nullptr) give_up("cannot make the folder " + path_);
-  }
-  ~RuntimeFolder() {
-    std::error_code failure;
-    std::filesystem::remove_all(path_, failure);
-  }
-  RuntimeFolder(const RuntimeFolder&) = delete;
-  RuntimeFolder& operator=(const RuntimeFolder&) = delete;
-  [[nodiscard]] const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 const std::string& runtime_folder() {
   // Static: it goes when the program gives up, too.

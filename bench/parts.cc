@@ -1,13 +1,12 @@
 // What single parts of a migration cost, by Google Benchmark: page sets, the work on each page, the
 // digest, the heads of page batches, and the journal.
 #include <benchmark/benchmark.h>
-#include <stdlib.h>  // NOLINT: mkdtemp
 
 #include <array>
-#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "bench/runtime_folder.hpp"
 #include "memory/zero_page.hpp"
 #include "migrate/memory.hpp"
 #include "session/journal.hpp"
@@ -133,20 +132,15 @@ void batch_head(benchmark::State& state) {
 BENCHMARK(batch_head);
 
 void journal_record(benchmark::State& state) {
-  const bool tmpfs = std::filesystem::is_directory("/dev/shm");
-  std::string folder = std::string(tmpfs ? "/dev/shm" : "/tmp") + "/migrate-parts.XXXXXX";
-  if (::mkdtemp(folder.data()) == nullptr) return state.SkipWithError("no folder for a journal");
-  {
-    auto journal = session::Journal::create(folder, wire::SessionId{}, session::BootId{});
-    std::uint32_t attempt = 0;
-    for (auto _ : state) {
-      if (!journal || !journal->record(session::RecordState::kReceiving, ++attempt, {})) {
-        state.SkipWithError("the journal could not be written");
-        break;
-      }
+  const bench::RuntimeFolder folder;
+  auto journal = session::Journal::create(folder.path(), wire::SessionId{}, session::BootId{});
+  std::uint32_t attempt = 0;
+  for (auto _ : state) {
+    if (!journal || !journal->record(session::RecordState::kReceiving, ++attempt, {})) {
+      state.SkipWithError("the journal could not be written");
+      break;
     }
   }
-  std::filesystem::remove_all(folder);
 }
 BENCHMARK(journal_record)->Unit(benchmark::kMicrosecond);
 
