@@ -61,7 +61,8 @@ struct KvmVm {
 [[nodiscard]] Result<bool> complete_pending_exit(int vcpu_fd, kvm_run* run);
 
 /// What the adapter asks of the VMM at the source. Called from the migration's coordinator thread,
-/// one at a time.
+/// one at a time, and only while make_kvm_source()'s guest is with an Outgoing or being resolved.
+/// No exception may leave them: catch at this border and return an Error.
 class KvmSourceHooks {
  public:
   virtual ~KvmSourceHooks() = default;
@@ -110,7 +111,8 @@ struct KvmMachine {
 /// Reads it from a description; kProtocol when it is not a KVM guest's or malformed.
 [[nodiscard]] Result<KvmMachine> kvm_machine(const GuestDescription& description);
 
-/// What the adapter asks of the VMM at the target. Called from the coordinator thread.
+/// What the adapter asks of the VMM at the target. Called from the coordinator thread, one at a
+/// time. No exception may leave them. After start(), or discard(), nothing else is called.
 class KvmTargetHooks {
  public:
   virtual ~KvmTargetHooks() = default;

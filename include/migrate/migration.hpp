@@ -28,7 +28,14 @@ class Arbiter {
 };
 
 /// A guest whose owner is not known: COMMIT was sent and the target did not answer in the ask
-/// window. The guest stands paused at the source until one of these is called.
+/// window. The guest stands paused at the source, and must stay so, until one of these succeeds.
+///
+/// Keep it with the SourceGuest it came with and with the Arbiter and Clock of its Outgoing, which
+/// may go itself. One thread at a time, which then calls the guest's methods as run() did; each
+/// call blocks for the ask window or 10 s, whichever is shorter, and 20 s more where locks must be
+/// taken back. A call that fails may be made again. Where resume() fails because the guest started
+/// there, it has been released here (SourceGuest::release() was called), and release() succeeds.
+/// Dropping this decides nothing: the guest stays paused.
 class UncertainHandover {
  public:
   virtual ~UncertainHandover() = default;
@@ -41,7 +48,9 @@ class UncertainHandover {
   virtual Status release(Connector& connector, bool force) = 0;
 };
 
-/// What run() gives back. The guest is always here, whatever the outcome.
+/// What run() gives back. The guest is always here, whatever the outcome: released where that is
+/// kDone or kLost, in its former run state where it is kFailed, kRefused or kCancelled, paused
+/// where it is kUncertain.
 struct OutgoingResult {
   Outcome outcome = Outcome::kFailed;
   std::unique_ptr<SourceGuest> guest;
@@ -49,7 +58,8 @@ struct OutgoingResult {
   Report report;
 };
 
-/// The sending side of one migration. Use once.
+/// The sending side of one migration. Use once. `observer`, `arbiter` and `clock` stay the caller's
+/// and outlive run(), the latter two an UncertainHandover, too.
 class Outgoing {
  public:
   Outgoing(std::unique_ptr<SourceGuest> guest, OutgoingOptions options,
@@ -58,6 +68,8 @@ class Outgoing {
   Outgoing(const Outgoing&) = delete;
   Outgoing& operator=(const Outgoing&) = delete;
 
+  /// Blocks until the migration is over, on a thread that nothing else needs meanwhile. What failed
+  /// is in the report; nothing is thrown. The threads it starts have ended when it returns.
   OutgoingResult run(Connector& connector);
 
   /// Asks run() to give up and let the guest go on. False after COMMIT: it is too late. Any thread.
@@ -75,6 +87,10 @@ struct IncomingResult {
 };
 
 /// The receiving side of one migration. Use once.
+///
+/// Keep it for as long as a guest that started runs: it holds the lock of the session's journal,
+/// which tells any process of this host that the guest's process lives. Do not fork between run()
+/// and its end, or the child holds that lock as well.
 class Incoming {
  public:
   /// What the host is told, and may refuse, on the way. Called from run()'s thread.

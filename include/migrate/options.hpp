@@ -69,7 +69,10 @@ struct IncomingOptions {
   std::chrono::milliseconds ask_window{60'000};
   std::chrono::milliseconds lease{10'000};  ///< How long a READY binds this side.
   std::uint64_t state_bytes_max = 64ull << 20;
-  std::string runtime_dir;  ///< Where the journal goes; a tmpfs.
+  /// Where the journal goes, which says what became of a session when this process is gone: a
+  /// folder on a tmpfs, the same for all that receive on this host, such as /run/NAME. Made where
+  /// it is not there, for its owner alone. Must not be empty.
+  std::string runtime_dir;
 };
 
 /// One option as the registry knows it.

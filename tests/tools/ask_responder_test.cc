@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "session/host_identity.hpp"
-#include "tools/migrate/endpoint.hpp"
+#include "migrate/endpoint.hpp"
 #include "transport/record_channel.hpp"
 
 namespace migrate::tool {

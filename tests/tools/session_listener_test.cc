@@ -79,7 +79,7 @@ class SessionListenerTest : public ::testing::Test {
 
   RecordChannel connect() {
     const auto endpoint = parse_endpoint(listener_->address(), EndpointUse::kSend);
-    auto channel = connector_to(*endpoint, {})->connect(kPatience);
+    auto channel = make_connector(*endpoint)->connect(kPatience);
     EXPECT_TRUE(channel);
     return RecordChannel(*std::move(channel));
   }

@@ -14,15 +14,14 @@
 #include "command.hpp"
 #include "connection_passing.hpp"
 #include "detach.hpp"
-#include "endpoint.hpp"
 #include "huge_pages_option.hpp"
+#include "migrate/endpoint.hpp"
 #include "migrate/options.hpp"
 #include "receive_session.hpp"
 #include "session_listener.hpp"
 #include "session_spawner.hpp"
 #include "tls_options.hpp"
 #include "tracker_option.hpp"
-#include "transport/listener.hpp"
 #include "transport/tls_channel.hpp"
 
 namespace migrate::tool {
@@ -96,11 +95,6 @@ std::filesystem::path log_of(const RuntimeDir& folder, const std::string& addres
   return folder.log_path(name);
 }
 
-Result<std::unique_ptr<Acceptor>> listen(const Endpoint& endpoint, const SocketOptions& sockets) {
-  MIGRATE_ASSIGN(auto listening, listen_on(endpoint, sockets));
-  return acceptor_on(std::move(listening), sockets);
-}
-
 /// One session in this process.
 int recv_once(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
               const std::shared_ptr<TlsContext>& tls, const RuntimeDir& folder,
@@ -108,7 +102,7 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
   const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
   const SocketOptions& sockets = options.session.sockets;
-  auto acceptor = listen(endpoint, sockets);
+  auto acceptor = make_acceptor(endpoint, sockets);
   if (!acceptor) return fail(global, acceptor.error());
   const auto session = ReceiveSession::create(folder, options.session, global);
   if (!session) return fail(global, session.error());
@@ -123,7 +117,7 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
   const bool inherited = endpoint.kind == Endpoint::Kind::kInherited;
   const Endpoint again = bound && !inherited ? *std::move(bound) : endpoint;
   const auto reopen = [&]() -> Result<std::unique_ptr<Acceptor>> {
-    MIGRATE_ASSIGN(auto plain, listen(again, sockets));
+    MIGRATE_ASSIGN(auto plain, make_acceptor(again, sockets));
     return secured(std::move(plain), tls);
   };
   const int code = (*session)->run(secured(*std::move(acceptor), tls), reopen, *signals, [] {});

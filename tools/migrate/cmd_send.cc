@@ -6,8 +6,8 @@
 
 #include "command.hpp"
 #include "control_client.hpp"
-#include "endpoint.hpp"
 #include "follow.hpp"
+#include "migrate/endpoint.hpp"
 #include "migrate/options.hpp"
 #include "runtime_dir.hpp"
 #include "tls_options.hpp"

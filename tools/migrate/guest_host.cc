@@ -163,7 +163,7 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
   MIGRATE_ASSIGN(auto source, guest_.make_source());
   // The former migration's thread has nothing left to do that needs the mutex.
   if (thread_.joinable()) thread_.join();
-  auto connector = secured(connector_to(request.target, request.options.sockets), request.tls);
+  auto connector = secured(make_connector(request.target, request.options.sockets), request.tls);
   Observer* const observer = this;
   outgoing_ = std::make_unique<Outgoing>(std::move(source), request.options, observer);
   Status started =
@@ -244,7 +244,7 @@ Status GuestHost::resolve(bool resume, bool force) {
     sockets = request_->options.sockets;
     tls = request_->tls;
   }
-  const auto connector = secured(connector_to(target, sockets), tls);
+  const auto connector = secured(make_connector(target, sockets), tls);
   Status status =
       resume ? handover->resume(*connector, force) : handover->release(*connector, force);
   {

@@ -11,10 +11,10 @@
 
 #include "base/event_fd.hpp"
 #include "base/mutex.hpp"
-#include "endpoint.hpp"
 #include "event_hub.hpp"
 #include "exit_code.hpp"
 #include "hosted_guest.hpp"
+#include "migrate/endpoint.hpp"
 #include "migrate/migration.hpp"
 #include "signals.hpp"
 #include "tls_options.hpp"

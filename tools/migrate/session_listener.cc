@@ -12,6 +12,7 @@
 #include "connection_passing.hpp"
 #include "session/host_identity.hpp"
 #include "session/journal.hpp"
+#include "transport/listen_on.hpp"
 #include "transport/socket_address.hpp"
 #include "transport/tls_client_hello.hpp"
 #include "transport/tls_errors.hpp"

@@ -12,10 +12,11 @@
 #include <vector>
 
 #include "base/fd.hpp"
-#include "endpoint.hpp"
+#include "migrate/endpoint.hpp"
 #include "migrate/result.hpp"
 #include "runtime_dir.hpp"
 #include "tls_answers.hpp"
+#include "transport/listening_socket.hpp"
 #include "wire/ids.hpp"
 #include "wire/record.hpp"
 

@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <utility>
 
+#include "require_loopback.hpp"
+
 namespace migrate::tool {
 namespace {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "endpoint.hpp"
 #include "migrate/channel.hpp"
+#include "migrate/endpoint.hpp"
 #include "migrate/tls.hpp"
 #include "report_json.hpp"
 

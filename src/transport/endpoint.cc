@@ -1,22 +1,18 @@
-#include "endpoint.hpp"
+#include "migrate/endpoint.hpp"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
-#include <linux/vm_sockets.h>
-#include <netdb.h>
-#include <netinet/in.h>
 
 #include <cerrno>
 #include <charconv>
-#include <cstdint>
-#include <cstring>
-#include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/fd.hpp"
+#include "transport/listen_on.hpp"
+#include "transport/listener.hpp"
 #include "transport/socket_address.hpp"
 
-namespace migrate::tool {
+namespace migrate {
 namespace {
 
 Error bad_endpoint(std::string_view text, const std::string& why) {
@@ -97,33 +93,6 @@ std::optional<std::string_view> after(std::string_view text, std::string_view pr
   return text.substr(prefix.size());
 }
 
-Error beyond_loopback(const Endpoint& endpoint, bool vsock = false) {
-  return make_error(ErrorCode::kInvalidArgument,
-                    endpoint.text() +
-                        (vsock ? " is open to every virtual machine on the host, and "
-                                 "plain vsock"
-                               : " is beyond loopback, and plain TCP") +
-                        " is neither encrypted nor authenticated")
-      .advise(
-          "give --tls-cert, --tls-key and --tls-ca, or --tls-psk, on both sides (see `migrate "
-          "keygen`); --insecure is for networks and virtual machines that are trusted");
-}
-
-/// Somebody else chose where it listens.
-Status require_loopback_of(const Endpoint& endpoint) {
-  SocketAddress address;
-  const int fd = number_in<int>(endpoint.port).value_or(-1);
-  if (::getsockname(fd, address.get(), &address.length) != 0) return {};
-  if (address.family() == AF_VSOCK) {
-    sockaddr_vm vm{};
-    std::memcpy(&vm, address.get(), sizeof(vm));
-    if (vm.svm_cid == VMADDR_CID_LOCAL) return {};
-    return beyond_loopback(endpoint, true);
-  }
-  if (!address.is_ip() || address.is_loopback()) return {};
-  return beyond_loopback(endpoint);
-}
-
 }  // namespace
 
 std::string Endpoint::text() const {
@@ -147,32 +116,7 @@ Result<Endpoint> parse_endpoint(std::string_view text, EndpointUse use) {
   return parse_tcp(text, use);
 }
 
-Status require_loopback(const Endpoint& endpoint) {
-  if (endpoint.kind == Endpoint::Kind::kInherited) return require_loopback_of(endpoint);
-  if (endpoint.kind == Endpoint::Kind::kUnix) return {};
-  if (endpoint.kind == Endpoint::Kind::kVsock) {
-    if (cid_of(endpoint) == VMADDR_CID_LOCAL) return {};
-    return beyond_loopback(endpoint, true);
-  }
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int failure = getaddrinfo(endpoint.host.c_str(), endpoint.port.c_str(), &hints, &found);
-  if (failure != 0) {
-    return make_error(ErrorCode::kConnectFailed,
-                      "cannot resolve '" + endpoint.host + "': " + gai_strerror(failure))
-        .advise("check the name, or give an address");
-  }
-  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> addresses(found, &freeaddrinfo);
-  for (const addrinfo* entry = addresses.get(); entry != nullptr; entry = entry->ai_next) {
-    SocketAddress address;
-    std::memcpy(&address.storage, entry->ai_addr, entry->ai_addrlen);
-    if (!address.is_loopback()) return beyond_loopback(endpoint);
-  }
-  return {};
-}
-
-std::unique_ptr<Connector> connector_to(const Endpoint& endpoint, const SocketOptions& options) {
+std::unique_ptr<Connector> make_connector(const Endpoint& endpoint, SocketOptions options) {
   MIGRATE_CHECK(endpoint.kind != Endpoint::Kind::kInherited);
   if (endpoint.kind == Endpoint::Kind::kUnix) return make_unix_connector(endpoint.port, options);
   if (endpoint.kind == Endpoint::Kind::kVsock) {
@@ -209,4 +153,32 @@ Result<ListeningSocket> listen_on(const Endpoint& endpoint, const SocketOptions&
   return listen_tcp(endpoint.host, endpoint.port, options);
 }
 
-}  // namespace migrate::tool
+Result<std::unique_ptr<Acceptor>> make_acceptor(const Endpoint& endpoint, SocketOptions options) {
+  MIGRATE_ASSIGN(auto listening, listen_on(endpoint, options));
+  return acceptor_on(std::move(listening), options);
+}
+
+Result<std::unique_ptr<Connector>> make_connector(std::string_view address, TlsOptions tls,
+                                                  SocketOptions options) {
+  MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(address, EndpointUse::kSend));
+  auto plain = make_connector(endpoint, options);
+  if (!tls.enabled()) return plain;
+  if (tls.peer_name.empty() && endpoint.kind == Endpoint::Kind::kTcp) tls.peer_name = endpoint.host;
+  MIGRATE_ASSIGN(auto context, make_tls_context(TlsRole::kConnect, tls));
+  return make_tls_connector(std::move(plain), std::move(context));
+}
+
+Result<std::unique_ptr<Acceptor>> make_acceptor(std::string_view address, const TlsOptions& tls,
+                                                SocketOptions options) {
+  MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(address, EndpointUse::kListen));
+  // Before it listens: what cannot be secured is not there to connect to.
+  std::shared_ptr<TlsContext> context;
+  if (tls.enabled()) {
+    MIGRATE_ASSIGN(context, make_tls_context(TlsRole::kAccept, tls));
+  }
+  MIGRATE_ASSIGN(auto plain, make_acceptor(endpoint, options));
+  if (context == nullptr) return plain;
+  return make_tls_acceptor(std::move(plain), std::move(context));
+}
+
+}  // namespace migrate
