@@ -46,6 +46,10 @@ constexpr std::uint64_t kGuardMarker = 31 | (4U << 5);
 constexpr std::size_t kEntriesAtOnce = 8192;  // 64 KiB of pagemap, 32 MiB of memory.
 constexpr long kHugetlbfs = 0x958458f6;       // HUGETLBFS_MAGIC
 
+/// Tries to read a page that is there. One in about 10^5 fails beside a thread that does nothing
+/// but unmap and map that page.
+constexpr int kHardReadsMax = 8;
+
 /// An address that is never mapped (vm.mmap_min_addr) and never a mistake to ask for.
 constexpr off_t kAnyAddress = kPageSize;
 
@@ -270,22 +274,27 @@ Result<std::uint64_t> ForeignMemory::page_entry(std::uint64_t address) const {
                           "the page map of " + process_name(pid_) + " cannot be read");
 }
 
+/// Nothing holds the mapping between the looks below, and the process may put another in its place:
+/// only a page that cannot be read although it is there every time is an error.
 Result<ReadOutcome> ForeignMemory::read_hard(std::uint64_t address, std::span<std::byte> page) {
-  const ssize_t got =
-      ::pread(files_.mem.get(), page.data(), page.size(), static_cast<off_t>(address));
-  const int error = got < 0 ? errno : 0;
-  if (got == static_cast<ssize_t>(page.size())) return ReadOutcome::kRead;
-  // Not from files_.maps, which has a position and is the coordinator's.
-  const auto text = read_proc_file("/proc/" + std::to_string(pid_) + "/maps");
-  if (!text && text.error().code == ErrorCode::kNotFound) return ReadOutcome::kGone;
-  if (!text) return text.error();
-  MIGRATE_ASSIGN(const std::vector<ProcessMapping> mappings, parse_process_maps(*text));
-  if (clipped(mappings, address, address + kPageSize).empty()) return ReadOutcome::kGone;
-  // The process could not read it either: behind its file's end, or a guard page. Holds nothing.
-  MIGRATE_ASSIGN(const std::uint64_t entry, page_entry(address));
-  if ((entry & (kPresent | kSwapped)) == 0 || is_guard(entry)) {
-    std::memset(page.data(), 0, page.size());
-    return ReadOutcome::kRead;
+  int error = 0;
+  for (int i = 0; i < kHardReadsMax; ++i) {
+    const ssize_t got =
+        ::pread(files_.mem.get(), page.data(), page.size(), static_cast<off_t>(address));
+    if (got == static_cast<ssize_t>(page.size())) return ReadOutcome::kRead;
+    error = got < 0 ? errno : 0;
+    // Not from files_.maps, which has a position and is the coordinator's.
+    const auto text = read_proc_file("/proc/" + std::to_string(pid_) + "/maps");
+    if (!text && text.error().code == ErrorCode::kNotFound) return ReadOutcome::kGone;
+    if (!text) return text.error();
+    MIGRATE_ASSIGN(const std::vector<ProcessMapping> mappings, parse_process_maps(*text));
+    if (clipped(mappings, address, address + kPageSize).empty()) return ReadOutcome::kGone;
+    // The process could not read it either: behind its file's end, or a guard page. Holds nothing.
+    MIGRATE_ASSIGN(const std::uint64_t entry, page_entry(address));
+    if ((entry & (kPresent | kSwapped)) == 0 || is_guard(entry)) {
+      std::memset(page.data(), 0, page.size());
+      return ReadOutcome::kRead;
+    }
   }
   std::array<char, 32> where{};
   std::snprintf(where.data(), where.size(), "0x%llx", static_cast<unsigned long long>(address));

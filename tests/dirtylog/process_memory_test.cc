@@ -191,6 +191,21 @@ TEST_F(ForeignProcess, SharedMemoryHasNoKnownHoles) {
   EXPECT_TRUE(holes.empty());
 }
 
+TEST_F(ForeignProcess, MemoryMappedAnewWhileItIsReadIsNoError) {
+  constexpr int kReads = 20000;
+  const std::uint64_t at = writer_.map(1);
+  ASSERT_TRUE(memory_->refresh());
+  const auto region = region_at(at);
+  ASSERT_TRUE(region);
+  ASSERT_EQ(writer_.ask(call("start_renewing", at, 1)), "ok");
+  std::vector<std::byte> bytes(kPageSize);
+  for (int i = 0; i < kReads; ++i) {
+    const auto outcome = memory_->read(region->id, {GuestAddr{at}.page(), 1}, bytes);
+    ASSERT_TRUE(outcome) << i << ": " << outcome.error().to_text();
+  }
+  EXPECT_GT(writer_.number("stop_writers"), 0U);
+}
+
 TEST_F(ForeignProcess, AnotherProgramHasNoneOfItsRegions) {
   const std::vector<Region> before = memory_->known_regions();
   ASSERT_EQ(writer_.ask("execute_again"), "ready");

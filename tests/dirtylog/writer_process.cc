@@ -291,6 +291,19 @@ std::string start_sleepers(const Arguments& a) {
     }).detach();
   return "ok";
 }
+/// A thread that unmaps memory, maps it anew in place and writes to it, again and again.
+std::string start_renewing(const Arguments& a) {
+  g_stop_writers = false;
+  g_writers.emplace_back([a] {
+    while (!g_stop_writers) {
+      ::munmap(memory(a[0]), a[1] * kPage);
+      map_at(a);
+      write_pages({a[0], a[1], 1, 0});
+      g_writes.fetch_add(1);
+    }
+  });
+  return "ok";
+}
 /// Threads that end at once, again and again.
 std::string start_mayflies(const Arguments&) {
   g_stop_writers = false;
@@ -485,6 +498,7 @@ const std::map<std::string, Command>& commands() {
       {"writes", writes},
       {"stop_writers", stop_writers},
       {"start_sleepers", start_sleepers},
+      {"start_renewing", start_renewing},
       {"start_mayflies", start_mayflies},
       {"start_spinning", start_spinning},
       {"stop_spinning", stop_spinning},
