@@ -1,8 +1,12 @@
 // migrate doctor: what this host offers, and what to do about what it lacks.
 #include <algorithm>
 #include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "command.hpp"
+#include "cpu_baseline_file.hpp"
 #include "host_checks.hpp"
 #include "version.hpp"
 
@@ -46,11 +50,37 @@ int doctor(const GlobalOptions& global) {
   return to_int(usable ? ExitCode::kDone : ExitCode::kFailed);
 }
 
+int print_cpu_baseline(const GlobalOptions& global, const std::vector<std::string>& files) {
+  const auto baseline = common_cpu_baseline_of(files);
+  if (!baseline) return fail(global, baseline.error());
+  const std::string text = to_text(*baseline);
+  if (global.json) {
+    print_json({{"version", kVersion}, {"cpu_baseline", text}});
+  } else {
+    std::fputs(text.c_str(), stdout);
+  }
+  return to_int(ExitCode::kDone);
+}
+
 }  // namespace
 
 void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   CLI::App* command = app.add_subcommand("doctor", "Say what this host offers and what it lacks");
-  command->callback([&global, &chosen] { chosen = [&global] { return doctor(global); }; });
+  auto files = std::make_shared<std::vector<std::string>>();
+  const CLI::Option* baseline =
+      command
+          ->add_option("--cpu-baseline", *files,
+                       "Instead print the processor that guests can be given here and on the hosts "
+                       "of these baselines, for run --cpu")
+          ->expected(0, -1)
+          ->type_name("[FILE...]");
+  command->callback([&global, &chosen, files, baseline] {
+    if (baseline->count() == 0) {
+      chosen = [&global] { return doctor(global); };
+    } else {
+      chosen = [&global, files] { return print_cpu_baseline(global, *files); };
+    }
+  });
 }
 
 }  // namespace migrate::tool

@@ -8,6 +8,7 @@
 
 #include "base/huge_pages.hpp"
 #include "command.hpp"
+#include "cpu_baseline_file.hpp"
 #include "detach.hpp"
 #include "hosting.hpp"
 #include "huge_pages_option.hpp"
@@ -25,6 +26,7 @@ struct RunOptions {
   std::string workload = "idle";
   std::string tracker = "auto";
   std::string huge_pages;
+  std::string cpu;
   bool detach = false;
 };
 
@@ -37,6 +39,9 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
   MIGRATE_ASSIGN(config.workload, vmm::parse_workload(options.workload));
   MIGRATE_ASSIGN(config.tracking, parse_tracker(options.tracker));
   MIGRATE_TRY(check_tracker(config.tracking));
+  if (!options.cpu.empty()) {
+    MIGRATE_ASSIGN(config.cpu, read_cpu_baseline(options.cpu));
+  }
   MIGRATE_ASSIGN(config.huge_page_bytes, parse_huge_pages(options.huge_pages));
   if (config.huge_page_bytes != 0) {
     // Now, and not only when they are mapped: nothing has been begun yet.
@@ -153,6 +158,11 @@ void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen) {
                    "How its writes are tracked when it leaves this host (default: auto)")
       ->type_name(tracker_names());
   add_huge_pages_option(*command, options->huge_pages);
+  command
+      ->add_option("--cpu", options->cpu,
+                   "The processor it is given: a baseline made by doctor --cpu-baseline (default: "
+                   "all that this host offers)")
+      ->type_name("FILE");
   command->add_flag("--detach", options->detach, "Go to the background once the guest answers");
   command->callback([&global, &chosen, options] {
     chosen = [&global, options] { return run(global, *options); };

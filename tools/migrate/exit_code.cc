@@ -24,6 +24,8 @@ ExitCode exit_code(const Error& error) {
   switch (error.code) {
     case ErrorCode::kInvalidArgument:
       return ExitCode::kUsage;
+    case ErrorCode::kIncompatible:
+      return ExitCode::kRefused;
     case ErrorCode::kCancelled:
       return ExitCode::kCancelled;
     case ErrorCode::kUncertain:

@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -55,6 +56,11 @@ class CpuidTable {
   }
   kvm_cpuid2* head() { return reinterpret_cast<kvm_cpuid2*>(words_.data()); }
   std::span<kvm_cpuid_entry2> entries() { return {head()->entries, head()->nent}; }
+  void fill(const std::vector<kvm_cpuid_entry2>& from) {
+    MIGRATE_CHECK(from.size() <= kCpuidEntriesMax);
+    head()->nent = static_cast<std::uint32_t>(from.size());
+    std::copy(from.begin(), from.end(), head()->entries);
+  }
 
  private:
   std::vector<std::uint64_t> words_;
@@ -145,7 +151,10 @@ Result<std::uint32_t> Machine::tsc_khz() const {
 
 Status Machine::set_cpuid() {
   CpuidTable table;
-  if (::ioctl(kvm_.get(), KVM_GET_SUPPORTED_CPUID, table.head()) != 0) {
+  if (shape_.cpu) {
+    MIGRATE_ASSIGN(const auto masked, cpuid_of_baseline(kvm_.get(), *shape_.cpu));
+    table.fill(masked);
+  } else if (::ioctl(kvm_.get(), KVM_GET_SUPPORTED_CPUID, table.head()) != 0) {
     return failed("ask KVM for the CPUID it supports");
   }
   for (std::uint32_t id = 0; id < shape_.vcpus; ++id) {
@@ -153,6 +162,7 @@ Status Machine::set_cpuid() {
     if (::ioctl(vcpus_[id].get(), KVM_SET_CPUID2, table.head()) != 0) {
       return failed("set the CPUID of vCPU " + std::to_string(id));
     }
+    if (shape_.cpu) MIGRATE_TRY(set_baseline_msrs(vcpus_[id].get(), *shape_.cpu));
   }
   return {};
 }

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "adapters/kvm/vmm/kvm_api.hpp"
 #include "base/fd.hpp"
+#include "migrate/kvm_cpu_baseline.hpp"
 #include "migrate/kvm_dirty_ring.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/result.hpp"
@@ -42,6 +44,8 @@ class Machine {
     bool irqchip = true;
     bool pit = false;
     bool dirty_ring = false;
+    /// The processor a new guest is given; nullopt: all that this host's KVM offers.
+    std::optional<KvmCpuBaseline> cpu;
   };
   /// Whether this host's KVM has an in-kernel interrupt controller; false without /dev/kvm too.
   static bool offers_irqchip();

@@ -140,7 +140,7 @@ Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
   MIGRATE_ASSIGN(GuestMemory memory,
                  GuestMemory::create(config.name, config.memory_bytes, config.huge_page_bytes));
   const Machine::Shape shape{config.vcpus, platform.irqchip, platform.pit,
-                             config.tracking == TrackerKind::kKvmRing};
+                             config.tracking == TrackerKind::kKvmRing, config.cpu};
   MIGRATE_ASSIGN(Machine machine, Machine::create(shape, memory.slots()));
   MIGRATE_ASSIGN(EventFd ended, EventFd::create());
   auto impl =

@@ -10,6 +10,7 @@
 #include "adapters/kvm/vmm/devices/host_console.hpp"
 #include "adapters/kvm/vmm/devices/mac_address.hpp"
 #include "adapters/kvm/vmm/workload.hpp"
+#include "migrate/kvm_cpu_baseline.hpp"
 #include "migrate/tracker_choice.hpp"
 
 namespace migrate::vmm {
@@ -59,6 +60,8 @@ struct VmmConfig {
   /// Its memory is of hugetlb pages of this size, from the host's pool; 0: of ordinary memory. A
   /// choice of this host, too.
   std::uint64_t huge_page_bytes = 0;
+  /// The processor a new guest is given; it moves with it. nullopt: all that this host offers.
+  std::optional<KvmCpuBaseline> cpu;
 };
 
 /// What an arriving guest gets from this host: the choices that do not move with it.
