@@ -2,8 +2,8 @@
 
 #include <gtest/gtest.h>
 
-#include "session/host_identity.hpp"
 #include "migrate/endpoint.hpp"
+#include "session/host_identity.hpp"
 #include "transport/record_channel.hpp"
 
 namespace migrate::tool {
