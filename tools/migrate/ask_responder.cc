@@ -1,5 +1,7 @@
 #include "ask_responder.hpp"
 
+#include "base/log.hpp"
+#include "base/start_thread.hpp"
 #include "session/host_identity.hpp"
 #include "transport/announced_session.hpp"
 #include "transport/record_channel.hpp"
@@ -24,14 +26,15 @@ wire::Answer started(std::uint32_t attempt) {
 
 AskResponder::AskResponder(std::unique_ptr<Acceptor> acceptor, const wire::SessionId& session,
                            std::uint32_t attempt)
-    : acceptor_(std::move(acceptor)),
-      session_(session),
-      answer_(started(attempt)),
-      thread_([this] { run(); }) {}
+    : acceptor_(std::move(acceptor)), session_(session), answer_(started(attempt)) {
+  Status begun = start_thread(thread_, "ask-responder", [this] { run(); });
+  if (!begun)
+    log_line(LogLevel::kWarning, "late questions go unanswered: " + begun.error().to_text());
+}
 
 AskResponder::~AskResponder() {
   acceptor_->interrupt();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void AskResponder::run() {

@@ -18,7 +18,8 @@ namespace migrate::tool {
 
 class AskResponder {
  public:
-  /// Answers ASK of `session` with STARTED on a thread of its own, until it is destroyed.
+  /// Answers ASK of `session` with STARTED on a thread of its own, until it is destroyed. Says
+  /// nothing, and logs why, where there is no thread: the guest that arrived runs all the same.
   AskResponder(std::unique_ptr<Acceptor> acceptor, const wire::SessionId& session,
                std::uint32_t attempt);
   ~AskResponder();

@@ -7,6 +7,7 @@
 #include <csignal>
 
 #include "base/log.hpp"
+#include "base/start_thread.hpp"
 #include "session/host_identity.hpp"
 #include "session/journal.hpp"
 #include "wire/ids.hpp"
@@ -130,10 +131,15 @@ void ReceiveSession::answer_late_questions(const Report& report, const Reopen& r
 
 int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const SignalFd& signals,
                         const std::function<void()>& on_migration_over) {
-  thread_ = std::thread([this, &acceptor, &reopen, &on_migration_over] {
+  Status begun = start_thread(thread_, "migration", [this, &acceptor, &reopen, &on_migration_over] {
     migrate(std::move(acceptor), reopen);
     on_migration_over();
   });
+  if (!begun) {
+    acceptor.reset();
+    on_migration_over();
+    return fail(global_, begun.error());
+  }
   const bool started = wait_for_start(signals);
   const int code = started ? host(signals) : to_int(ExitCode::kFailed);
   // The source may still have to be told how it went: at most the ask window.

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <utility>
 
+#include "base/guarded.hpp"
 #include "base/log.hpp"
+#include "base/start_thread.hpp"
 #include "transport/announced_session.hpp"
 #include "transport/record_channel.hpp"
 
@@ -56,8 +58,14 @@ void TlsAnswers::give(Fd connection, Error error, std::optional<wire::Answer> an
   talk->channel = std::make_unique<RecordChannel>(*std::move(channel));
   talk->error = std::move(error);
   talk->answer = answer;
-  talk->thread = std::thread([this, raw = talk.get()] {
-    converse(*raw);
+  talks_.push_back(std::move(talk));
+  Talk* raw = talks_.back().get();
+  Status begun = start_thread(raw->thread, "tls-answer", [this, raw] {
+    Status conversed = guarded([&]() -> Status {
+      converse(*raw);
+      return {};
+    });
+    if (!conversed) log_line(LogLevel::kWarning, conversed.error().message);
     // Now, not when somebody else comes: the peer waits for the end.
     std::unique_ptr<RecordChannel> over;
     {
@@ -67,7 +75,9 @@ void TlsAnswers::give(Fd connection, Error error, std::optional<wire::Answer> an
     over.reset();
     raw->done = true;
   });
-  talks_.push_back(std::move(talk));
+  if (begun) return;
+  log_line(LogLevel::kWarning, "dropped a connection: " + begun.error().to_text());
+  talks_.pop_back();
 }
 
 /// The answer is for an ASK of the session that the ClientHello named, and for nothing else.
