@@ -89,6 +89,11 @@ struct MappedRegion {
 /// Tracks another process by the soft-dirty bit (/proc/PID/clear_refs), which needs
 /// CONFIG_MEM_SOFT_DIRTY. Between reading the bits and clearing them the process is stopped by
 /// ptrace, or writes in between would be lost: about 10 ms a GiB. rearms_in_collect().
+///
+/// Others cannot be stopped. What is written during a collect() by anybody but the process's own
+/// threads (process_vm_writev(2), /proc/PID/mem, a process that shares its memory by CLONE_VM,
+/// vhost before Linux 6.4) may be lost: keep them apart from collect(), mark their writes, or use
+/// make_process_write_protect_tracker(), which takes and re-arms in one step.
 [[nodiscard]] Result<std::unique_ptr<DirtyTracker>> make_soft_dirty_tracker(
     std::shared_ptr<ProcessMemory> memory);
 

@@ -1,6 +1,8 @@
 // The tracker by the soft-dirty bit (Documentation/admin-guide/mm/soft-dirty.rst): bit 55 of a
 // page's entry in /proc/PID/pagemap says that it was written since 4 was written to
-// /proc/PID/clear_refs. Those are two steps, so the process stands still between them.
+// /proc/PID/clear_refs. Those are two steps, so the process stands still between them. No kernel
+// has them as one: who writes to the process from outside meanwhile sets a bit after it was read,
+// and it is cleared (trackers.hpp says who).
 //
 // The bit alone misses memory that was discarded (MADV_DONTNEED) and then only read, or not touched
 // at all. So the rest of each entry is remembered (where the page is: eight bytes a page), and a

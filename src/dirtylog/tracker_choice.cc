@@ -91,7 +91,8 @@ TrackerOffer offer_soft_dirty() {
   if (const Status supported = soft_dirty_supported(); !supported) {
     return refused(kind, supported.error());
   }
-  return offered(kind, "stops the process for each collect");
+  return offered(
+      kind, "stops the process for each collect; may miss what other processes write to it then");
 }
 
 bool has(std::span<const TrackerOffer> offers, TrackerKind kind) {

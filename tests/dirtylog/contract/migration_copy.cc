@@ -31,6 +31,21 @@ std::uint64_t word_of(const std::byte* page, std::size_t word) {
   return value;
 }
 
+/// "word 3 is 17, not 18": each writer has a word of its own, so the number tells whose write it
+/// was.
+std::string difference(const std::byte* copy, const std::byte* memory) {
+  std::string text;
+  for (std::size_t word = 0; word < kPageSize / sizeof(std::uint64_t); ++word) {
+    const std::uint64_t has = word_of(copy, word);
+    const std::uint64_t wanted = word_of(memory, word);
+    if (has == wanted) continue;
+    if (!text.empty()) return text + ", and more";
+    text = "word " + std::to_string(word) + " is " + std::to_string(has) + ", not " +
+           std::to_string(wanted);
+  }
+  return text;
+}
+
 }  // namespace
 
 void MigrationCopy::begin() {
@@ -190,9 +205,8 @@ void MigrationCopy::compare_region(const Region& region) {
     if (std::memcmp(page_of(region.id, page), memory.data() + i * kPageSize, kPageSize) == 0) {
       continue;
     }
-    verdict_.complain(text_of(region.id, page) + " was lost: the copy's first word is " +
-                      std::to_string(word_of(page_of(region.id, page), 0)) + ", memory's " +
-                      std::to_string(word_of(memory.data() + i * kPageSize, 0)));
+    verdict_.complain(text_of(region.id, page) + " was lost: " +
+                      difference(page_of(region.id, page), memory.data() + i * kPageSize));
     // So that the next comparison tells of what is lost from now on.
     std::memcpy(page_of(region.id, page), memory.data() + i * kPageSize, kPageSize);
   }

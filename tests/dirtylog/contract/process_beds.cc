@@ -31,6 +31,8 @@ namespace {
 constexpr std::uint64_t kAreasApart = 1ull << 30;
 /// The word that process_vm_writev(2) counts up; the process's own writers have 1 and 2.
 constexpr std::size_t kOutsideWord = 3;
+/// For a thread to be scheduled at all on a loaded host.
+constexpr std::chrono::seconds kPatience{30};
 
 bool all_threads_stopped(pid_t pid) {
   const std::filesystem::path tasks = "/proc/" + std::to_string(pid) + "/task";
@@ -47,7 +49,7 @@ bool all_threads_stopped(pid_t pid) {
 /// writes to its memory (rseq) whenever it wakes, as it does after a collect that held it.
 void stop_process(pid_t pid) {
   ::kill(pid, SIGSTOP);
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (!all_threads_stopped(pid)) {
     if (std::chrono::steady_clock::now() > deadline) {
       throw std::runtime_error("the writer process does not stop");
@@ -121,6 +123,71 @@ class InnerWriter final : public Writer {
   const WriterNumber number_;
 };
 
+/// Writes from outside the process, unless held.
+class OutsideWriter final : public Writer {
+ public:
+  OutsideWriter(pid_t pid, std::vector<PlacedArea> areas, std::uint64_t seed)
+      : writer_("process_vm_writev(2)", std::move(areas), kOutsideWord, by_process_vm_writev(pid),
+                seed) {}
+  [[nodiscard]] std::string_view name() const override { return writer_.name(); }
+  void resume() override {
+    running_ = true;
+    writer_.resume();
+  }
+  void pause() override {
+    running_ = false;
+    writer_.pause();
+  }
+  [[nodiscard]] std::uint64_t writes() const override { return writer_.writes(); }
+  [[nodiscard]] const ThreadWriter& log() const { return writer_; }
+
+  void hold() { writer_.pause(); }
+  /// Returns when it has written again: collects in a row would leave it no time to.
+  void release() {
+    if (!running_) return;
+    const std::uint64_t before = writer_.writes();
+    writer_.resume();
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (writer_.writes() == before && std::chrono::steady_clock::now() < deadline) {
+      std::this_thread::yield();
+    }
+  }
+
+ private:
+  ThreadWriter writer_;
+  bool running_ = false;
+};
+
+/// For a tracker that stops the process while it looks, and cannot stop others: none of them writes
+/// during a collect().
+class ApartFromOutside final : public DirtyTracker {
+ public:
+  ApartFromOutside(std::unique_ptr<DirtyTracker> tracker, OutsideWriter& outside)
+      : tracker_(std::move(tracker)), outside_(outside) {}
+  [[nodiscard]] std::string_view name() const override { return tracker_->name(); }
+  [[nodiscard]] DirtyCoverage covers() const override { return tracker_->covers(); }
+  Status start() override { return tracker_->start(); }
+  Status collect(PageBitmap& round_set) override {
+    outside_.hold();
+    Status collected = tracker_->collect(round_set);
+    outside_.release();
+    return collected;
+  }
+  Status rearm(const PageBitmap& set, const RegionId& region, PageRange range) override {
+    return tracker_->rearm(set, region, range);
+  }
+  [[nodiscard]] bool rearms_in_collect() const override { return tracker_->rearms_in_collect(); }
+  Status peek(PageBitmap& again) override { return tracker_->peek(again); }
+  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override {
+    return tracker_->written_by_vcpu();
+  }
+  Status stop() override { return tracker_->stop(); }
+
+ private:
+  std::unique_ptr<DirtyTracker> tracker_;
+  OutsideWriter& outside_;
+};
+
 class ProcessBed final : public TrackerBed {
  public:
   ProcessBed(std::span<const std::uint64_t> area_pages, std::uint64_t seed);
@@ -137,6 +204,9 @@ class ProcessBed final : public TrackerBed {
   }
   [[nodiscard]] const std::shared_ptr<ProcessMemory>& memory() const { return memory_; }
   void track_with(std::shared_ptr<DirtyTracker> tracker) { tracker_ = std::move(tracker); }
+  void track_with_outside_held(std::unique_ptr<DirtyTracker> tracker) {
+    tracker_ = std::make_shared<ApartFromOutside>(std::move(tracker), *outside_);
+  }
   void track_by_content() {
     ContentHashTracking tracking = make_content_hash_tracking(*memory_);
     tracker_ = std::move(tracking.tracker);
@@ -170,7 +240,7 @@ class ProcessBed final : public TrackerBed {
   }
   void for_each_logged(PageRange pages,
                        const std::function<void(const LoggedWord&)>& f) const override {
-    outside_->for_each_logged(pages, f);
+    outside_->log().for_each_logged(pages, f);
   }
 
  private:
@@ -179,7 +249,7 @@ class ProcessBed final : public TrackerBed {
   std::unique_ptr<PageSource> hashed_;  ///< What the content hash has memory read through.
   std::vector<PageRange> areas_;
   std::vector<std::unique_ptr<Writer>> writers_;
-  const ThreadWriter* outside_ = nullptr;
+  OutsideWriter* outside_ = nullptr;
 };
 
 ProcessBed::ProcessBed(std::span<const std::uint64_t> area_pages, std::uint64_t seed) {
@@ -194,9 +264,7 @@ ProcessBed::ProcessBed(std::span<const std::uint64_t> area_pages, std::uint64_t 
   writers_.push_back(std::make_unique<InnerWriter>(process_, "stores", kWriterStores));
   writers_.push_back(std::make_unique<InnerWriter>(process_, "read(2)", kWriterRead));
   writers_.push_back(std::make_unique<InnerWriter>(process_, "mappings", kWriterMappings));
-  auto outside =
-      std::make_unique<ThreadWriter>("process_vm_writev(2)", std::move(placed), kOutsideWord,
-                                     by_process_vm_writev(process_.pid()), seed);
+  auto outside = std::make_unique<OutsideWriter>(process_.pid(), std::move(placed), seed);
   outside_ = outside.get();
   writers_.push_back(std::move(outside));
 }
@@ -221,7 +289,7 @@ Status track_by_write_protection(ProcessBed& bed) {
 
 Status track_by_soft_dirty(ProcessBed& bed) {
   MIGRATE_ASSIGN(auto tracker, make_soft_dirty_tracker(bed.memory()));
-  bed.track_with(std::move(tracker));
+  bed.track_with_outside_held(std::move(tracker));
   return {};
 }
 
