@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "adapters/kvm/cpu_model.hpp"
+#include "adapters/kvm/msrs.hpp"
 #include "adapters/kvm/preflight.hpp"
 #include "tests/kvm/tiny_guest_hooks.hpp"
 
@@ -116,6 +117,33 @@ TEST_F(Preflight, PropertiesCutShortAreErrors) {
     }
   }
   EXPECT_EQ(migration.target_hooks.builds, 0);
+}
+
+TEST_F(Preflight, PropertiesOfANewerVersionAreRefused) {
+  TinyMigration migration;
+  auto description = migration.source->describe();
+  ASSERT_TRUE(description);
+  for (std::size_t i = 0; i < 2; ++i) {
+    GuestDescription newer = *description;
+    newer.properties[i].info.version += 1;
+    const Status refused = migration.target->prepare(newer);
+    ASSERT_FALSE(refused) << newer.properties[i].info.name;
+    EXPECT_EQ(refused.error().code, ErrorCode::kVersionMismatch);
+    EXPECT_THAT(refused.error().message, HasSubstr(newer.properties[i].info.name));
+    EXPECT_FALSE(refused.error().remedy.empty());
+  }
+  EXPECT_EQ(migration.target_hooks.builds, 0);
+}
+
+TEST_F(Preflight, FeaturesThatOnlyMsrsTellAreCompared) {
+  const Status refused = with_model([](kvm::CpuModel& model) {
+    // "Not affected" by a fault of the future.
+    model.feature_msrs.push_back({kvm::kMsrArchCapabilities, 0, std::uint64_t{1} << 61});
+    std::swap(model.feature_msrs.front(), model.feature_msrs.back());
+  });
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kIncompatible);
+  EXPECT_THAT(refused.error().message, HasSubstr("bit 61"));
 }
 
 TEST_F(Preflight, AVmmThatBuildsSomethingElseIsFoundOut) {

@@ -177,6 +177,7 @@ TEST_F(SaveLoad, DamagedSectionsAreErrorsAndTheNextAttemptWorks) {
   refused([](Sections& s) { s.at("kvm.vcpu.1").body.resize(100); }, "cut short at byte");
   refused([](Sections& s) { s.at("kvm.vcpu.1").body.clear(); }, "vCPU 1");
   refused([](Sections& s) { s.at("kvm.vcpu.1").info.version = 9; }, "version 9");
+  refused([](Sections& s) { s.at("kvm.vm").info.version = 9; }, "kvm.vm is of version 9");
   refused([](Sections& s) { s.at("kvm.vcpu.1").info.name = "kvm.vcpu.2"; }, "out of place");
   refused([](Sections& s) { s.at("kvm.vcpu.1").info.name = "kvm.vcpu.0"; }, "out of place");
   refused([](Sections& s) { s.at("kvm.vcpu.1").info.name = "kvm.vcpu.x"; }, "kvm.vcpu.x");

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adapters/kvm/clock.hpp"
+#include "adapters/kvm/msrs.hpp"
 #include "adapters/kvm/state_codec.hpp"
 #include "adapters/kvm/vm_state.hpp"
 #include "tests/kvm/tiny_guest_hooks.hpp"
@@ -138,6 +139,50 @@ TEST_F(GuestTime, NeverGoesBackWhereTheHostsClocksDisagree) {
   migration.target_hooks.guest->wait_for_sweeps(2);
   migration.target_hooks.guest->pause();
   EXPECT_EQ(migration.target_hooks.guest->registers(0).r11, 0U);
+}
+
+// kvmclock's page of a vCPU: in it KVM says that the guest was stopped, so that its watchdogs
+// forgive the gap. After a pause at the source as after loading at the target.
+class Kvmclock : public GuestTime {
+ protected:
+  static constexpr std::uint64_t kPage = 20;
+  static constexpr std::size_t kFlags = 29;  // Of struct pvclock_vcpu_time_info.
+  static constexpr std::byte kGuestStopped{2};
+
+  static void use_kvmclock(const TinyGuest& guest) {
+    constexpr std::uint32_t kMsrSystemTimeNew = 0x4b564d01;
+    std::vector<kvm_msr_entry> refused;
+    const kvm_msr_entry entry{kMsrSystemTimeNew, 0, kPage * kPageSize | 1};
+    ASSERT_TRUE(kvm::write_msrs(guest.vm().vcpu_fds[0], {&entry, 1}, refused));
+    ASSERT_TRUE(refused.empty());
+  }
+  static std::byte& flags(const TinyGuest& guest) { return guest.page(kPage)[kFlags]; }
+  static bool told(const TinyGuest& guest) {
+    return (flags(guest) & kGuestStopped) != std::byte{0};
+  }
+};
+
+TEST_F(Kvmclock, AGuestThatGoesOnIsToldThatItStood) {
+  TinyMigration migration;
+  if (::ioctl(migration.guest.vm().vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_KVMCLOCK_CTRL) <= 0) {
+    GTEST_SKIP() << "KVM here lacks KVM_KVMCLOCK_CTRL";
+  }
+  use_kvmclock(migration.guest);
+  migration.run_and_prepare();
+  // As the guest does when it has seen it.
+  flags(migration.guest) &= ~kGuestStopped;
+  ASSERT_TRUE(migration.source->resume());
+  migration.guest.wait_for_sweeps(2);
+  EXPECT_TRUE(told(migration.guest)) << "at the source";
+
+  ASSERT_TRUE(migration.source->pause());
+  flags(migration.guest) &= ~kGuestStopped;
+  ASSERT_TRUE(migration.save());
+  migration.copy_memory();
+  ASSERT_TRUE(migration.load());
+  ASSERT_TRUE(migration.target->start(RunState::kRunning));
+  migration.target_hooks.guest->wait_for_sweeps(2);
+  EXPECT_TRUE(told(*migration.target_hooks.guest)) << "at the target";
 }
 
 TEST_F(GuestTime, StandsStillRatherThanLeapsWhenTooMuchSeemsToHavePassed) {
