@@ -66,20 +66,22 @@ int print_cpu_baseline(const GlobalOptions& global, const std::vector<std::strin
 
 void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   CLI::App* command = app.add_subcommand("doctor", "Say what this host offers and what it lacks");
-  auto files = std::make_shared<std::vector<std::string>>();
-  const CLI::Option* baseline =
-      command
-          ->add_option("--cpu-baseline", *files,
-                       "Instead print the processor that guests can be given here and on the hosts "
-                       "of these baselines, for run --cpu")
-          ->expected(0, -1)
-          ->type_name("[FILE...]");
-  command->callback([&global, &chosen, files, baseline] {
-    if (baseline->count() == 0) {
-      chosen = [&global] { return doctor(global); };
-    } else {
-      chosen = [&global, files] { return print_cpu_baseline(global, *files); };
-    }
+  struct Options {
+    bool baseline = false;
+    std::vector<std::string> files;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::Option* baseline = command->add_flag(
+      "--cpu-baseline", options->baseline,
+      "Instead print the processor that guests can be given here and on the hosts of the baselines "
+      "FILE..., for run --cpu");
+  command->add_option("FILE", options->files, "Baselines of other hosts, with --cpu-baseline")
+      ->needs(baseline)
+      ->type_name("...");
+  command->callback([&global, &chosen, options] {
+    chosen = [&global, options] {
+      return options->baseline ? print_cpu_baseline(global, options->files) : doctor(global);
+    };
   });
 }
 
