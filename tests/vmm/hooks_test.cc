@@ -133,7 +133,9 @@ TEST_F(Hooks, AGuestThatArrivesPausedStandsStill) {
   const std::shared_ptr<Vmm> from = make("counter");
   resume(*from);
   wait_for(*from, [](const GuestStats& now) { return now.vcpus[0].work > 0; });
-  VmmTargetHooks hooks("other");
+  ArrivalConfig here;
+  here.name = "other";
+  VmmTargetHooks hooks(here);
   std::unique_ptr<TargetGuest> target;
   ASSERT_NO_FATAL_FAILURE(move(from, hooks, target));
   ASSERT_TRUE(target->start(RunState::kPaused));

@@ -9,8 +9,6 @@
 #include <cstring>
 #include <string>
 
-#include "adapters/kvm/vmm/apic_id.hpp"
-
 namespace migrate::vmm {
 namespace {
 
@@ -149,7 +147,7 @@ Result<std::uint32_t> Machine::tsc_khz() const {
   return static_cast<std::uint32_t>(khz);
 }
 
-Status Machine::set_cpuid() {
+Status Machine::set_cpuid(const EditCpuid& edit) {
   CpuidTable table;
   if (shape_.cpu) {
     MIGRATE_ASSIGN(const auto masked, cpuid_of_baseline(kvm_.get(), *shape_.cpu));
@@ -158,7 +156,7 @@ Status Machine::set_cpuid() {
     return failed("ask KVM for the CPUID it supports");
   }
   for (std::uint32_t id = 0; id < shape_.vcpus; ++id) {
-    set_apic_id(table.entries(), id);
+    edit(table.entries(), id);
     if (::ioctl(vcpus_[id].get(), KVM_SET_CPUID2, table.head()) != 0) {
       return failed("set the CPUID of vCPU " + std::to_string(id));
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -62,8 +63,10 @@ class Machine {
   [[nodiscard]] const std::shared_ptr<KvmDirtyRing>& dirty_ring() const { return dirty_ring_; }
   /// Frequency of the guest's time stamp counter.
   [[nodiscard]] Result<std::uint32_t> tsc_khz() const;
-  /// Gives each vCPU all that this host's KVM offers, with APIC ids by vCPU number.
-  Status set_cpuid();
+  /// Changes CPUID's entries, for one vCPU; they may be another's, changed already.
+  using EditCpuid = std::function<void(std::span<kvm_cpuid_entry2>, std::uint32_t vcpu)>;
+  /// Gives each vCPU all that this host's KVM offers, edited.
+  Status set_cpuid(const EditCpuid& edit);
 
  private:
   Machine(Fd kvm, Fd vm, const Shape& shape)

@@ -2,17 +2,11 @@
 
 #include <algorithm>
 
-#include "adapters/kvm/vmm/demo_plan.hpp"
-#include "adapters/kvm/vmm/section_bytes.hpp"
+#include "adapters/kvm/vmm/linux_config.hpp"
 #include "base/log.hpp"
 
 namespace migrate::vmm {
 namespace {
-
-constexpr std::string_view kMachineSection = "vmm.machine";
-constexpr std::uint32_t kMachineVersion = 1;
-// 64 vCPUs with a writer of all options each are 4 KiB; a file's name is at most as long.
-constexpr std::size_t kWorkloadTextMax = 16 << 10;
 
 void log_note(std::string_view guest, std::string_view text) {
   log_line(LogLevel::kInfo, "guest " + std::string(guest) + ": " + std::string(text));
@@ -33,40 +27,24 @@ Status check_slots(const KvmMachine& machine, const Vmm& vmm) {
       .advise("use the same version of migrate on both hosts");
 }
 
+/// Disks, taps and a console that no guest would use are a mistake, too.
+Status give_devices(VmmConfig& config, const ArrivalConfig& host) {
+  if (config.linux_guest) return fit_linux(config, host);
+  if (host.disks.empty() && host.nets.empty()) return {};
+  return make_error(ErrorCode::kIncompatible,
+                    "the guest is a demo guest, which has no disks and no network cards")
+      .advise("leave out --disk and --net on the receiving side");
+}
+
 Error no_guest() { return make_error(ErrorCode::kInternal, "the guest has not been built yet"); }
 
 }  // namespace
 
-GuestDescription::Property encode_machine(const VmmConfig& config) {
-  SectionBytes bytes;
-  bytes.number(config.memory_bytes).number(config.vcpus).text(to_text(config.workload));
-  return {{std::string(kMachineSection), kMachineVersion, true}, bytes.take()};
-}
-
-Result<VmmConfig> decode_machine(const GuestDescription& description) {
-  const auto found =
-      std::find_if(description.properties.begin(), description.properties.end(),
-                   [](const auto& property) { return property.info.name == kMachineSection; });
-  if (found == description.properties.end() || found->info.version != kMachineVersion) {
-    return make_error(ErrorCode::kIncompatible, "the guest is not one of this VMM's, version " +
-                                                    std::to_string(kMachineVersion))
-        .advise("use the same version of migrate on both hosts");
-  }
-  SectionCursor cursor(found->info.name, found->body);
-  VmmConfig config;
-  config.name = description.name;
-  MIGRATE_ASSIGN(config.memory_bytes, cursor.number<std::uint64_t>());
-  MIGRATE_ASSIGN(config.vcpus, cursor.number<std::uint32_t>());
-  MIGRATE_ASSIGN(const std::string workload, cursor.text(kWorkloadTextMax));
-  MIGRATE_TRY(cursor.end());
-  // Both refuse what makes no sense, as they do for a user's words.
-  auto parsed = parse_workload(workload);
-  if (!parsed) return cursor.bad("makes no sense: " + parsed.error().message);
-  config.workload = *std::move(parsed);
-  if (const auto plan = plan_demo_guest(config, 0); !plan) {
-    return cursor.bad("makes no sense: " + plan.error().message);
-  }
-  return config;
+KvmSourceOptions source_options(const Vmm& vmm) {
+  KvmSourceOptions options;
+  options.tracking = vmm.config().tracking;
+  options.vmm_writes = vmm.device_writes();
+  return options;
 }
 
 std::string VmmSourceHooks::name() { return vmm_->config().name; }
@@ -87,9 +65,8 @@ Status VmmSourceHooks::throttle(std::uint32_t vcpu, double share) {
   return vmm_->throttle(vcpu, share);
 }
 
-// No disks yet, so there is nothing that only one host may hold.
-Status VmmSourceHooks::relinquish() { return {}; }
-Status VmmSourceHooks::reclaim() { return {}; }
+Status VmmSourceHooks::relinquish() { return vmm_->give_up_disks(); }
+Status VmmSourceHooks::reclaim() { return vmm_->take_disks(); }
 
 Status VmmSourceHooks::release() {
   vmm_->leave();
@@ -101,9 +78,10 @@ void VmmSourceHooks::note(std::string_view text) { log_note(name(), text); }
 Result<KvmVm> VmmTargetHooks::build(const GuestDescription& description,
                                     const KvmMachine& machine) {
   MIGRATE_ASSIGN(VmmConfig config, decode_machine(description));
-  if (!name_.empty()) config.name = name_;
-  config.tracking = tracking_;
-  config.huge_page_bytes = huge_page_bytes_;
+  if (!host_.name.empty()) config.name = host_.name;
+  config.tracking = host_.tracking;
+  config.huge_page_bytes = host_.huge_page_bytes;
+  MIGRATE_TRY(give_devices(config, host_));
   MIGRATE_ASSIGN(auto made, Vmm::create_incoming(config, {machine.irqchip, machine.pit}));
   MIGRATE_TRY(check_slots(machine, *made));
   const std::shared_ptr<Vmm> built = std::move(made);
@@ -117,8 +95,15 @@ Status VmmTargetHooks::load_device(const SectionInfo& section, StateReader& read
   return guest ? guest->load_device(section, reader) : Status(no_guest());
 }
 
-Status VmmTargetHooks::acquire() { return {}; }
-Status VmmTargetHooks::yield() { return {}; }
+Status VmmTargetHooks::acquire() {
+  const auto guest = vmm();
+  return guest ? guest->take_arrived_disks() : Status(no_guest());
+}
+
+Status VmmTargetHooks::yield() {
+  const auto guest = vmm();
+  return guest ? guest->give_up_disks() : Status();
+}
 
 Status VmmTargetHooks::start(RunState state) {
   const auto guest = vmm();
@@ -132,7 +117,7 @@ void VmmTargetHooks::discard() {
   dropped = std::move(vmm_);
 }
 
-void VmmTargetHooks::note(std::string_view text) { log_note(name_, text); }
+void VmmTargetHooks::note(std::string_view text) { log_note(host_.name, text); }
 
 std::shared_ptr<Vmm> VmmTargetHooks::vmm() const {
   MutexLock lock(mutex_);

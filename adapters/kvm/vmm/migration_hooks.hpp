@@ -5,13 +5,18 @@
 #include <optional>
 #include <string>
 
+#include "adapters/kvm/vmm/machine_section.hpp"
 #include "adapters/kvm/vmm/vmm.hpp"
 #include "base/mutex.hpp"
 #include "migrate/kvm.hpp"
 
 namespace migrate::vmm {
 
-/// Lets a Vmm leave. Pass to make_kvm_source(vmm->kvm_vm(), hooks); must outlive the source.
+/// What make_kvm_source() has to know of a Vmm beside its hooks.
+[[nodiscard]] KvmSourceOptions source_options(const Vmm& vmm);
+
+/// Lets a Vmm leave. Pass to make_kvm_source(vmm->kvm_vm(), hooks, source_options(*vmm)); must
+/// outlive the source.
 class VmmSourceHooks final : public KvmSourceHooks {
  public:
   explicit VmmSourceHooks(std::shared_ptr<Vmm> vmm) : vmm_(std::move(vmm)) {}
@@ -35,11 +40,11 @@ class VmmSourceHooks final : public KvmSourceHooks {
 /// Makes a Vmm from a description. Pass to make_kvm_target(); must outlive the target.
 class VmmTargetHooks final : public KvmTargetHooks {
  public:
-  /// `name`: what the guest is called here; empty: as at the source. `tracking`, for when the guest
-  /// leaves again, and `huge_page_bytes` are this host's, as in VmmConfig.
-  explicit VmmTargetHooks(std::string name = {}, std::optional<TrackerKind> tracking = std::nullopt,
-                          std::uint64_t huge_page_bytes = 0)
-      : name_(std::move(name)), tracking_(tracking), huge_page_bytes_(huge_page_bytes) {}
+  explicit VmmTargetHooks(ArrivalConfig host = {}) : host_(std::move(host)) {}
+  /// For a guest without disks and network cards.
+  VmmTargetHooks(std::string name, std::optional<TrackerKind> tracking,
+                 std::uint64_t huge_page_bytes)
+      : host_{std::move(name), tracking, huge_page_bytes, {}, {}, {}, {}, {}} {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override;
   Status load_device(const SectionInfo& section, StateReader& reader) override;
@@ -53,15 +58,9 @@ class VmmTargetHooks final : public KvmTargetHooks {
   [[nodiscard]] std::shared_ptr<Vmm> vmm() const MIGRATE_EXCLUDES(mutex_);
 
  private:
-  const std::string name_;
-  const std::optional<TrackerKind> tracking_;
-  const std::uint64_t huge_page_bytes_;
+  const ArrivalConfig host_;
   mutable Mutex mutex_;
   std::shared_ptr<Vmm> vmm_ MIGRATE_GUARDED_BY(mutex_);
 };
-
-/// The VMM's part of a description, and back. kProtocol with the byte offset when malformed.
-[[nodiscard]] GuestDescription::Property encode_machine(const VmmConfig& config);
-[[nodiscard]] Result<VmmConfig> decode_machine(const GuestDescription& description);
 
 }  // namespace migrate::vmm

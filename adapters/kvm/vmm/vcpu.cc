@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <system_error>
 
@@ -210,7 +209,7 @@ void Vcpu::handle_exit() {
     case KVM_EXIT_SYSTEM_EVENT:
       return handle_system_event();
     case KVM_EXIT_MMIO:
-      return crash("it accessed address " + hex(run.mmio.phys_addr) + ", where nothing is");
+      return handle_memory();
     case KVM_EXIT_SHUTDOWN:
       return crash("a fault while it handled faults (triple fault)");
     case KVM_EXIT_HLT:
@@ -231,15 +230,26 @@ void Vcpu::handle_port() {
   std::byte* data = reinterpret_cast<std::byte*>(fd_.run()) + io.data_offset;
   std::chrono::microseconds wait{0};
   for (std::uint32_t i = 0; i < io.count; ++i, data += io.size) {
+    const std::span bytes(data, io.size);
     if (io.direction == KVM_EXIT_IO_IN) {
-      std::memset(data, 0xff, io.size);
-      continue;
+      events_.on_port_read(io.port, bytes);
+    } else {
+      wait = std::max(wait, events_.on_port_write(id_, io.port, bytes));
     }
-    std::uint32_t value = 0;
-    std::memcpy(&value, data, std::min<std::size_t>(io.size, sizeof value));
-    wait = std::max(wait, events_.on_port_out(id_, io.port, value));
   }
   if (wait.count() > 0) sleep_for(wait);
+}
+
+void Vcpu::handle_memory() {
+  auto& access = fd_.run()->mmio;
+  const std::span bytes(reinterpret_cast<std::byte*>(access.data),
+                        std::min<std::size_t>(access.len, sizeof access.data));
+  const bool answered = access.is_write != 0 ? events_.on_memory_write(access.phys_addr, bytes)
+                                             : events_.on_memory_read(access.phys_addr, bytes);
+  if (!answered) {
+    return crash("it accessed address " + hex(access.phys_addr) + ", where nothing is");
+  }
+  exit_pending_ = true;
 }
 
 /// Here and now, with no lock held: a pause or a collect may be waiting for this vCPU.

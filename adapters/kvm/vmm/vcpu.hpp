@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 
@@ -19,9 +20,15 @@ namespace migrate::vmm {
 class VcpuEvents {
  public:
   virtual ~VcpuEvents() = default;
-  /// The guest wrote `value` to a port. How long the vCPU waits before it goes on; 0: not at all.
-  virtual std::chrono::microseconds on_port_out(std::uint32_t vcpu, std::uint16_t port,
-                                                std::uint32_t value) = 0;
+  /// The guest wrote 1, 2 or 4 bytes to a port. How long the vCPU waits before it goes on; 0: not
+  /// at all.
+  virtual std::chrono::microseconds on_port_write(std::uint32_t vcpu, std::uint16_t port,
+                                                  std::span<const std::byte> from) = 0;
+  /// It reads as many.
+  virtual void on_port_read(std::uint16_t port, std::span<std::byte> into) = 0;
+  /// It accessed 1 to 8 bytes where no memory is. False: nothing can be there, and it cannot go on.
+  virtual bool on_memory_write(std::uint64_t address, std::span<const std::byte> from) = 0;
+  virtual bool on_memory_read(std::uint64_t address, std::span<std::byte> into) = 0;
   /// The guest has shut the machine down.
   virtual void on_shutdown(std::uint32_t vcpu) = 0;
   /// The guest cannot go on. The vCPU parks.
@@ -68,6 +75,7 @@ class Vcpu {
   int enter_guest();
   void handle_exit() MIGRATE_EXCLUDES(mutex_);
   void handle_port() MIGRATE_EXCLUDES(mutex_);
+  void handle_memory();
   void handle_system_event();
   void handle_full_ring();
   void crash(const std::string& what, int sys_errno = 0);

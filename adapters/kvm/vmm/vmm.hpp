@@ -17,12 +17,6 @@
 
 namespace migrate::vmm {
 
-/// Limits of the demo guest's layout; see demo_guest/layout.hpp.
-inline constexpr std::uint64_t kMemoryMin = demo::kMemoryMin;
-inline constexpr std::uint64_t kMemoryMax = demo::kMemoryMax;
-inline constexpr std::uint64_t kMemoryStep = demo::kLargePage;
-inline constexpr std::uint32_t kVcpusMax = demo::kVcpusMax;
-
 /// What of the machine the VMM decides; the target's must be like the source's.
 struct VmmPlatform {
   bool irqchip = true;
@@ -120,9 +114,21 @@ class Vmm {
   /// in slices of at most 20 ms; time spent waiting costs nothing.
   Status throttle(std::uint32_t vcpu, double share);
 
-  /// The VMM's own state as one section; while paused.
+  /// The VMM's own state and its devices' as sections; while paused.
   Status save_devices(StateWriter& writer);
+  /// A section of an arriving guest; the first one of each attempt begins anew.
   Status load_device(const SectionInfo& section, StateReader& reader);
+
+  /// Locks the disks, as a guest that is here has done. kBusy when another host or process has one.
+  Status take_disks();
+  /// The same for a guest whose sections have all come; kProtocol when one has not.
+  Status take_arrived_disks();
+  /// Writes back what is cached of the disks and unlocks them; while paused.
+  Status give_up_disks();
+
+  /// Where devices mark what they write to guest memory, for KvmSourceOptions::vmm_writes; null for
+  /// a guest whose devices write none.
+  [[nodiscard]] std::shared_ptr<SoftwareBitmap> device_writes() const;
 
  private:
   class Impl;

@@ -15,6 +15,12 @@
 
 namespace migrate::vmm {
 
+/// Limits of the demo guest's layout (demo_guest/layout.hpp), and so of any guest.
+inline constexpr std::uint64_t kMemoryMin = demo::kMemoryMin;
+inline constexpr std::uint64_t kMemoryMax = demo::kMemoryMax;
+inline constexpr std::uint64_t kMemoryStep = demo::kLargePage;
+inline constexpr std::uint32_t kVcpusMax = demo::kVcpusMax;
+
 /// A virtio disk (vda, vdb, ... in the guest).
 struct DiskConfig {
   std::string path;  ///< A raw image or a block device.

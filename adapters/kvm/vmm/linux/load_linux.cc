@@ -71,7 +71,9 @@ Status read_into(const GuestRam& ram, const BootFile& file, std::uint64_t offset
                  std::uint64_t bytes) {
   const auto memory = ram.span(address, bytes, true);
   MIGRATE_CHECK(memory.has_value());  // plan_linux() has seen to it.
-  return file.read(offset, *memory);
+  Status read = file.read(offset, *memory);
+  ram.written(address, bytes);
+  return read;
 }
 
 void put(const GuestRam& ram, GuestAddr address, std::span<const std::byte> bytes) {
@@ -95,8 +97,9 @@ Status check_command_line(const BzImage& image, const std::string& line) {
 }  // namespace
 
 Result<std::uint64_t> load_linux(std::span<const KvmMemorySlot> slots, const LinuxFiles& files,
-                                 const AcpiMachine& machine) {
-  const GuestRam ram(slots, nullptr);
+                                 const AcpiMachine& machine,
+                                 std::shared_ptr<SoftwareBitmap> writes) {
+  const GuestRam ram(slots, std::move(writes));
   MIGRATE_ASSIGN(const BootFile kernel, BootFile::open("kernel", files.kernel));
   MIGRATE_ASSIGN(const BzImage image, parse(kernel));
   MIGRATE_TRY(check_command_line(image, files.command_line));

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
 #include "adapters/kvm/vmm/linux/acpi.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/result.hpp"
+#include "migrate/trackers.hpp"
 
 namespace migrate::vmm {
 
@@ -18,9 +20,10 @@ struct LinuxFiles {
 };
 
 /// Kernel, initrd, command line, boot parameters, ACPI tables, page tables and GDT, into fresh
-/// memory (all zero) of `slots`. What boot_regs() wants: the kernel's address. kNotFound,
-/// kPermission, kInvalidArgument, kIo.
+/// memory (the first MiB all zero) of `slots`. What boot_regs() wants: the kernel's address.
+/// kNotFound, kPermission, kInvalidArgument, kIo. `writes`: where what was written is marked.
 [[nodiscard]] Result<std::uint64_t> load_linux(std::span<const KvmMemorySlot> slots,
-                                               const LinuxFiles& files, const AcpiMachine& machine);
+                                               const LinuxFiles& files, const AcpiMachine& machine,
+                                               std::shared_ptr<SoftwareBitmap> writes = nullptr);
 
 }  // namespace migrate::vmm

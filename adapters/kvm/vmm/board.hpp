@@ -1,0 +1,77 @@
+// Board: what is around the processors of a machine: what they start with, their ports and devices.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "adapters/kvm/vmm/machine.hpp"
+#include "adapters/kvm/vmm/vmm.hpp"
+#include "migrate/guest.hpp"
+#include "migrate/result.hpp"
+#include "migrate/trackers.hpp"
+
+namespace migrate::vmm {
+
+/// What a guest does with its machine. Called from vCPU threads.
+class BoardEvents {
+ public:
+  virtual ~BoardEvents() = default;
+  virtual void on_switched_off() = 0;
+  /// The guest cannot go on.
+  virtual void on_crashed(Error why) = 0;
+  /// It wants to begin anew: Board::restart(), once all vCPUs stand.
+  virtual void on_restart_wanted() = 0;
+};
+
+/// The demo guest's and Linux's. Methods are called by one thread at a time, but for those of
+/// accesses, which come from vCPU threads, several at a time, and for stats() and console_*(),
+/// which come from any.
+class Board {
+ public:
+  virtual ~Board() = default;
+
+  /// Puts what the guest starts with into fresh memory and vCPUs.
+  virtual Status boot(Machine& machine) = 0;
+  /// The same again, in memory and vCPUs that were used. kUnsupported when there is nothing to
+  /// start with. While quiesced.
+  virtual Status restart(Machine& machine) = 0;
+
+  /// Accesses, as in VcpuEvents.
+  virtual std::chrono::microseconds write_port(std::uint32_t vcpu, std::uint16_t port,
+                                               std::span<const std::byte> from) = 0;
+  virtual void read_port(std::uint16_t port, std::span<std::byte> into) = 0;
+  virtual bool write_memory(std::uint64_t address, std::span<const std::byte> from) = 0;
+  virtual bool read_memory(std::uint64_t address, std::span<std::byte> into) = 0;
+
+  /// The guest is about to be paused: what would take long then is done now.
+  virtual void prepare_pause() = 0;
+  /// Ends all work of devices, as MovableDevice. The vCPUs may run still: their requests wait.
+  /// kTimeout: all work on. New: quiesced.
+  virtual Status quiesce(SteadyTime deadline) = 0;
+  /// Lets devices work, before the vCPUs run. An error: they stand.
+  virtual Status resume() = 0;
+
+  /// Sections of its own, while quiesced.
+  virtual Status save(StateWriter& writer) = 0;
+  /// A migration's state comes; for each attempt anew.
+  virtual void begin_load() = 0;
+  virtual Status load(const SectionInfo& section, StateReader& reader) = 0;
+  /// kProtocol when something was not among what came.
+  virtual Status check_loaded() const = 0;
+
+  /// What only one host may hold: the locks of disks. Harmless when held, or not held.
+  virtual Status take_disks() = 0;
+  virtual Status give_up_disks() = 0;
+
+  [[nodiscard]] virtual Result<GuestStats> stats() const = 0;
+  [[nodiscard]] virtual std::string console_terminal() const = 0;
+  virtual std::size_t console_input(std::span<const std::byte> bytes) = 0;
+  /// Where it marks what it writes to guest memory; null when it writes none while the guest runs.
+  [[nodiscard]] virtual std::shared_ptr<SoftwareBitmap> writes() const = 0;
+};
+
+}  // namespace migrate::vmm

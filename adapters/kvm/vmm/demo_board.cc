@@ -1,0 +1,65 @@
+#include "adapters/kvm/vmm/demo_board.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "adapters/kvm/vmm/apic_id.hpp"
+#include "adapters/kvm/vmm/demo_image.hpp"
+#include "adapters/kvm/vmm/demo_plan.hpp"
+#include "adapters/kvm/vmm/demo_stats.hpp"
+#include "base/log.hpp"
+
+namespace migrate::vmm {
+namespace {
+
+// What the guest may ask for in one wait, so that a wrong number does not put it to sleep.
+constexpr std::chrono::microseconds kWaitMax = std::chrono::seconds(1);
+
+}  // namespace
+
+Status DemoBoard::boot(Machine& machine) {
+  MIGRATE_ASSIGN(const std::uint32_t tsc_khz, machine.tsc_khz());
+  MIGRATE_ASSIGN(const demo::ControlBlock plan, plan_demo_guest(config_, tsc_khz));
+  MIGRATE_TRY(load_demo_guest(memory_, plan, config_.workload.file));
+  MIGRATE_TRY(machine.set_cpuid(set_apic_id));
+  for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
+    MIGRATE_TRY(set_demo_registers(machine.vcpus()[id].get(), id));
+  }
+  return {};
+}
+
+Status DemoBoard::restart(Machine&) {
+  return make_error(ErrorCode::kUnsupported, "the demo guest does not restart");
+}
+
+std::chrono::microseconds DemoBoard::write_port(std::uint32_t vcpu, std::uint16_t port,
+                                                std::span<const std::byte> from) {
+  std::uint32_t value = 0;
+  std::memcpy(&value, from.data(), std::min(from.size(), sizeof value));
+  switch (port) {
+    case demo::kPortMessage:
+      console_.put(static_cast<char>(value & 0xff));
+      break;
+    case demo::kPortWait:
+      return std::min(std::chrono::microseconds(value), kWaitMax);
+    case demo::kPortReport:
+      log_line(LogLevel::kError, "guest " + config_.name + ": the self-check of vCPU " +
+                                     std::to_string(vcpu) + " found an error of kind " +
+                                     std::to_string(value) + "; see its statistics");
+      break;
+    case demo::kPortStop:
+      events_.on_switched_off();
+      break;
+    default:
+      break;  // As on a PC, nothing answers.
+  }
+  return std::chrono::microseconds(0);
+}
+
+void DemoBoard::read_port(std::uint16_t, std::span<std::byte> into) {
+  std::fill(into.begin(), into.end(), std::byte{0xff});
+}
+
+Result<GuestStats> DemoBoard::stats() const { return read_demo_stats(memory_, config_); }
+
+}  // namespace migrate::vmm

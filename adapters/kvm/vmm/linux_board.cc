@@ -1,0 +1,227 @@
+#include "adapters/kvm/vmm/linux_board.hpp"
+
+#include <linux/serial_reg.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "adapters/kvm/vmm/irq_line.hpp"
+#include "adapters/kvm/vmm/linux/load_linux.hpp"
+#include "adapters/kvm/vmm/linux/memory_map.hpp"
+#include "adapters/kvm/vmm/linux_cpus.hpp"
+#include "base/log.hpp"
+
+namespace migrate::vmm {
+namespace {
+
+std::shared_ptr<SoftwareBitmap> writes_to(std::span<const KvmMemorySlot> slots) {
+  std::vector<Region> regions;
+  for (const KvmMemorySlot& slot : slots) regions.push_back(region_of(slot));
+  return make_software_bitmap(regions);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Board>> LinuxBoard::create(const VmmConfig& config, const Machine& machine,
+                                                  std::span<const KvmMemorySlot> slots,
+                                                  Console& console, BoardEvents& events) {
+  if (!machine.shape().irqchip) {
+    return make_error(
+               ErrorCode::kUnsupported,
+               "a Linux guest needs KVM's own interrupt controllers, and this host's KVM has "
+               "none")
+        .advise("use a host whose KVM has them (see `migrate doctor`)");
+  }
+  MIGRATE_ASSIGN(FreshCpus fresh_cpus, FreshCpus::read(machine));
+  auto serial_line = std::make_unique<KvmLine>(machine.vm_fd(), Serial16550::kInterrupt);
+  std::unique_ptr<LinuxBoard> board(new LinuxBoard(config, slots, std::move(fresh_cpus),
+                                                   writes_to(slots), std::move(serial_line),
+                                                   console, events));
+  if (config.linux_guest->console) {
+    MIGRATE_ASSIGN(board->host_console_, HostConsole::open(*config.linux_guest->console));
+  }
+  MIGRATE_TRY(board->add_devices(machine));
+  return std::unique_ptr<Board>(std::move(board));
+}
+
+LinuxBoard::LinuxBoard(const VmmConfig& config, std::span<const KvmMemorySlot> slots,
+                       FreshCpus fresh_cpus, std::shared_ptr<SoftwareBitmap> writes,
+                       std::unique_ptr<InterruptLine> serial_line, Console& console,
+                       BoardEvents& events)
+    : config_(config),
+      slots_(slots.begin(), slots.end()),
+      fresh_cpus_(std::move(fresh_cpus)),
+      writes_(std::move(writes)),
+      ram_(slots_, writes_),
+      console_(console),
+      events_(events),
+      serial_line_(std::move(serial_line)),
+      serial_(*serial_line_, [this](std::span<const std::byte> bytes) { print(bytes); }),
+      panic_([this](PanicEvent event) { on_panic(event); }),
+      power_([this](PowerEvent event) {
+        return event == PowerEvent::kOff ? events_.on_switched_off() : events_.on_restart_wanted();
+      }) {}
+
+Status LinuxBoard::add_devices(const Machine& machine) {
+  MIGRATE_TRY(ports_.add(Serial16550::kPort, Serial16550::kRegisters, serial_));
+  MIGRATE_TRY(ports_.add(kPanicPort, 1, panic_));
+  MIGRATE_TRY(ports_.add(kPowerPort, PowerPorts::kPorts, power_));
+  const auto make_line = [&machine](std::uint32_t number) {
+    return std::make_unique<KvmLine>(machine.vm_fd(), number);
+  };
+  MIGRATE_ASSIGN(devices_, LinuxDevices::create(*config_.linux_guest, ram_, make_line, memory_));
+  movable_ = devices_->movable();
+  movable_.push_back(&serial_);
+  return {};
+}
+
+Status LinuxBoard::boot(Machine& machine) {
+  MIGRATE_TRY(set_linux_cpuids(machine));
+  return load_and_enter(machine);
+}
+
+Status LinuxBoard::load_and_enter(const Machine& machine) {
+  const LinuxGuest& guest = *config_.linux_guest;
+  const AcpiMachine acpi{config_.vcpus, static_cast<std::uint32_t>(devices_->count())};
+  MIGRATE_ASSIGN(
+      const std::uint64_t kernel,
+      load_linux(slots_, {guest.kernel, guest.initrd, guest.command_line}, acpi, writes_));
+  return enter_linux(machine, kernel);
+}
+
+Status LinuxBoard::restart(Machine& machine) {
+  if (config_.linux_guest->kernel.empty()) {
+    return make_error(ErrorCode::kUnsupported,
+                      "the guest wants to restart, and its kernel is not known at this host")
+        .advise(
+            "start it anew with `migrate run`; `migrate recv --kernel` lets the next one "
+            "restart");
+  }
+  devices_->reset();
+  reset_serial();
+  MIGRATE_TRY(fresh_cpus_.restore(machine));
+  // Loading counts on zeroes there; beyond, a kernel does not mind what it finds.
+  const std::vector<std::byte> zeroes(kHighRam.value);
+  MIGRATE_CHECK(ram_.write(GuestAddr{0}, zeroes));
+  return load_and_enter(machine);
+}
+
+/// As a driver that finds the port in whatever state.
+void LinuxBoard::reset_serial() {
+  constexpr std::pair<std::uint64_t, unsigned> kWrites[] = {
+      {UART_LCR, 0},
+      {UART_IER, 0},
+      {UART_MCR, 0},
+      {UART_FCR, UART_FCR_CLEAR_RCVR | UART_FCR_CLEAR_XMIT}};
+  for (const auto& [offset, value] : kWrites) {
+    const auto byte = static_cast<std::byte>(value);
+    serial_.write(offset, std::span(&byte, 1));
+  }
+}
+
+std::chrono::microseconds LinuxBoard::write_port(std::uint32_t, std::uint16_t port,
+                                                 std::span<const std::byte> from) {
+  ports_.write(port, from);
+  return std::chrono::microseconds(0);
+}
+
+void LinuxBoard::read_port(std::uint16_t port, std::span<std::byte> into) {
+  ports_.read(port, into);
+}
+
+// Linux looks for hardware that a PC may have: nothing answers, and it goes on.
+bool LinuxBoard::write_memory(std::uint64_t address, std::span<const std::byte> from) {
+  memory_.write(address, from);
+  return true;
+}
+
+bool LinuxBoard::read_memory(std::uint64_t address, std::span<std::byte> into) {
+  memory_.read(address, into);
+  return true;
+}
+
+Status LinuxBoard::quiesce(SteadyTime deadline) {
+  {
+    MutexLock lock(input_mutex_);
+    input_open_ = false;
+  }
+  for (MovableDevice* device : movable_) {
+    Status quiet = device->quiesce(deadline);
+    if (quiet) continue;
+    MIGRATE_TRY(resume());
+    return quiet;
+  }
+  return {};
+}
+
+Status LinuxBoard::resume() {
+  // First: it may fail, and then nothing has begun to work.
+  if (host_console_ != nullptr && !std::exchange(input_started_, true)) {
+    MIGRATE_TRY(host_console_->start_input(
+        [this](std::span<const std::byte> bytes) { return console_input(bytes); }));
+  }
+  for (MovableDevice* device : movable_) device->resume();
+  MutexLock lock(input_mutex_);
+  input_open_ = true;
+  return {};
+}
+
+Status LinuxBoard::save(StateWriter& writer) {
+  for (MovableDevice* device : movable_) MIGRATE_TRY(device->save(writer));
+  return {};
+}
+
+Status LinuxBoard::load(const SectionInfo& section, StateReader& reader) {
+  const auto device = std::find_if(
+      movable_.begin(), movable_.end(),
+      [&](const MovableDevice* candidate) { return candidate->section_name() == section.name; });
+  if (device == movable_.end()) return StateReader::skip_unknown(section);
+  if (!loaded_.insert(section.name).second) {
+    return make_error(ErrorCode::kProtocol, "state section " + section.name + " came twice");
+  }
+  return (*device)->load(section, reader);
+}
+
+Status LinuxBoard::check_loaded() const {
+  for (const MovableDevice* device : movable_) {
+    if (loaded_.count(device->section_name()) != 0) continue;
+    return make_error(ErrorCode::kProtocol,
+                      "the state that arrived lacks section " + device->section_name())
+        .advise("the peer is broken or of another version; use the same version on both hosts");
+  }
+  return {};
+}
+
+Result<GuestStats> LinuxBoard::stats() const {
+  GuestStats stats;
+  stats.vcpus.resize(config_.vcpus);
+  for (VcpuStats& vcpu : stats.vcpus) vcpu.workload = "linux";
+  return stats;
+}
+
+std::string LinuxBoard::console_terminal() const {
+  return host_console_ == nullptr ? "" : host_console_->terminal();
+}
+
+std::size_t LinuxBoard::console_input(std::span<const std::byte> bytes) {
+  MutexLock lock(input_mutex_);
+  return input_open_ ? serial_.input(bytes) : 0;
+}
+
+void LinuxBoard::print(std::span<const std::byte> bytes) {
+  for (const std::byte byte : bytes) console_.put(static_cast<char>(byte));
+  if (host_console_ != nullptr) host_console_->write(bytes);
+}
+
+void LinuxBoard::on_panic(PanicEvent event) {
+  if (event == PanicEvent::kCrashKernel) {
+    log_line(LogLevel::kWarning,
+             "guest " + config_.name + ": its kernel panicked, and another takes over to dump it");
+    return;
+  }
+  events_.on_crashed(make_error(ErrorCode::kGuest, "the guest's kernel panicked")
+                         .advise("look at what it printed last on its console"));
+}
+
+}  // namespace migrate::vmm

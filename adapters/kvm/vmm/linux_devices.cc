@@ -1,0 +1,118 @@
+#include "adapters/kvm/vmm/linux_devices.hpp"
+
+#include <array>
+#include <cstring>
+
+#include "adapters/kvm/vmm/devices/disk_file.hpp"
+#include "adapters/kvm/vmm/devices/tap.hpp"
+#include "adapters/kvm/vmm/devices/virtio_blk.hpp"
+#include "adapters/kvm/vmm/devices/virtio_mmio.hpp"
+#include "adapters/kvm/vmm/devices/virtio_net.hpp"
+#include "adapters/kvm/vmm/linux/memory_map.hpp"
+
+namespace migrate::vmm {
+
+struct LinuxDevices::Disk {
+  explicit Disk(DiskFile opened) : file(std::move(opened)) {}
+  DiskFile file;
+  std::unique_ptr<VirtioBlk> device;
+};
+
+struct LinuxDevices::Net {
+  explicit Net(Tap opened) : tap(std::move(opened)) {}
+  Tap tap;
+  std::unique_ptr<VirtioNet> device;
+};
+
+/// A device's registers, and the line it interrupts by.
+struct LinuxDevices::Card {
+  Card(std::unique_ptr<InterruptLine> made, VirtioDevice& device, const GuestRam& ram)
+      : line(std::move(made)), registers(device, ram, *line) {}
+  std::unique_ptr<InterruptLine> line;
+  VirtioMmio registers;
+};
+
+LinuxDevices::LinuxDevices() = default;
+LinuxDevices::~LinuxDevices() = default;
+
+Result<std::unique_ptr<LinuxDevices>> LinuxDevices::create(const LinuxGuest& guest,
+                                                           const GuestRam& ram,
+                                                           const MakeLine& make_line, Bus& memory) {
+  std::unique_ptr<LinuxDevices> devices(new LinuxDevices());
+  for (const DiskConfig& disk : guest.disks) MIGRATE_TRY(devices->add_disk(disk, ram));
+  for (const NetConfig& net : guest.nets) MIGRATE_TRY(devices->add_net(net, ram));
+  for (const auto& disk : devices->disks_) {
+    MIGRATE_TRY(devices->add_card(*disk->device, ram, make_line, memory));
+  }
+  for (const auto& net : devices->nets_) {
+    MIGRATE_TRY(devices->add_card(*net->device, ram, make_line, memory));
+  }
+  return devices;
+}
+
+Status LinuxDevices::add_disk(const DiskConfig& config, const GuestRam& ram) {
+  const std::string number = std::to_string(disks_.size());
+  MIGRATE_ASSIGN(DiskFile file, DiskFile::open({config.path, config.read_only}));
+  if (file.sectors() != config.sectors) {
+    return make_error(ErrorCode::kIncompatible, "the size of the disk image " + config.path +
+                                                    " has changed since it was looked at")
+        .advise("do not resize an image that a guest uses");
+  }
+  auto disk = std::make_unique<Disk>(std::move(file));
+  MIGRATE_ASSIGN(disk->device,
+                 VirtioBlk::create("virtio-blk." + number, "disk" + number, ram, disk->file));
+  disks_.push_back(std::move(disk));
+  return {};
+}
+
+Status LinuxDevices::add_net(const NetConfig& config, const GuestRam& ram) {
+  MIGRATE_ASSIGN(Tap tap, Tap::open(config.tap));
+  auto net = std::make_unique<Net>(std::move(tap));
+  MIGRATE_CHECK(config.mac.has_value());  // The configuration is complete.
+  MIGRATE_ASSIGN(net->device, VirtioNet::create("virtio-net." + std::to_string(nets_.size()),
+                                                *config.mac, ram, net->tap.fd()));
+  nets_.push_back(std::move(net));
+  return {};
+}
+
+Status LinuxDevices::add_card(VirtioDevice& device, const GuestRam& ram, const MakeLine& make_line,
+                              Bus& memory) {
+  const auto number = static_cast<std::uint32_t>(cards_.size());
+  auto card = std::make_unique<Card>(make_line(kVirtioInterrupt + number), device, ram);
+  MIGRATE_TRY(memory.add(kVirtioAddress.value + number * VirtioMmio::kBytes, VirtioMmio::kBytes,
+                         card->registers));
+  cards_.push_back(std::move(card));
+  return {};
+}
+
+std::vector<MovableDevice*> LinuxDevices::movable() const {
+  std::vector<MovableDevice*> devices;
+  for (const auto& card : cards_) devices.push_back(&card->registers);
+  return devices;
+}
+
+void LinuxDevices::reset() {
+  constexpr std::array<std::byte, 4> kNone{};
+  for (const auto& card : cards_) card->registers.write(VIRTIO_MMIO_STATUS, kNone);
+}
+
+Status LinuxDevices::take_disks() {
+  for (const auto& disk : disks_) {
+    Status locked = disk->file.lock();
+    if (locked) continue;
+    for (const auto& other : disks_) (void)other->file.unlock();
+    return locked;
+  }
+  return {};
+}
+
+Status LinuxDevices::give_up_disks() {
+  for (const auto& disk : disks_) MIGRATE_TRY(disk->file.unlock());
+  return {};
+}
+
+void LinuxDevices::flush_disks() {
+  for (const auto& disk : disks_) (void)disk->file.flush();
+}
+
+}  // namespace migrate::vmm

@@ -1,0 +1,58 @@
+// LinuxDevices: the virtio devices of a Linux guest, each with its file or tap and its registers.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "adapters/kvm/vmm/devices/bus.hpp"
+#include "adapters/kvm/vmm/devices/guest_ram.hpp"
+#include "adapters/kvm/vmm/devices/io_device.hpp"
+#include "adapters/kvm/vmm/vmm_config.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::vmm {
+
+class LinuxDevices {
+ public:
+  /// Makes the line that enters the interrupt controllers at a number.
+  using MakeLine = std::function<std::unique_ptr<InterruptLine>(std::uint32_t)>;
+
+  /// Opens disks and taps, and puts the devices on the bus, disks first, then network cards.
+  /// `guest` is complete; `ram` and `memory` must outlive this.
+  static Result<std::unique_ptr<LinuxDevices>> create(const LinuxGuest& guest, const GuestRam& ram,
+                                                      const MakeLine& make_line, Bus& memory);
+  ~LinuxDevices();
+  LinuxDevices(const LinuxDevices&) = delete;
+  LinuxDevices& operator=(const LinuxDevices&) = delete;
+
+  [[nodiscard]] std::size_t count() const { return cards_.size(); }
+  [[nodiscard]] std::vector<MovableDevice*> movable() const;
+  /// As their drivers do.
+  void reset();
+
+  /// Locks all disks, or none.
+  Status take_disks();
+  /// Writes back and unlocks all; the lock of one that cannot be written stays.
+  Status give_up_disks();
+  /// So that giving them up takes little time. What fails is tried again then.
+  void flush_disks();
+
+ private:
+  struct Disk;
+  struct Net;
+  struct Card;
+
+  LinuxDevices();
+  Status add_disk(const DiskConfig& config, const GuestRam& ram);
+  Status add_net(const NetConfig& config, const GuestRam& ram);
+  Status add_card(class VirtioDevice& device, const GuestRam& ram, const MakeLine& make_line,
+                  Bus& memory);
+
+  std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<Net>> nets_;
+  // Last: they stop the devices behind them.
+  std::vector<std::unique_ptr<Card>> cards_;
+};
+
+}  // namespace migrate::vmm

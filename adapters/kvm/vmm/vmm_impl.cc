@@ -1,0 +1,262 @@
+#include "adapters/kvm/vmm/vmm_impl.hpp"
+
+#include <utility>
+
+#include "adapters/kvm/vmm/demo_board.hpp"
+#include "adapters/kvm/vmm/linux_board.hpp"
+#include "adapters/kvm/vmm/own_section.hpp"
+#include "base/log.hpp"
+
+namespace migrate::vmm {
+namespace {
+
+// A kick takes 0.2 ms; a vCPU that is not out after this never comes out. A disk has as long for
+// the request it works on.
+constexpr std::chrono::seconds kStandDeadline{5};
+
+KvmVm describe(const Machine& machine, const GuestMemory& memory) {
+  KvmVm vm;
+  vm.kvm_fd = machine.kvm_fd();
+  vm.vm_fd = machine.vm_fd();
+  for (const VcpuFd& vcpu : machine.vcpus()) vm.vcpu_fds.push_back(vcpu.get());
+  vm.slots = memory.slots();
+  vm.irqchip = machine.shape().irqchip;
+  vm.pit = machine.shape().pit;
+  vm.dirty_ring = machine.dirty_ring();
+  return vm;
+}
+
+Error ended_error(VmmState state, const std::optional<Error>& failure) {
+  if (failure) return *failure;
+  return make_error(
+      ErrorCode::kGuest,
+      std::string("the guest ") +
+          (state == VmmState::kLeft ? "has left: it runs at another host now" : "has stopped"));
+}
+
+}  // namespace
+
+Vmm::Impl::Impl(VmmConfig config, GuestMemory memory, Machine machine, EventFd ended)
+    : config_(std::move(config)),
+      memory_(std::move(memory)),
+      machine_(std::move(machine)),
+      kvm_vm_(describe(machine_, memory_)),
+      ended_(std::move(ended)),
+      cpu_before_(config_.vcpus),
+      vcpus_(machine_, *this) {}
+
+Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
+                                                    const VmmPlatform& platform) {
+  MIGRATE_ASSIGN(GuestMemory memory,
+                 GuestMemory::create(config.name, config.memory_bytes, config.huge_page_bytes));
+  const Machine::Shape shape{config.vcpus, platform.irqchip, platform.pit,
+                             config.tracking == TrackerKind::kKvmRing, config.cpu};
+  MIGRATE_ASSIGN(Machine machine, Machine::create(shape, memory.slots()));
+  MIGRATE_ASSIGN(EventFd ended, EventFd::create());
+  auto impl =
+      std::make_unique<Impl>(config, std::move(memory), std::move(machine), std::move(ended));
+  MIGRATE_ASSIGN(impl->board_, impl->make_board());
+  MIGRATE_TRY(impl->vcpus_.start());
+  MIGRATE_ASSIGN(impl->restarter_, DeviceWorker::create("restarter", [raw = impl.get()] {
+                   raw->restart_and_run();
+                   return DeviceWorker::Next{};
+                 }));
+  impl->restarter_->start();
+  impl->restarter_->resume();
+  return impl;
+}
+
+Result<std::unique_ptr<Board>> Vmm::Impl::make_board() {
+  if (config_.linux_guest) {
+    return LinuxBoard::create(config_, machine_, memory_.slots(), console_, *this);
+  }
+  return std::unique_ptr<Board>(std::make_unique<DemoBoard>(config_, memory_, console_, *this));
+}
+
+Status Vmm::Impl::boot() {
+  MIGRATE_TRY(board_->take_disks());
+  MIGRATE_TRY(board_->boot(machine_));
+  // Now, because KVM tells nothing about vCPUs that run.
+  MIGRATE_ASSIGN(kvm_vm_.cpu_model, capture_cpu_model(kvm_vm_));
+  return {};
+}
+
+Status Vmm::Impl::check_alive() const {
+  MutexLock lock(mutex_);
+  if (has_ended()) return ended_error(state_, failure_);
+  return {};
+}
+
+// Devices first, while the vCPUs still run: a request that a disk is slow with is no downtime.
+Result<PauseResult> Vmm::Impl::pause() {
+  MutexLock control(control_mutex_);
+  MIGRATE_TRY(check_alive());
+  if (state() == VmmState::kPaused) {
+    return PauseResult{RunState::kPaused, std::chrono::steady_clock::now()};
+  }
+  board_->prepare_pause();
+  MIGRATE_TRY(board_->quiesce(std::chrono::steady_clock::now() + kStandDeadline));
+  vcpus_.ask_all_to_park();
+  const bool parked = vcpus_.wait_all_parked(std::chrono::steady_clock::now() + kStandDeadline);
+  if (parked) MIGRATE_TRY(restart_if_wanted());
+  if (!parked) MIGRATE_TRY(board_->resume());
+  MutexLock lock(mutex_);
+  if (has_ended()) return ended_error(state_, failure_);
+  if (!parked) {
+    vcpus_.let_all_run();
+    return make_error(ErrorCode::kTimeout, "a vCPU did not leave the guest within 5 s")
+        .advise("look for an overloaded host; the guest runs on");
+  }
+  state_ = VmmState::kPaused;
+  return PauseResult{RunState::kRunning, vcpus_.parked_at()};
+}
+
+Status Vmm::Impl::resume() {
+  MutexLock control(control_mutex_);
+  MIGRATE_TRY(check_alive());
+  if (state() == VmmState::kRunning) return {};
+  MIGRATE_TRY(board_->resume());
+  MutexLock lock(mutex_);
+  if (has_ended()) return ended_error(state_, failure_);
+  state_ = VmmState::kRunning;
+  vcpus_.let_all_run();
+  return {};
+}
+
+void Vmm::Impl::end(VmmState state) {
+  MutexLock control(control_mutex_);
+  {
+    MutexLock lock(mutex_);
+    end_now(state, std::nullopt);
+  }
+  const SteadyTime deadline = std::chrono::steady_clock::now() + kStandDeadline;
+  vcpus_.wait_all_parked(deadline);
+  // A request that hangs goes on until the machine is dropped; the guest does not.
+  (void)board_->quiesce(deadline);
+}
+
+/// What comes first holds: a guest that crashed has not been stopped.
+void Vmm::Impl::end_now(VmmState state, std::optional<Error> why) {
+  if (has_ended()) return;
+  state_ = state;
+  failure_ = std::move(why);
+  vcpus_.ask_all_to_park();
+  ended_.set();
+}
+
+VmmState Vmm::Impl::state() const {
+  MutexLock lock(mutex_);
+  return state_;
+}
+
+std::optional<Error> Vmm::Impl::failure() const {
+  MutexLock lock(mutex_);
+  return failure_;
+}
+
+std::chrono::nanoseconds Vmm::Impl::cpu_time(std::uint32_t vcpu) const {
+  MutexLock lock(mutex_);
+  return cpu_before_[vcpu] + vcpus_[vcpu].cpu_time();
+}
+
+Result<GuestStats> Vmm::Impl::stats() const {
+  MIGRATE_ASSIGN(GuestStats stats, board_->stats());
+  for (std::uint32_t id = 0; id < config_.vcpus; ++id) {
+    stats.vcpus[id].cpu_ms = std::chrono::duration<double, std::milli>(cpu_time(id)).count();
+  }
+  return stats;
+}
+
+Status Vmm::Impl::throttle(std::uint32_t vcpu, double share) {
+  if (vcpu >= config_.vcpus || !(share >= 0 && share <= 1)) {
+    return make_error(ErrorCode::kInvalidArgument, "cannot withhold a share of " +
+                                                       std::to_string(share) + " from vCPU " +
+                                                       std::to_string(vcpu))
+        .advise("give a share of 0 to 1, and one of the guest's " + std::to_string(config_.vcpus) +
+                " vCPUs");
+  }
+  vcpus_[vcpu].throttle(share);
+  return {};
+}
+
+Status Vmm::Impl::save_devices(StateWriter& writer) {
+  OwnState own;
+  for (std::uint32_t id = 0; id < config_.vcpus; ++id) own.cpu_times.push_back(cpu_time(id));
+  own.console = console_.newest(Console::kMovedBytesMax);
+  MIGRATE_TRY(write_own_section(writer, own));
+  return board_->save(writer);
+}
+
+// Its own section begins each attempt.
+Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
+  if (section.name != kOwnSection) return board_->load(section, reader);
+  board_->begin_load();
+  MIGRATE_ASSIGN(OwnState own, read_own_section(section, reader, config_.vcpus));
+  console_.replace(own.console);
+  MutexLock lock(mutex_);
+  cpu_before_ = std::move(own.cpu_times);
+  return {};
+}
+
+Status Vmm::Impl::take_arrived_disks() {
+  MIGRATE_TRY(board_->check_loaded());
+  return board_->take_disks();
+}
+
+void Vmm::Impl::on_switched_off() {
+  MutexLock lock(mutex_);
+  end_now(VmmState::kStopped, std::nullopt);
+}
+
+void Vmm::Impl::on_crashed(Error why) {
+  log_line(LogLevel::kError, "guest " + config_.name + ": " + why.to_text());
+  MutexLock lock(mutex_);
+  end_now(VmmState::kFailed, std::move(why));
+}
+
+void Vmm::Impl::on_restart_wanted() {
+  MutexLock lock(mutex_);
+  if (has_ended()) return;
+  restart_wanted_ = true;
+  vcpus_.ask_all_to_park();
+  restarter_->kick();
+}
+
+/// A pause that comes in between restarts the guest itself, so that what it saves is one machine.
+void Vmm::Impl::restart_and_run() {
+  MutexLock control(control_mutex_);
+  {
+    MutexLock lock(mutex_);
+    if (!restart_wanted_ || has_ended()) return;
+  }
+  const SteadyTime deadline = std::chrono::steady_clock::now() + kStandDeadline;
+  Status done = board_->quiesce(deadline);
+  if (done && !vcpus_.wait_all_parked(deadline)) {
+    done = make_error(ErrorCode::kTimeout, "a vCPU did not leave the guest within 5 s");
+  }
+  if (done) done = restart_if_wanted();
+  if (done) done = board_->resume();
+  MutexLock lock(mutex_);
+  if (!done) return end_now(VmmState::kFailed, std::move(done).error());
+  if (!has_ended()) vcpus_.let_all_run();
+}
+
+/// With all vCPUs parked and devices quiesced.
+Status Vmm::Impl::restart_if_wanted() {
+  {
+    MutexLock lock(mutex_);
+    if (!std::exchange(restart_wanted_, false) || has_ended()) return {};
+  }
+  log_line(LogLevel::kInfo, "guest " + config_.name + " restarts");
+  Status restarted = board_->restart(machine_);
+  if (restarted) return {};
+  log_line(LogLevel::kWarning, "guest " + config_.name + " stops: " + restarted.error().to_text());
+  MutexLock lock(mutex_);
+  // One that cannot restart here has ended in order.
+  const bool known = restarted.error().code == ErrorCode::kUnsupported;
+  end_now(known ? VmmState::kStopped : VmmState::kFailed,
+          known ? std::nullopt : std::optional<Error>(restarted.error()));
+  return restarted;
+}
+
+}  // namespace migrate::vmm
