@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import tempfile
 
+import guest_image
 from build_lab import Unavailable
 from cpio import Archive
 
@@ -18,8 +19,8 @@ _MODULES = ("kvm-amd", "tun", "veth", "bridge", "sch_netem", "sch_tbf", "tls", "
 _FOLDERS = ("/dev", "/proc", "/sys", "/run", "/tmp", "/root", "/etc")
 
 
-def _modules_in_order(folder):
-    """Paths of the wanted modules, each after those it needs."""
+def _modules_in_order(folder, wanted):
+    """Contents of the wanted modules by name, each after those it needs."""
     paths = {os.path.basename(path).split(".ko")[0].replace("-", "_"): path
              for path in glob.glob(os.path.join(folder, "kernel", "**", "*.ko*"), recursive=True)}
     order = {}
@@ -38,7 +39,7 @@ def _modules_in_order(folder):
                 add(need)
         order[name] = content
 
-    for name in _MODULES:
+    for name in wanted:
         add(name)
     return order
 
@@ -80,8 +81,18 @@ def _add_host_file(archive, path):
             archive.file(library, file.read(), 0o755)
 
 
-def write(lab, path, command, environment, files):
-    """`command`: words; `files`: of this machine, to be there as well."""
+def _add_guest(archive, lab, busybox, commands, job):
+    """/guest/vmlinuz and /guest/initrd."""
+    with open(lab.kernel, "rb") as kernel:
+        archive.file("/guest/vmlinuz", kernel.read())
+    with open(job, "rb") as script:
+        archive.file("/guest/initrd", guest_image.initrd(
+            busybox, commands, _modules_in_order(lab.modules, guest_image.MODULES), script.read()))
+
+
+def write(lab, path, command, environment, files, guest_job=None):
+    """`command`: words; `files`: of this machine, to be there as well; `guest_job`: a shell script that a
+    Linux guest of that machine runs."""
     if os.path.isfile(command[0]):
         command = [os.path.abspath(command[0]), *command[1:]]
     with open(path, "wb") as file:
@@ -89,12 +100,15 @@ def write(lab, path, command, environment, files):
         for folder in _FOLDERS:
             archive.folder(folder)
         archive.character_device("/dev/console", 5, 1)
-        with open(lab.busybox, "rb") as busybox:
-            archive.file("/bin/busybox", busybox.read(), 0o755)
+        with open(lab.busybox, "rb") as file_of_busybox:
+            busybox = file_of_busybox.read()
+        archive.file("/bin/busybox", busybox, 0o755)
         names = subprocess.run([lab.busybox, "--list"], check=True, capture_output=True, text=True)
+        if guest_job is not None:
+            _add_guest(archive, lab, busybox, names.stdout.split(), guest_job)
         with open(os.path.join(_HERE, "init.sh"), "rb") as init:
             archive.file("/init", init.read(), 0o755)
-        for number, (name, content) in enumerate(_modules_in_order(lab.modules).items()):
+        for number, (name, content) in enumerate(_modules_in_order(lab.modules, _MODULES).items()):
             archive.file(f"/modules/{number:02}-{name}.ko", content)
         archive.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         archive.file("/etc/group", b"root:x:0:\n")

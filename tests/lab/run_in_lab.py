@@ -42,6 +42,9 @@ def _parse():
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--file", action="append", default=[], metavar="PATH",
                         help="of this machine, or a program's name")
+    parser.add_argument("--guest-job", metavar="PATH",
+                        help="a shell script for a Linux guest: /guest/vmlinuz and /guest/initrd, which "
+                             "runs it, are there then")
     parser.add_argument("--may-skip", metavar="REGEX",
                         help="a GoogleTest case that is skipped fails the run, but for those whose "
                              "name this finds; without this option any may be skipped")
@@ -72,7 +75,7 @@ def _run(arguments):
 
     with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
         initramfs = os.path.join(scratch, "initramfs")
-        write(lab, initramfs, arguments.command, environment, files)
+        write(lab, initramfs, arguments.command, environment, files, arguments.guest_job)
         machine = Machine(lab, initramfs, arguments.memory, arguments.cpus)
         outcome = machine.run(take, arguments.limit)
     if arguments.verbose or outcome.code is None:
