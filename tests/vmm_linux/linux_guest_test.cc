@@ -58,6 +58,7 @@ class LinuxGuestTest : public ::testing::Test {
   }
   [[nodiscard]] ArrivalConfig arrival() const {
     ArrivalConfig here;
+    here.kernel = kernel();
     here.disks = {{disk_.path(), false, 0}};
     return here;
   }
@@ -162,12 +163,15 @@ class Move {
 
 TEST_F(LinuxGuestTest, ItMovesWithRequestsInFlightAndItsDisk) {
   std::shared_ptr<Vmm> here = run(make());
-  for (int move = 0; move < 5; ++move) {
+  constexpr int kMoves = 5;
+  for (int move = 0; move < kMoves; ++move) {
     expect_progress(*here);
     Move leaving(here);
     const auto description = leaving.source().describe();
     ASSERT_TRUE(description) << description.error().to_text();
-    VmmTargetHooks hooks(arrival());
+    ArrivalConfig there = arrival();
+    if (move == kMoves - 1) there.kernel.clear();
+    VmmTargetHooks hooks(there);
     const auto target = make_kvm_target(here->kvm_vm().kvm_fd, hooks);
     const Status prepared = target->prepare(*description);
     ASSERT_TRUE(prepared) << prepared.error().to_text();
@@ -197,6 +201,32 @@ TEST_F(LinuxGuestTest, ItMovesWithRequestsInFlightAndItsDisk) {
     EXPECT_GT(value(*here, &Shared::rounds), rounds);
     EXPECT_EQ(value(*here, &Shared::starts), 1u);
   }
+  // It has come to a host that has not got its kernel.
+  order(*here, Order::kReset);
+  expect_end(*here, VmmState::kStopped);
+}
+
+TEST_F(LinuxGuestTest, ItRestartsWhereItHasArrived) {
+  const auto here = run(make());
+  expect_progress(*here);
+  Move leaving(here);
+  const auto description = leaving.source().describe();
+  ASSERT_TRUE(description);
+  VmmTargetHooks hooks(arrival());
+  const auto target = make_kvm_target(here->kvm_vm().kvm_fd, hooks);
+  ASSERT_TRUE(target->prepare(*description));
+  ASSERT_TRUE(leaving.copy_all(*hooks.vmm()));
+  ASSERT_TRUE(leaving.source().pause());
+  Sections state;
+  ASSERT_TRUE(leaving.copy_rest(*hooks.vmm(), state));
+  Player player(state);
+  ASSERT_TRUE(target->load_state(player));
+  ASSERT_TRUE(leaving.source().relinquish());
+  ASSERT_TRUE(target->acquire());
+  ASSERT_TRUE(target->start(RunState::kRunning));
+  order(*hooks.vmm(), Order::kReset);
+  ASSERT_TRUE(eventually([&] { return value(*hooks.vmm(), &Shared::starts) == 2; }));
+  expect_progress(*hooks.vmm());
 }
 
 TEST_F(LinuxGuestTest, AHandoverThatFailsGivesTheDiskBack) {

@@ -45,6 +45,11 @@ Vmm::Impl::Impl(VmmConfig config, GuestMemory memory, Machine machine, EventFd e
       cpu_before_(config_.vcpus),
       vcpus_(machine_, *this) {}
 
+// First the guest stands: its vCPUs' threads use all there is.
+Vmm::Impl::~Impl() {
+  if (board_ != nullptr) end(VmmState::kStopped);
+}
+
 Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
                                                     const VmmPlatform& platform) {
   MIGRATE_ASSIGN(GuestMemory memory,
@@ -57,13 +62,18 @@ Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
       std::make_unique<Impl>(config, std::move(memory), std::move(machine), std::move(ended));
   MIGRATE_ASSIGN(impl->board_, impl->make_board());
   MIGRATE_TRY(impl->vcpus_.start());
-  MIGRATE_ASSIGN(impl->restarter_, DeviceWorker::create("restarter", [raw = impl.get()] {
-                   raw->restart_and_run();
+  if (config.linux_guest) MIGRATE_TRY(impl->start_restarter());
+  return impl;
+}
+
+Status Vmm::Impl::start_restarter() {
+  MIGRATE_ASSIGN(restarter_, DeviceWorker::create("restarter", [this] {
+                   restart_and_run();
                    return DeviceWorker::Next{};
                  }));
-  impl->restarter_->start();
-  impl->restarter_->resume();
-  return impl;
+  restarter_->start();
+  restarter_->resume();
+  return {};
 }
 
 Result<std::unique_ptr<Board>> Vmm::Impl::make_board() {

@@ -18,6 +18,9 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   static Result<std::unique_ptr<Impl>> build(const VmmConfig& config, const VmmPlatform& platform);
 
   Impl(VmmConfig config, GuestMemory memory, Machine machine, EventFd ended);
+  ~Impl() override;
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
 
   Status boot();
 
@@ -60,6 +63,7 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
 
  private:
   Result<std::unique_ptr<Board>> make_board();
+  Status start_restarter();
   Status restart_if_wanted() MIGRATE_REQUIRES(control_mutex_) MIGRATE_EXCLUDES(mutex_);
   void restart_and_run() MIGRATE_EXCLUDES(control_mutex_, mutex_);
   bool has_ended() const MIGRATE_REQUIRES(mutex_) {
@@ -90,7 +94,7 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   std::unique_ptr<Board> board_;
   // Last: their threads use all of the above.
   VcpuGroup vcpus_;
-  std::unique_ptr<DeviceWorker> restarter_;  ///< Not a vCPU's thread: all of those park.
+  std::unique_ptr<DeviceWorker> restarter_;  ///< Of a Linux; not a vCPU's thread: those park.
 };
 
 }  // namespace migrate::vmm
