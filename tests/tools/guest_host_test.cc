@@ -52,6 +52,7 @@ class FakeHosted final : public HostedGuest {
     ended_.set();
   }
   Result<Json> stats() const override { return Json{{"pages_written", 7}}; }
+  Result<ConsoleView> console() const override { return ConsoleView{"hello\n", ""}; }
   Result<std::unique_ptr<SourceGuest>> make_source() override {
     FakeSource::Script script;
     script.writes = [this](FakeSource&, const char* where) {
@@ -155,6 +156,7 @@ TEST_F(GuestHostTest, PausesAndResumes) {
   EXPECT_EQ(Json::parse(call("POST", "/v1/guest/pause").body)["state"], "paused");
   EXPECT_EQ(Json::parse(call("POST", "/v1/guest/resume").body)["state"], "running");
   EXPECT_EQ(Json::parse(call("GET", "/v1/stats").body)["pages_written"], 7);
+  EXPECT_EQ(Json::parse(call("GET", "/v1/console").body)["text"], "hello\n");
 }
 
 TEST_F(GuestHostTest, ServesUntilTheGuestHasStopped) {

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <optional>
-#include <string>
 
 #include "adapters/kvm/vmm/migration_hooks.hpp"
 
@@ -12,9 +10,8 @@ namespace migrate::tool {
 class ArrivalHooks final : public KvmTargetHooks {
  public:
   /// `on_discard` is called from the migration's thread, when nothing of the guest is left here.
-  ArrivalHooks(std::string name, std::optional<TrackerKind> tracking, std::uint64_t huge_page_bytes,
-               std::function<void()> on_discard)
-      : vmm_(std::move(name), tracking, huge_page_bytes), on_discard_(std::move(on_discard)) {}
+  ArrivalHooks(vmm::ArrivalConfig guest, std::function<void()> on_discard)
+      : vmm_(std::move(guest)), on_discard_(std::move(on_discard)) {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override {
     return vmm_.build(description, machine);

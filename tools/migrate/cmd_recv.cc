@@ -15,6 +15,7 @@
 #include "connection_passing.hpp"
 #include "detach.hpp"
 #include "huge_pages_option.hpp"
+#include "machine_options.hpp"
 #include "migrate/endpoint.hpp"
 #include "migrate/options.hpp"
 #include "receive_session.hpp"
@@ -35,6 +36,8 @@ struct RecvOptions {
   std::string accept = "vm";
   std::string tracker = "auto";
   std::string huge_pages;
+  MachineOptions machine;
+  std::vector<std::string> machine_words;  ///< With absolute paths, for sessions' processes.
   ReceiveOptions session;
   SessionProcess process;  ///< Of a process that a listener started for one session.
 };
@@ -69,7 +72,8 @@ Status set_time(IncomingOptions& options, const TimeOption& option, const std::s
 
 Result<Endpoint> listen_endpoint(const RecvOptions& options) {
   MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen, EndpointUse::kListen));
-  if (!options.session.name.empty()) MIGRATE_TRY(check_guest_name(options.session.name));
+  if (!options.session.guest.name.empty())
+    MIGRATE_TRY(check_guest_name(options.session.guest.name));
   if (options.accept != to_string(GuestKind::kVm)) {
     return make_error(ErrorCode::kInvalidArgument,
                       "--accept: cannot take guests of kind '" + options.accept + "'")
@@ -142,6 +146,7 @@ int recv_many(const GlobalOptions& global, const RecvOptions& options, const End
   if (!listener) return fail(global, listener.error());
   const std::string address = (*listener)->address();
   std::vector<std::string> arguments = session_arguments(global, options.session);
+  arguments.insert(arguments.end(), options.machine_words.begin(), options.machine_words.end());
   for (std::string& argument : tls_arguments(options.security.files)) {
     arguments.push_back(std::move(argument));
   }
@@ -221,10 +226,18 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   if (const Status possible = check_tracker(*tracking); !possible) {
     return fail(global, possible.error());
   }
-  options.session.tracking = *tracking;
+  options.session.guest.tracking = *tracking;
   const auto huge_page_bytes = parse_huge_pages(options.huge_pages);
   if (!huge_page_bytes) return fail(global, huge_page_bytes.error());
-  options.session.huge_page_bytes = *huge_page_bytes;
+  options.session.guest.huge_page_bytes = *huge_page_bytes;
+  const auto machine = parse_machine(options.machine);
+  if (!machine) return fail(global, machine.error());
+  options.session.guest.disks = machine->disks;
+  options.session.guest.nets = machine->nets;
+  options.session.guest.console = machine->console;
+  options.session.guest.kernel = machine->kernel;
+  options.session.guest.initrd = machine->initrd;
+  options.machine_words = machine_arguments(*machine);
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
   const auto endpoint = listen_endpoint(options);
   if (!endpoint) return fail(global, endpoint.error());
@@ -253,7 +266,7 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
           ->type_name("ADDRESS");
   command->add_flag("--once", options->once,
                     "Take one session, host its guest, and exit when that has ended");
-  command->add_option("--name", options->session.name, "What to call the guest on this host")
+  command->add_option("--name", options->session.guest.name, "What to call the guest on this host")
       ->type_name("NAME");
   command->add_option("--accept", options->accept, "Kinds of guests to take (default: vm)")
       ->type_name("vm");
@@ -262,6 +275,15 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
                    "How the guest's writes are tracked when it leaves again (default: auto)")
       ->type_name(tracker_names());
   add_huge_pages_option(*command, options->huge_pages);
+  add_machine_options(*command, options->machine, nullptr);
+  CLI::Option* kernel =
+      command
+          ->add_option("--kernel", options->machine.kernel,
+                       "What a Linux guest restarts with (default: it stops instead)")
+          ->type_name("FILE");
+  command->add_option("--initrd", options->machine.initrd, "Its initial file system then")
+      ->type_name("FILE")
+      ->needs(kernel);
   for (const TimeOption& option : kTimeOptions) {
     command
         ->add_option_function<std::string>(

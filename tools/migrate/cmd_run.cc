@@ -12,6 +12,7 @@
 #include "detach.hpp"
 #include "hosting.hpp"
 #include "huge_pages_option.hpp"
+#include "machine_options.hpp"
 #include "migrate/options.hpp"
 #include "tracker_option.hpp"
 #include "vmm_guest.hpp"
@@ -27,10 +28,26 @@ struct RunOptions {
   std::string tracker = "auto";
   std::string huge_pages;
   std::string cpu;
+  MachineOptions machine;
+  std::string append = "console=ttyS0";
   bool detach = false;
 };
 
-Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
+/// Where nothing is said, what runs in somebody's terminal shows its console there.
+Result<vmm::LinuxGuest> linux_guest(const RunOptions& options, bool in_terminal) {
+  MIGRATE_ASSIGN(MachineChoice machine, parse_machine(options.machine));
+  if (options.machine.console.empty() && in_terminal) machine.console = vmm::ConsoleConfig();
+  vmm::LinuxGuest guest;
+  guest.kernel = std::move(machine.kernel);
+  guest.initrd = std::move(machine.initrd);
+  guest.command_line = options.append;
+  guest.disks = std::move(machine.disks);
+  guest.nets = std::move(machine.nets);
+  guest.console = std::move(machine.console);
+  return guest;
+}
+
+Result<vmm::VmmConfig> vmm_config(const RunOptions& options, bool in_terminal) {
   MIGRATE_TRY(check_guest_name(options.name));
   vmm::VmmConfig config;
   config.name = options.name;
@@ -43,6 +60,9 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options) {
     MIGRATE_ASSIGN(config.cpu, read_cpu_baseline(options.cpu));
   }
   MIGRATE_ASSIGN(config.huge_page_bytes, parse_huge_pages(options.huge_pages));
+  if (!options.machine.kernel.empty()) {
+    MIGRATE_ASSIGN(config.linux_guest, linux_guest(options, in_terminal));
+  }
   if (config.huge_page_bytes != 0) {
     // Now, and not only when they are mapped: nothing has been begun yet.
     MIGRATE_TRY(check_huge_pages(config.memory_bytes, config.huge_page_bytes,
@@ -101,7 +121,7 @@ Result<Running> start(const vmm::VmmConfig& config, const RuntimeDir& folder) {
 }
 
 int run(const GlobalOptions& global, const RunOptions& options) {
-  const auto config = vmm_config(options);
+  const auto config = vmm_config(options, !global.json && !options.detach);
   if (!config) return fail(global, config.error());
   const auto folder = RuntimeDir::open();
   if (!folder) return fail(global, folder.error());
@@ -148,11 +168,25 @@ void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command->add_option("--memory", options->memory, "Guest memory (default: 256M)")
       ->type_name("SIZE");
   command->add_option("--vcpus", options->vcpus, "vCPUs (default: 1)")->type_name("N");
-  command
-      ->add_option("--guest", options->workload,
-                   "What the demo guest does: NAME[:key=value,...], joined with + for each vCPU "
-                   "(default: idle)")
-      ->type_name("WORKLOAD");
+  CLI::Option* workload =
+      command
+          ->add_option(
+              "--guest", options->workload,
+              "What the demo guest does: NAME[:key=value,...], joined with + for each vCPU "
+              "(default: idle)")
+          ->type_name("WORKLOAD");
+  CLI::Option* kernel = command
+                            ->add_option("--kernel", options->machine.kernel,
+                                         "Instead of the demo guest: a Linux, from this bzImage")
+                            ->type_name("FILE")
+                            ->excludes(workload);
+  command->add_option("--initrd", options->machine.initrd, "Its initial file system")
+      ->type_name("FILE")
+      ->needs(kernel);
+  command->add_option("--append", options->append, "Its command line (default: console=ttyS0)")
+      ->type_name("WORDS")
+      ->needs(kernel);
+  add_machine_options(*command, options->machine, kernel);
   command
       ->add_option("--tracker", options->tracker,
                    "How its writes are tracked when it leaves this host (default: auto)")

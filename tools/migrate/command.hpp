@@ -29,6 +29,7 @@ void add_keygen(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_ps(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_status(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_stats(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_console(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_pause(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_resume(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_stop(CLI::App& app, const GlobalOptions& global, Action& chosen);

@@ -112,6 +112,12 @@ HttpResponse get_stats(GuestHost& host, const HttpRequest&) {
   return json_response(*stats);
 }
 
+HttpResponse get_console(GuestHost& host, const HttpRequest&) {
+  const auto console = host.console();
+  if (!console) return error_response(console.error());
+  return json_response({{"text", console->text}, {"terminal", console->terminal}});
+}
+
 HttpResponse get_metrics(GuestHost& host, const HttpRequest&) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4";
@@ -135,6 +141,7 @@ constexpr std::array kRoutes = {
     Route{"/v1/guest/stop", "POST", post_stop},
     Route{"/v1/guest/resolve", "POST", post_resolve},
     Route{"/v1/stats", "GET", get_stats},
+    Route{"/v1/console", "GET", get_console},
     Route{"/metrics", "GET", get_metrics},
 };
 

@@ -59,6 +59,7 @@ class GuestHost final : private Observer {
   [[nodiscard]] std::string status() const MIGRATE_EXCLUDES(mutex_);
   [[nodiscard]] std::optional<MigrationView> migration() const MIGRATE_EXCLUDES(mutex_);
   [[nodiscard]] Result<Json> stats() const { return guest_.stats(); }
+  [[nodiscard]] Result<ConsoleView> console() const { return guest_.console(); }
   [[nodiscard]] std::uint64_t uptime_ms() const;
 
   /// The guest has started here: from now on it is this process's, and may be touched.

@@ -20,6 +20,12 @@ struct GuestFacts {
   std::string workload;
 };
 
+/// A guest's serial console.
+struct ConsoleView {
+  std::string text;      ///< What it has printed, the newest of it; any bytes.
+  std::string terminal;  ///< What to open to type there, such as "/dev/pts/3"; empty: nothing.
+};
+
 enum class GuestState : std::uint8_t {
   kPaused,
   kRunning,
@@ -46,6 +52,8 @@ class HostedGuest {
 
   /// The guest's own counters, the keys of `migrate stats`.
   [[nodiscard]] virtual Result<Json> stats() const = 0;
+
+  [[nodiscard]] virtual Result<ConsoleView> console() const = 0;
 
   /// For one migration, not longer than this lives. One at a time.
   virtual Result<std::unique_ptr<SourceGuest>> make_source() = 0;

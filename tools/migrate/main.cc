@@ -77,9 +77,9 @@ int main(int argc, char** argv) {
   for (const auto add :
        {migrate::tool::add_run, migrate::tool::add_recv, migrate::tool::add_send,
         migrate::tool::add_ps, migrate::tool::add_status, migrate::tool::add_stats,
-        migrate::tool::add_pause, migrate::tool::add_resume, migrate::tool::add_stop,
-        migrate::tool::add_cancel, migrate::tool::add_resolve, migrate::tool::add_doctor,
-        migrate::tool::add_keygen}) {
+        migrate::tool::add_console, migrate::tool::add_pause, migrate::tool::add_resume,
+        migrate::tool::add_stop, migrate::tool::add_cancel, migrate::tool::add_resolve,
+        migrate::tool::add_doctor, migrate::tool::add_keygen}) {
     add(app, global, chosen);
   }
   try {

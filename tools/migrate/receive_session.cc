@@ -49,10 +49,9 @@ ReceiveSession::ReceiveSession(RuntimeDir folder, ReceiveOptions options,
       kvm_(std::move(kvm)),
       wake_(std::move(wake)),
       line_(stderr, !global.json),
-      hooks_(std::make_unique<ArrivalHooks>(options_.name, options_.tracking,
-                                            options_.huge_page_bytes, [this] { discarded(); })),
+      hooks_(std::make_unique<ArrivalHooks>(options_.guest, [this] { discarded(); })),
       incoming_(std::make_unique<Incoming>(
-          make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{options_.huge_page_bytes}),
+          make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{options_.guest.huge_page_bytes}),
           options_.incoming, static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this))) {}
 
 ReceiveSession::~ReceiveSession() {
@@ -66,7 +65,7 @@ Status ReceiveSession::on_described(const GuestDescription& description) {
     MutexLock lock(mutex_);
     described_ = true;
   }
-  const std::string& name = options_.name.empty() ? description.name : options_.name;
+  const std::string& name = options_.guest.name.empty() ? description.name : options_.guest.name;
   MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
   guest_ = std::make_unique<VmmGuest>(facts_of(description, name));
   // All but the socket: the rest is done before the downtime.

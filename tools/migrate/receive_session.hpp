@@ -24,9 +24,7 @@ namespace migrate::tool {
 struct ReceiveOptions {
   IncomingOptions incoming;
   SocketOptions sockets;
-  std::string name;                     ///< What to call the guest here; empty: as at the source.
-  std::optional<TrackerKind> tracking;  ///< Of the guest, when it leaves this host again.
-  std::uint64_t huge_page_bytes = 0;    ///< Its memory is of such pages; 0: of ordinary ones.
+  vmm::ArrivalConfig guest;  ///< What it gets from this host.
   /// Its first connection has begun to introduce itself: without a good HELLO in time nothing
   /// comes.
   bool hello_is_due = false;

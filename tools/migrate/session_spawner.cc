@@ -81,15 +81,15 @@ std::vector<std::string> session_arguments(const GlobalOptions& global,
       "--peer-timeout",  time(options.incoming.peer_timeout),
       "--ask-window",    time(options.incoming.ask_window),
       "--lease",         time(options.incoming.lease),
-      "--tracker",       std::string(tracker_name(options.tracking))};
-  if (options.huge_page_bytes != 0) {
-    arguments.push_back("--huge-pages=" + format_size(options.huge_page_bytes));
+      "--tracker",       std::string(tracker_name(options.guest.tracking))};
+  if (options.guest.huge_page_bytes != 0) {
+    arguments.push_back("--huge-pages=" + format_size(options.guest.huge_page_bytes));
   }
   arguments.insert(arguments.end(), {"--io", std::string(to_string(options.sockets.io))});
   if (global.json) arguments.push_back("--json");
-  if (!options.name.empty()) {
+  if (!options.guest.name.empty()) {
     arguments.push_back("--name");
-    arguments.push_back(options.name);
+    arguments.push_back(options.guest.name);
   }
   return arguments;
 }

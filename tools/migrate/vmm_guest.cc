@@ -75,17 +75,22 @@ Result<Json> VmmGuest::stats() const {
   return to_json(stats);
 }
 
+Result<ConsoleView> VmmGuest::console() const {
+  const auto guest = vmm();
+  if (!guest) return not_here();
+  return ConsoleView{guest->console(), guest->console_terminal()};
+}
+
 Result<std::unique_ptr<SourceGuest>> VmmGuest::make_source() {
   MutexLock lock(mutex_);
   if (!vmm_) return not_here();
   if (!hooks_) hooks_ = std::make_unique<vmm::VmmSourceHooks>(vmm_);
-  KvmSourceOptions options;
-  options.tracking = vmm_->config().tracking;
-  return make_kvm_source(vmm_->kvm_vm(), *hooks_, std::move(options));
+  return make_kvm_source(vmm_->kvm_vm(), *hooks_, vmm::source_options(*vmm_));
 }
 
 GuestFacts facts_of(const vmm::VmmConfig& config) {
-  return {config.name, config.vcpus, config.memory_bytes, vmm::to_text(config.workload)};
+  return {config.name, config.vcpus, config.memory_bytes,
+          config.linux_guest ? "linux" : vmm::to_text(config.workload)};
 }
 
 Json to_json(const vmm::GuestStats& stats) {

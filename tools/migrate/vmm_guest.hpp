@@ -26,6 +26,7 @@ class VmmGuest final : public HostedGuest {
   Status resume() override;
   void stop() override;
   Result<Json> stats() const override;
+  Result<ConsoleView> console() const override;
   Result<std::unique_ptr<SourceGuest>> make_source() override;
 
  private:

@@ -1,0 +1,48 @@
+// What of a guest's machine is this host's: --disk, --net, --console, and the kernel it (re)starts
+// with. `run` and `recv` have them in common.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapters/kvm/vmm/vmm_config.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::tool {
+
+/// As given.
+struct MachineOptions {
+  std::vector<std::string> disks;
+  std::vector<std::string> nets;
+  std::string console;
+  std::string kernel;
+  std::string initrd;
+};
+/// --disk, --net and --console; only beside `needed`, unless that is null.
+void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* needed);
+
+/// Read from the words: paths are absolute, for a session's process may stand elsewhere.
+struct MachineChoice {
+  std::vector<vmm::DiskConfig> disks;
+  std::vector<vmm::NetConfig> nets;
+  std::optional<vmm::ConsoleConfig> console;
+  std::string kernel;
+  std::string initrd;
+};
+/// kInvalidArgument with what would do; whether files and interfaces are there shows when the
+/// machine is made.
+[[nodiscard]] Result<MachineChoice> parse_machine(const MachineOptions& options);
+
+/// "FILE" or "FILE,ro".
+[[nodiscard]] Result<vmm::DiskConfig> parse_disk(const std::string& text);
+/// "tap=IF" or "tap=IF,mac=52:54:00:12:34:56".
+[[nodiscard]] Result<vmm::NetConfig> parse_net(const std::string& text);
+/// "stdio", "pty" or "file:PATH"; nullopt for "none" and nothing.
+[[nodiscard]] Result<std::optional<vmm::ConsoleConfig>> parse_console(const std::string& text);
+
+/// The same choice as words, for the process of a session.
+[[nodiscard]] std::vector<std::string> machine_arguments(const MachineChoice& choice);
+
+}  // namespace migrate::tool
