@@ -41,10 +41,6 @@ class VmmSourceHooks final : public KvmSourceHooks {
 class VmmTargetHooks final : public KvmTargetHooks {
  public:
   explicit VmmTargetHooks(ArrivalConfig host = {}) : host_(std::move(host)) {}
-  /// For a guest without disks and network cards.
-  VmmTargetHooks(std::string name, std::optional<TrackerKind> tracking,
-                 std::uint64_t huge_page_bytes)
-      : host_{std::move(name), tracking, huge_page_bytes, {}, {}, {}, {}, {}} {}
 
   Result<KvmVm> build(const GuestDescription& description, const KvmMachine& machine) override;
   Status load_device(const SectionInfo& section, StateReader& reader) override;
