@@ -54,6 +54,7 @@ class ScriptedEnds final : public Connector, public Acceptor {
   }
   void set_session(std::string_view /*session*/) override {}
   void interrupt() noexcept override { ++interrupts_; }
+  void resume_after_interrupt() noexcept override {}
   std::string peer() const override { return "peer"; }
   std::string address() const override { return "address"; }
   int interrupts() const { return interrupts_; }
