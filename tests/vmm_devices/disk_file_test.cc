@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <thread>
+
 #include "tests/vmm_devices/temporary_disk.hpp"
+#include "tests/vmm_devices/virtio_driver.hpp"
 
 namespace migrate::vmm::test {
 namespace {
@@ -58,11 +62,11 @@ TEST_F(DiskFileTest, TheLockIsHandedOverAndBack) {
   DiskFile source = open();
   DiskFile target = open();
   ASSERT_TRUE(source.lock());
-  ASSERT_TRUE(source.unlock());
+  ASSERT_TRUE(source.unlock(soon()));
   ASSERT_TRUE(target.lock());
   EXPECT_FALSE(source.lock());
-  ASSERT_TRUE(target.unlock());
-  EXPECT_TRUE(target.unlock()) << "again is fine";
+  ASSERT_TRUE(target.unlock(soon()));
+  EXPECT_TRUE(target.unlock(soon())) << "again is fine";
   EXPECT_TRUE(source.lock());
 }
 
@@ -129,6 +133,86 @@ TEST_F(DiskFileTest, ZeroedAndDiscardedRangesReadAsZeroAndTheSizeStays) {
   }
   EXPECT_EQ(disk.discard(0, kBytes), 0);
   EXPECT_EQ(std::filesystem::file_size(image_.path()), kBytes);
+}
+
+/// Storage that does what a test says.
+struct Storage {
+  [[nodiscard]] WriteBack::Sync sync() {
+    return [this] {
+      ++syncs;
+      while (hangs) std::this_thread::yield();
+      // As the kernel: a failure is told once.
+      return error.exchange(0);
+    };
+  }
+  std::atomic<int> syncs{0};
+  std::atomic<bool> hangs{false};
+  std::atomic<int> error{0};
+};
+
+class DiskOnStorage : public ::testing::Test {
+ protected:
+  static DiskFile open(const DiskFile::Options& options) {
+    auto disk = DiskFile::open(options);
+    EXPECT_TRUE(disk) << disk.error().to_text();
+    return *std::move(disk);
+  }
+  TemporaryDisk image_{kBytes};
+  Storage storage_;
+  DiskFile disk_ = open({image_.path(), false, storage_.sync()});
+};
+
+TEST_F(DiskOnStorage, AWriteThatWasLostIsToldForGoodAndTheLockStays) {
+  ASSERT_TRUE(disk_.lock());
+  storage_.error = EIO;
+  // In the background: nobody hears of it.
+  disk_.begin_write_back();
+  ASSERT_TRUE(eventually([&] { return storage_.error == 0; }));
+  EXPECT_EQ(disk_.flush(), EIO);
+  EXPECT_EQ(disk_.flush(), EIO);
+  const Status unlocked = disk_.unlock(soon());
+  ASSERT_FALSE(unlocked);
+  EXPECT_EQ(unlocked.error().code, ErrorCode::kIo);
+  EXPECT_EQ(unlocked.error().sys_errno, EIO);
+  EXPECT_THAT(unlocked.error().message, HasSubstr(image_.path()));
+  EXPECT_NE(unlocked.error().remedy, "");
+  EXPECT_EQ(disk_.write_back(soon()).error().code, ErrorCode::kIo);
+  EXPECT_EQ(open({image_.path()}).lock().error().code, ErrorCode::kBusy);
+  EXPECT_TRUE(disk_.lock()) << "the guest goes on here";
+}
+
+TEST_F(DiskOnStorage, StorageThatHangsIsWaitedForToADeadlineAndTheLockStays) {
+  ASSERT_TRUE(disk_.lock());
+  storage_.hangs = true;
+  const Status late = disk_.unlock(std::chrono::steady_clock::now());
+  storage_.hangs = false;
+  ASSERT_FALSE(late);
+  EXPECT_EQ(late.error().code, ErrorCode::kTimeout);
+  EXPECT_NE(late.error().remedy, "");
+  EXPECT_EQ(open({image_.path()}).lock().error().code, ErrorCode::kBusy);
+  EXPECT_TRUE(disk_.unlock(soon()));
+  EXPECT_TRUE(open({image_.path()}).lock());
+}
+
+TEST_F(DiskOnStorage, WhatIsWrittenAfterItWasAskedForIsWrittenBackToo) {
+  ASSERT_TRUE(disk_.write_back(soon()));
+  const int before = storage_.syncs;
+  ASSERT_TRUE(disk_.write_back(soon()));
+  EXPECT_GT(storage_.syncs, before);
+}
+
+TEST_F(DiskOnStorage, AGuestAboutToLeaveIsKeptUpWith) {
+  std::string text(kBytes, 'x');
+  const auto write_all = [&] {
+    for (std::uint64_t bytes = 0; bytes < WriteBack::kEagerBytes; bytes += kBytes) {
+      iovec out[] = {{text.data(), text.size()}};
+      ASSERT_EQ(disk_.write(out, 0), 0);
+    }
+  };
+  disk_.keep_written_back();
+  ASSERT_TRUE(eventually([&] { return storage_.syncs == 1; }));
+  write_all();
+  EXPECT_TRUE(eventually([&] { return storage_.syncs == 2; }));
 }
 
 }  // namespace

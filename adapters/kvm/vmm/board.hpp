@@ -47,8 +47,11 @@ class Board {
   virtual bool write_memory(std::uint64_t address, std::span<const std::byte> from) = 0;
   virtual bool read_memory(std::uint64_t address, std::span<std::byte> into) = 0;
 
-  /// The guest is about to be paused: what would take long then is done now.
-  virtual void prepare_pause() = 0;
+  /// The guest will leave soon: what would take long then begins in the background. Any thread.
+  virtual void prepare_leaving() = 0;
+  /// The guest is about to be paused: what would take long then is done now. kTimeout, and kIo when
+  /// what its disks were given did not reach their storage: no other host may go on from them.
+  virtual Status prepare_pause(SteadyTime deadline) = 0;
   /// Ends all work of devices, as MovableDevice. The vCPUs may run still: their requests wait.
   /// kTimeout: all work on. New: quiesced.
   virtual Status quiesce(SteadyTime deadline) = 0;
@@ -63,9 +66,10 @@ class Board {
   /// kProtocol when something was not among what came.
   virtual Status check_loaded() const = 0;
 
-  /// What only one host may hold: the locks of disks. Harmless when held, or not held.
+  /// What only one host may hold: the locks of disks. Harmless when held, or not held. Giving up
+  /// has prepare_pause()'s errors, and some may be held then.
   virtual Status take_disks() = 0;
-  virtual Status give_up_disks() = 0;
+  virtual Status give_up_disks(SteadyTime deadline) = 0;
 
   [[nodiscard]] virtual Result<GuestStats> stats() const = 0;
   [[nodiscard]] virtual std::string console_terminal() const = 0;

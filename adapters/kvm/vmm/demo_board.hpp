@@ -24,7 +24,8 @@ class DemoBoard final : public Board {
   bool write_memory(std::uint64_t, std::span<const std::byte>) override { return false; }
   bool read_memory(std::uint64_t, std::span<std::byte>) override { return false; }
 
-  void prepare_pause() override {}
+  void prepare_leaving() override {}
+  Status prepare_pause(SteadyTime) override { return {}; }
   Status quiesce(SteadyTime) override { return {}; }
   Status resume() override { return {}; }
 
@@ -36,7 +37,7 @@ class DemoBoard final : public Board {
   Status check_loaded() const override { return {}; }
 
   Status take_disks() override { return {}; }
-  Status give_up_disks() override { return {}; }
+  Status give_up_disks(SteadyTime) override { return {}; }
 
   Result<GuestStats> stats() const override;
   std::string console_terminal() const override { return {}; }

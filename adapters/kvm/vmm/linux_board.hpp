@@ -38,7 +38,8 @@ class LinuxBoard final : public Board {
   bool write_memory(std::uint64_t address, std::span<const std::byte> from) override;
   bool read_memory(std::uint64_t address, std::span<std::byte> into) override;
 
-  void prepare_pause() override { devices_->flush_disks(); }
+  void prepare_leaving() override { devices_->keep_written_back(); }
+  Status prepare_pause(SteadyTime deadline) override { return devices_->write_back(deadline); }
   Status quiesce(SteadyTime deadline) override MIGRATE_EXCLUDES(input_mutex_);
   Status resume() override MIGRATE_EXCLUDES(input_mutex_);
 
@@ -48,7 +49,7 @@ class LinuxBoard final : public Board {
   Status check_loaded() const override;
 
   Status take_disks() override { return devices_->take_disks(); }
-  Status give_up_disks() override { return devices_->give_up_disks(); }
+  Status give_up_disks(SteadyTime deadline) override { return devices_->give_up_disks(deadline); }
 
   Result<GuestStats> stats() const override;
   std::string console_terminal() const override;

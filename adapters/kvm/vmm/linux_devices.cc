@@ -11,6 +11,12 @@
 #include "adapters/kvm/vmm/linux/memory_map.hpp"
 
 namespace migrate::vmm {
+namespace {
+
+// To unlock disks again that have just been locked.
+constexpr std::chrono::seconds kUndoDeadline{5};
+
+}  // namespace
 
 struct LinuxDevices::Disk {
   explicit Disk(DiskFile opened) : file(std::move(opened)) {}
@@ -100,19 +106,30 @@ Status LinuxDevices::take_disks() {
   for (const auto& disk : disks_) {
     Status locked = disk->file.lock();
     if (locked) continue;
-    for (const auto& other : disks_) (void)other->file.unlock();
+    // Those before it were written by nobody in between.
+    (void)give_up_disks(std::chrono::steady_clock::now() + kUndoDeadline);
     return locked;
   }
   return {};
 }
 
-Status LinuxDevices::give_up_disks() {
-  for (const auto& disk : disks_) MIGRATE_TRY(disk->file.unlock());
-  return {};
+Status LinuxDevices::give_up_disks(SteadyTime deadline) {
+  Status all;
+  for (const auto& disk : disks_) {
+    Status given_up = disk->file.unlock(deadline);
+    if (all && !given_up) all = std::move(given_up);
+  }
+  return all;
 }
 
-void LinuxDevices::flush_disks() {
-  for (const auto& disk : disks_) (void)disk->file.flush();
+void LinuxDevices::keep_written_back() {
+  for (const auto& disk : disks_) disk->file.keep_written_back();
+}
+
+Status LinuxDevices::write_back(SteadyTime deadline) {
+  for (const auto& disk : disks_) disk->file.begin_write_back();
+  for (const auto& disk : disks_) MIGRATE_TRY(disk->file.write_back(deadline));
+  return {};
 }
 
 }  // namespace migrate::vmm

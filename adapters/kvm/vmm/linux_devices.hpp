@@ -33,10 +33,12 @@ class LinuxDevices {
 
   /// Locks all disks, or none.
   Status take_disks();
-  /// Writes back and unlocks all; the lock of one that cannot be written stays.
-  Status give_up_disks();
-  /// So that giving them up takes little time. What fails is tried again then.
-  void flush_disks();
+  /// Writes back and unlocks all. An error leaves some locked: of one that cannot be written, or
+  /// not by the deadline (kTimeout).
+  Status give_up_disks(SteadyTime deadline);
+  /// So that giving them up takes little time: in the background from now on, and waited for.
+  void keep_written_back();
+  Status write_back(SteadyTime deadline);
 
  private:
   struct Disk;

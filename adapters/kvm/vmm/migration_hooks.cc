@@ -49,7 +49,9 @@ KvmSourceOptions source_options(const Vmm& vmm) {
 
 std::string VmmSourceHooks::name() { return vmm_->config().name; }
 
+// A migration begins: the time it takes is the disks' to write.
 Result<std::vector<GuestDescription::Property>> VmmSourceHooks::properties() {
+  vmm_->prepare_leaving();
   return std::vector<GuestDescription::Property>{encode_machine(vmm_->config())};
 }
 

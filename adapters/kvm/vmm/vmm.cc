@@ -71,7 +71,8 @@ Status Vmm::load_device(const SectionInfo& section, StateReader& reader) {
 }
 Status Vmm::take_arrived_disks() { return impl_->take_arrived_disks(); }
 Status Vmm::take_disks() { return impl_->board().take_disks(); }
-Status Vmm::give_up_disks() { return impl_->board().give_up_disks(); }
+void Vmm::prepare_leaving() { impl_->board().prepare_leaving(); }
+Status Vmm::give_up_disks() { return impl_->give_up_disks(); }
 std::shared_ptr<SoftwareBitmap> Vmm::device_writes() const { return impl_->board().writes(); }
 
 }  // namespace migrate::vmm

@@ -84,8 +84,9 @@ class Vmm {
   [[nodiscard]] const KvmVm& kvm_vm() const;
 
   /// Gets every vCPU out of the guest, its last exit completed. Pausing a paused guest is fine.
-  /// kGuest when it has stopped, left or crashed. kTimeout (the guest runs on) when a vCPU does not
-  /// come out.
+  /// Errors (the guest runs on): kGuest when it has stopped, left or crashed; kTimeout when a vCPU
+  /// does not come out, a disk's request does not end, or what the disks were given is not written
+  /// back in time; kIo when some of that was lost.
   Result<PauseResult> pause();
   Status resume();
   /// Ends the guest for good. Harmless when it has ended.
@@ -123,7 +124,11 @@ class Vmm {
   Status take_disks();
   /// The same for a guest whose sections have all come; kProtocol when one has not.
   Status take_arrived_disks();
-  /// Writes back what is cached of the disks and unlocks them; while paused.
+  /// The guest will leave soon: what is cached of its disks is written back from now on, so that
+  /// pause() and give_up_disks() have little left to write. Does not wait.
+  void prepare_leaving();
+  /// Writes back what is cached of the disks and unlocks them; while paused. Errors, which leave
+  /// some locked until take_disks(): kTimeout after 5 s, kIo when a write was lost.
   Status give_up_disks();
 
   /// Where devices mark what they write to guest memory, for KvmSourceOptions::vmm_writes; null for

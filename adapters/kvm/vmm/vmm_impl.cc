@@ -13,6 +13,10 @@ namespace {
 // A kick takes 0.2 ms; a vCPU that is not out after this never comes out. A disk has as long for
 // the request it works on.
 constexpr std::chrono::seconds kStandDeadline{5};
+// The guest runs meanwhile. A guest that was said to leave has some WriteBack::kEagerBytes a disk
+// to write; one that was not goes on writing after the pause has failed, and is paused at another
+// try.
+constexpr std::chrono::seconds kWriteBackDeadline{10};
 
 KvmVm describe(const Machine& machine, const GuestMemory& memory) {
   KvmVm vm;
@@ -104,7 +108,7 @@ Result<PauseResult> Vmm::Impl::pause() {
   if (state() == VmmState::kPaused) {
     return PauseResult{RunState::kPaused, std::chrono::steady_clock::now()};
   }
-  board_->prepare_pause();
+  MIGRATE_TRY(board_->prepare_pause(std::chrono::steady_clock::now() + kWriteBackDeadline));
   MIGRATE_TRY(board_->quiesce(std::chrono::steady_clock::now() + kStandDeadline));
   vcpus_.ask_all_to_park();
   const bool parked = vcpus_.wait_all_parked(std::chrono::steady_clock::now() + kStandDeadline);
@@ -211,6 +215,10 @@ Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
 Status Vmm::Impl::take_arrived_disks() {
   MIGRATE_TRY(board_->check_loaded());
   return board_->take_disks();
+}
+
+Status Vmm::Impl::give_up_disks() {
+  return board_->give_up_disks(std::chrono::steady_clock::now() + kStandDeadline);
 }
 
 void Vmm::Impl::on_switched_off() {

@@ -40,6 +40,7 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   Status save_devices(StateWriter& writer) MIGRATE_EXCLUDES(mutex_);
   Status load_device(const SectionInfo& section, StateReader& reader) MIGRATE_EXCLUDES(mutex_);
   Status take_arrived_disks();
+  Status give_up_disks();
 
   std::chrono::microseconds on_port_write(std::uint32_t vcpu, std::uint16_t port,
                                           std::span<const std::byte> from) override {

@@ -103,6 +103,14 @@ int allocate(int fd, int mode, std::uint64_t offset, std::uint64_t bytes) {
   return result == 0 ? 0 : errno;
 }
 
+int data_sync(int fd) {
+  int result = 0;
+  do {
+    result = ::fdatasync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? 0 : errno;
+}
+
 }  // namespace
 
 Result<DiskFile> DiskFile::open(const Options& options) {
@@ -113,26 +121,47 @@ Result<DiskFile> DiskFile::open(const Options& options) {
     return no_disk(options.path,
                    "its " + std::to_string(bytes) + " bytes are no number of sectors");
   }
-  return DiskFile(std::move(fd), options, bytes / kSectorBytes);
+  std::unique_ptr<WriteBack> write_back;
+  if (!options.read_only) {
+    auto sync = options.sync ? options.sync : [raw = fd.get()] { return data_sync(raw); };
+    MIGRATE_ASSIGN(write_back, WriteBack::create(options.path, std::move(sync)));
+  }
+  return DiskFile(std::move(fd), options, bytes / kSectorBytes, std::move(write_back));
 }
 
 Status DiskFile::lock() {
   MIGRATE_TRY(lock_disk(fd_.get(), path(), !read_only()));
+  // Nobody else has written it, and storage that made unlock() fail may hang.
+  if (locked_) return {};
   (void)::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_DONTNEED);
   MIGRATE_ASSIGN(const std::uint64_t bytes, size_of(fd_.get(), path()));
-  if (bytes / kSectorBytes == sectors_) return {};
+  if (bytes / kSectorBytes == sectors_) {
+    locked_ = true;
+    return {};
+  }
   MIGRATE_TRY(unlock_disk(fd_.get(), path()));
   return make_error(ErrorCode::kIncompatible,
                     "the size of the disk image " + path() + " has changed since it was opened")
       .advise("do not resize an image that a guest uses");
 }
 
-Status DiskFile::unlock() {
-  if (const int error = flush(); error != 0) {
-    return make_errno_error(ErrorCode::kIo, error,
-                            "cannot write the disk image " + path() + " back to its storage");
-  }
-  return unlock_disk(fd_.get(), path());
+void DiskFile::begin_write_back() const {
+  if (write_back_ != nullptr) write_back_->begin();
+}
+
+void DiskFile::keep_written_back() const {
+  if (write_back_ != nullptr) write_back_->keep_up();
+}
+
+Status DiskFile::write_back(SteadyTime deadline) const {
+  return write_back_ == nullptr ? Status() : write_back_->flush_until(deadline);
+}
+
+Status DiskFile::unlock(SteadyTime deadline) {
+  MIGRATE_TRY(write_back(deadline));
+  MIGRATE_TRY(unlock_disk(fd_.get(), path()));
+  locked_ = false;
+  return {};
 }
 
 int DiskFile::read(std::span<iovec> memory, std::uint64_t offset) const {
@@ -140,13 +169,14 @@ int DiskFile::read(std::span<iovec> memory, std::uint64_t offset) const {
 }
 
 int DiskFile::write(std::span<iovec> memory, std::uint64_t offset) const {
-  return transfer(::pwritev, fd_.get(), memory, offset);
+  std::uint64_t bytes = 0;
+  for (const iovec& part : memory) bytes += part.iov_len;
+  const int error = transfer(::pwritev, fd_.get(), memory, offset);
+  if (write_back_ != nullptr) write_back_->wrote(bytes);
+  return error;
 }
 
-int DiskFile::flush() const {
-  if (read_only()) return 0;
-  return ::fdatasync(fd_.get()) == 0 ? 0 : errno;
-}
+int DiskFile::flush() const { return write_back_ == nullptr ? 0 : write_back_->flush(); }
 
 int DiskFile::discard(std::uint64_t offset, std::uint64_t bytes) const {
   const int error = allocate(fd_.get(), FALLOC_FL_PUNCH_HOLE, offset, bytes);
