@@ -96,8 +96,8 @@ class SourceGuest {
   virtual PageSource& pages() = 0;
   virtual DirtyTracker& tracker() = 0;
 
-  /// What the guest does now. A paused one stands as after pause(), and nobody else resumes it while
-  /// a migration has it: its pages are read where they lie, at most once.
+  /// What the guest does now. A paused one stands as after pause(), and nobody else resumes it
+  /// while a migration has it: its pages are read where they lie, at most once.
   [[nodiscard]] virtual RunState run_state() = 0;
   /// Stops the guest. After it returned, nobody but save_state() writes guest memory: vCPUs stand,
   /// device I/O has drained. Pausing a paused guest is fine and says so. An error leaves it

@@ -51,8 +51,9 @@ class Rounds {
   };
   explicit Rounds(Context context);
 
-  /// Starts tracking; the first set is everything but holes. `stands`: the guest is paused and stays
-  /// so, thus its pages need not be copied before they leave; saving its state may still write some.
+  /// Starts tracking; the first set is everything but holes. `stands`: the guest is paused and
+  /// stays so, thus its pages need not be copied before they leave; saving its state may still
+  /// write some.
   Status start(bool stands);
   /// Without tracking, for a guest that stands already: the set is everything but holes.
   Status start_paused();

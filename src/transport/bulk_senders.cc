@@ -87,7 +87,8 @@ void BulkSenders::cancel() noexcept {
     stopped_.notify_all();
   }
   queue_.cancel();
-  for (auto& lane : lanes_) lane->channel->channel().shutdown();
+  // Not shut: the other side would take it for a link that broke, before it hears why.
+  for (auto& lane : lanes_) lane->channel->channel().interrupt();
 }
 
 void BulkSenders::fail(Error error) {

@@ -77,7 +77,8 @@ class BulkSenders {
   }
   [[nodiscard]] std::size_t lanes() const { return lanes_.size(); }
 
-  /// Ends it all: submit() and finish_round() fail. Any thread.
+  /// Ends it all: submit() and finish_round() fail. The connections stay open until this goes, so
+  /// that the other side can be told first. Any thread.
   void cancel() noexcept;
 
  private:

@@ -5,7 +5,9 @@
 
 #include <array>
 #include <csignal>
+#include <thread>
 
+#include "base/start_thread.hpp"
 #include "tests/support/no_threads.hpp"
 #include "tests/tools/scratch_folder.hpp"
 #include "tests/transport/tls_files.hpp"
@@ -40,6 +42,10 @@ TEST(NoThreadsLeft, AGuestThatArrivedRunsOnThoughLateQuestionsGoUnanswered) {
   auto acceptor = make_tcp_acceptor("127.0.0.1", "0");
   ASSERT_TRUE(acceptor);
   const NoThreads none;
+  std::thread thread;
+  const Status started = start_thread(thread, "mig-test", [] {});
+  if (thread.joinable()) thread.join();
+  ASSERT_FALSE(started) << "this test's host has threads left";
   const AskResponder responder(*std::move(acceptor), wire::SessionId{}, 1);
 }
 

@@ -4,7 +4,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -12,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "base/fd.hpp"
 #include "command.hpp"
@@ -22,6 +22,8 @@ namespace migrate::tool {
 namespace {
 
 constexpr char kLeave = 0x1d;  // Ctrl-].
+constexpr std::size_t kPieceBytes = 4096;
+constexpr std::size_t kTypedMax = 65536;
 
 /// Passes keys on as they are typed, until destroyed; does nothing where input is no terminal.
 class RawTerminal {
@@ -48,48 +50,74 @@ bool write_whole(int fd, std::span<const char> bytes) {
   while (!bytes.empty()) {
     const ssize_t done = ::write(fd, bytes.data(), bytes.size());
     if (done < 0 && errno == EINTR) continue;
-    if (done < 0 && errno == EAGAIN) {
-      pollfd wait{fd, POLLOUT, 0};
-      (void)::poll(&wait, 1, -1);
-      continue;
-    }
     if (done <= 0) return false;
     bytes = bytes.subspan(static_cast<std::size_t>(done));
   }
   return true;
 }
 
-enum class Passed { kMore, kEnd };
-
-/// What there is to read, from one descriptor to the other.
-Passed pass(int from, int to, bool leave_on_key) {
-  std::array<char, 4096> buffer;
-  const ssize_t count = ::read(from, buffer.data(), buffer.size());
-  if (count < 0 && (errno == EINTR || errno == EAGAIN)) return Passed::kMore;
+/// Shows what the guest has printed; false when its end of the terminal is gone.
+bool show(int terminal) {
+  std::array<char, kPieceBytes> buffer;
+  const ssize_t count = ::read(terminal, buffer.data(), buffer.size());
+  if (count < 0 && (errno == EINTR || errno == EAGAIN)) return true;
   // A pseudo terminal whose other end is gone reads as EIO.
-  if (count <= 0) return Passed::kEnd;
-  std::span<const char> bytes(buffer.data(), static_cast<std::size_t>(count));
-  const auto key = leave_on_key ? std::find(bytes.begin(), bytes.end(), kLeave) : bytes.end();
-  const bool leave = key != bytes.end();
-  bytes = bytes.first(static_cast<std::size_t>(key - bytes.begin()));
-  return write_whole(to, bytes) && !leave ? Passed::kMore : Passed::kEnd;
+  if (count <= 0) return false;
+  return write_whole(STDOUT_FILENO, std::span(buffer).first(static_cast<std::size_t>(count)));
 }
+
+/// What was typed and not taken yet: a guest need not read.
+class Typed {
+ public:
+  enum class Next { kMore, kLeft, kEnd };
+
+  [[nodiscard]] bool empty() const { return bytes_.empty(); }
+  [[nodiscard]] bool is_full() const { return bytes_.size() >= kTypedMax; }
+
+  /// Reads standard input; what there is no room for is dropped, as terminals do.
+  Next read_more(bool leave_on_key) {
+    std::array<char, kPieceBytes> buffer;
+    const ssize_t count = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) return Next::kMore;
+    if (count <= 0) return Next::kEnd;
+    const std::string_view got(buffer.data(), static_cast<std::size_t>(count));
+    const std::size_t key = leave_on_key ? got.find(kLeave) : std::string_view::npos;
+    if (!is_full()) bytes_ += got.substr(0, key);
+    return key == std::string_view::npos ? Next::kMore : Next::kLeft;
+  }
+
+  /// Types as much as there is room for.
+  bool pass_on(int terminal) {
+    const ssize_t done = ::write(terminal, bytes_.data(), bytes_.size());
+    if (done > 0) bytes_.erase(0, static_cast<std::size_t>(done));
+    return done > 0 || (done < 0 && (errno == EINTR || errno == EAGAIN));
+  }
+
+ private:
+  std::string bytes_;
+};
 
 /// Until the guest has gone, a signal comes or the key to leave is typed.
 void attach(int terminal, const SignalFd& signals) {
   const RawTerminal raw;
+  Typed typed;
   bool typing = true;
   for (;;) {
-    std::array<pollfd, 3> waits = {pollfd{terminal, POLLIN, 0}, pollfd{signals.fd(), POLLIN, 0},
-                                   pollfd{typing ? STDIN_FILENO : -1, POLLIN, 0}};
+    // Keys are looked at in any case, for the one that leaves; what is piped in can wait.
+    const bool reads = typing && (raw.is_terminal() || !typed.is_full());
+    const short room = typed.empty() ? 0 : POLLOUT;
+    std::array<pollfd, 3> waits = {pollfd{terminal, static_cast<short>(POLLIN | room), 0},
+                                   pollfd{signals.fd(), POLLIN, 0},
+                                   pollfd{reads ? STDIN_FILENO : -1, POLLIN, 0}};
     if (::poll(waits.data(), waits.size(), -1) < 0) continue;
     if (waits[1].revents != 0) return;
-    if (waits[0].revents != 0 && pass(terminal, STDOUT_FILENO, false) == Passed::kEnd) return;
+    if ((waits[0].revents & ~POLLOUT) != 0 && !show(terminal)) return;
+    if ((waits[0].revents & POLLOUT) != 0 && !typed.pass_on(terminal)) return;
     if (waits[2].revents == 0) continue;
-    if (pass(STDIN_FILENO, terminal, raw.is_terminal()) == Passed::kMore) continue;
-    if (raw.is_terminal()) return;
+    const Typed::Next next = typed.read_more(raw.is_terminal());
+    if (next == Typed::Next::kLeft || (next == Typed::Next::kEnd && raw.is_terminal())) return;
     // What was piped in is typed; what the guest says to it is still to come.
-    typing = false;
+    if (next == Typed::Next::kEnd) typing = false;
   }
 }
 
