@@ -8,10 +8,13 @@
 #include <cstring>
 #include <string>
 
+#include "adapters/kvm/msrs.hpp"
+
 namespace migrate::vmm {
 namespace {
 
 constexpr __u32 kTimeStampCounter = 0x10;
+constexpr __u32 kPlatformInfo = 0xce;
 constexpr __u32 kChips = 3;  // The two PICs and the I/O APIC.
 
 template <typename T>
@@ -32,7 +35,15 @@ bool call_msr(int vcpu_fd, unsigned long request, kvm_msr_entry& entry) {
   return true;
 }
 
+/// What a processor has, which no reset changes. Of a guest that has arrived here it is its
+/// source's and not what KVM gave the vCPU at first.
+bool is_feature(const std::vector<kvm_msr_entry>& features, __u32 index) {
+  return index == kPlatformInfo || kvm::find_msr(features, index) != nullptr;
+}
+
+/// Those that a reset changes.
 Result<std::vector<__u32>> msr_list(int kvm_fd) {
+  MIGRATE_ASSIGN(const auto features, kvm::feature_msrs(kvm_fd));
   kvm_msr_list count{};
   // Fails with E2BIG, and tells how many there are.
   (void)::ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &count);
@@ -40,7 +51,9 @@ Result<std::vector<__u32>> msr_list(int kvm_fd) {
   words.front() = count.nmsrs;
   MIGRATE_TRY(call(kvm_fd, KVM_GET_MSR_INDEX_LIST, words.data(), "list KVM's MSRs"));
   words.erase(words.begin());
-  words.erase(std::remove(words.begin(), words.end(), kTimeStampCounter), words.end());
+  std::erase_if(words, [&](__u32 index) {
+    return index == kTimeStampCounter || is_feature(features, index);
+  });
   return words;
 }
 

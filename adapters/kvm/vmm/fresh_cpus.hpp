@@ -15,7 +15,7 @@ class FreshCpus {
   /// Of a machine with in-kernel interrupt controllers. No vCPU may be in KVM_RUN, here and in
   /// restore().
   static Result<FreshCpus> read(const Machine& machine);
-  /// All but the time stamp counters, which go on.
+  /// All but the time stamp counters, which go on, and the MSRs that say what a processor has.
   Status restore(const Machine& machine) const;
 
  private:
