@@ -55,6 +55,9 @@ class Board {
   /// Ends all work of devices, as MovableDevice. The vCPUs may run still: their requests wait.
   /// kTimeout: all work on. New: quiesced.
   virtual Status quiesce(SteadyTime deadline) = 0;
+  /// The guest has ended: as quiesce(), but one device that hangs does not set the others to work
+  /// again.
+  virtual void stand_for_good(SteadyTime deadline) = 0;
   /// Lets devices work, before the vCPUs run. An error: they stand.
   virtual Status resume() = 0;
 

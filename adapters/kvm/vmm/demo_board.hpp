@@ -27,6 +27,7 @@ class DemoBoard final : public Board {
   void prepare_leaving() override {}
   Status prepare_pause(SteadyTime) override { return {}; }
   Status quiesce(SteadyTime) override { return {}; }
+  void stand_for_good(SteadyTime) override {}
   Status resume() override { return {}; }
 
   Status save(StateWriter&) override { return {}; }

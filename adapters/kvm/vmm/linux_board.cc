@@ -141,11 +141,18 @@ bool LinuxBoard::read_memory(std::uint64_t address, std::span<std::byte> into) {
   return true;
 }
 
+void LinuxBoard::close_input() {
+  MutexLock lock(input_mutex_);
+  input_open_ = false;
+}
+
+void LinuxBoard::stand_for_good(SteadyTime deadline) {
+  close_input();
+  for (MovableDevice* device : movable_) (void)device->quiesce(deadline);
+}
+
 Status LinuxBoard::quiesce(SteadyTime deadline) {
-  {
-    MutexLock lock(input_mutex_);
-    input_open_ = false;
-  }
+  close_input();
   for (MovableDevice* device : movable_) {
     Status quiet = device->quiesce(deadline);
     if (quiet) continue;

@@ -41,6 +41,7 @@ class LinuxBoard final : public Board {
   void prepare_leaving() override { devices_->keep_written_back(); }
   Status prepare_pause(SteadyTime deadline) override { return devices_->write_back(deadline); }
   Status quiesce(SteadyTime deadline) override MIGRATE_EXCLUDES(input_mutex_);
+  void stand_for_good(SteadyTime deadline) override MIGRATE_EXCLUDES(input_mutex_);
   Status resume() override MIGRATE_EXCLUDES(input_mutex_);
 
   Status save(StateWriter& writer) override;
@@ -64,6 +65,7 @@ class LinuxBoard final : public Board {
   Status add_devices(const Machine& machine);
   Status load_and_enter(const Machine& machine);
   void reset_serial();
+  void close_input() MIGRATE_EXCLUDES(input_mutex_);
   void print(std::span<const std::byte> bytes);
   void on_panic(PanicEvent event);
 

@@ -1,5 +1,7 @@
 #include "adapters/kvm/vmm/vmm_impl.hpp"
 
+#include <poll.h>
+
 #include <utility>
 
 #include "adapters/kvm/vmm/demo_board.hpp"
@@ -18,6 +20,9 @@ constexpr std::chrono::seconds kStandDeadline{5};
 // try.
 constexpr std::chrono::seconds kWriteBackDeadline{10};
 
+// Between two tries of a restart: for another thread to wake and lock a mutex. Short for a guest.
+constexpr std::chrono::milliseconds kRestartPause{100};
+
 KvmVm describe(const Machine& machine, const GuestMemory& memory) {
   KvmVm vm;
   vm.kvm_fd = machine.kvm_fd();
@@ -28,6 +33,11 @@ KvmVm describe(const Machine& machine, const GuestMemory& memory) {
   vm.pit = machine.shape().pit;
   vm.dirty_ring = machine.dirty_ring();
   return vm;
+}
+
+Error vcpu_is_late() {
+  return make_error(ErrorCode::kTimeout, "a vCPU did not leave the guest within 5 s")
+      .advise("look for an overloaded host; the guest runs on");
 }
 
 Error ended_error(VmmState state, const std::optional<Error>& failure) {
@@ -72,12 +82,19 @@ Result<std::unique_ptr<Vmm::Impl>> Vmm::Impl::build(const VmmConfig& config,
 
 Status Vmm::Impl::start_restarter() {
   MIGRATE_ASSIGN(restarter_, DeviceWorker::create("restarter", [this] {
-                   restart_and_run();
-                   return DeviceWorker::Next{};
+                   const bool again = restart_and_run();
+                   if (again) leave_others_a_turn();
+                   return DeviceWorker::Next{again, false};
                  }));
   restarter_->start();
   restarter_->resume();
   return {};
+}
+
+/// A pause and an end wait for the lock, and may not get it from one who takes it again at once.
+void Vmm::Impl::leave_others_a_turn() const {
+  pollfd ended{ended_.fd(), POLLIN, 0};
+  (void)::poll(&ended, 1, static_cast<int>(kRestartPause.count()));
 }
 
 Result<std::unique_ptr<Board>> Vmm::Impl::make_board() {
@@ -117,9 +134,9 @@ Result<PauseResult> Vmm::Impl::pause() {
   MutexLock lock(mutex_);
   if (has_ended()) return ended_error(state_, failure_);
   if (!parked) {
-    vcpus_.let_all_run();
-    return make_error(ErrorCode::kTimeout, "a vCPU did not leave the guest within 5 s")
-        .advise("look for an overloaded host; the guest runs on");
+    // One that wants to begin anew has no other way to go on: the restarter comes next.
+    if (!restart_wanted_) vcpus_.let_all_run();
+    return vcpu_is_late();
   }
   state_ = VmmState::kPaused;
   return PauseResult{RunState::kRunning, vcpus_.parked_at()};
@@ -143,10 +160,9 @@ void Vmm::Impl::end(VmmState state) {
     MutexLock lock(mutex_);
     end_now(state, std::nullopt);
   }
-  const SteadyTime deadline = std::chrono::steady_clock::now() + kStandDeadline;
-  vcpus_.wait_all_parked(deadline);
+  vcpus_.wait_all_parked(std::chrono::steady_clock::now() + kStandDeadline);
   // A request that hangs goes on until the machine is dropped; the guest does not.
-  (void)board_->quiesce(deadline);
+  board_->stand_for_good(std::chrono::steady_clock::now() + kStandDeadline);
 }
 
 /// What comes first holds: a guest that crashed has not been stopped.
@@ -241,22 +257,44 @@ void Vmm::Impl::on_restart_wanted() {
 }
 
 /// A pause that comes in between restarts the guest itself, so that what it saves is one machine.
-void Vmm::Impl::restart_and_run() {
+/// True: something is too slow, try again.
+bool Vmm::Impl::restart_and_run() {
   MutexLock control(control_mutex_);
   {
     MutexLock lock(mutex_);
-    if (!restart_wanted_ || has_ended()) return;
+    if (!restart_wanted_ || has_ended()) return false;
   }
-  const SteadyTime deadline = std::chrono::steady_clock::now() + kStandDeadline;
-  Status done = board_->quiesce(deadline);
-  if (done && !vcpus_.wait_all_parked(deadline)) {
-    done = make_error(ErrorCode::kTimeout, "a vCPU did not leave the guest within 5 s");
+  const Status done = stand_and_restart();
+  if (!done && done.error().code == ErrorCode::kTimeout) {
+    if (!std::exchange(restart_late_, true)) {
+      log_line(LogLevel::kWarning,
+               "guest " + config_.name + " restarts as soon as it can: " + done.error().message);
+    }
+    return true;
   }
-  if (done) done = restart_if_wanted();
-  if (done) done = board_->resume();
+  restart_late_ = false;
   MutexLock lock(mutex_);
-  if (!done) return end_now(VmmState::kFailed, std::move(done).error());
-  if (!has_ended()) vcpus_.let_all_run();
+  if (!done) {
+    end_now(VmmState::kFailed, done.error());
+  } else if (!has_ended()) {
+    vcpus_.let_all_run();
+  }
+  return false;
+}
+
+/// kTimeout: devices work on, vCPUs were asked to park, and the restart is still wanted.
+Status Vmm::Impl::stand_and_restart() {
+  vcpus_.ask_all_to_park();
+  const SteadyTime deadline = std::chrono::steady_clock::now() + kStandDeadline;
+  MIGRATE_TRY(board_->quiesce(deadline));
+  if (!vcpus_.wait_all_parked(deadline)) {
+    MIGRATE_TRY(board_->resume());
+    return vcpu_is_late();
+  }
+  MIGRATE_TRY(restart_if_wanted());
+  // It may have crashed as it was asked to park: then its devices stay as they are, too.
+  MIGRATE_TRY(check_alive());
+  return board_->resume();
 }
 
 /// With all vCPUs parked and devices quiesced.

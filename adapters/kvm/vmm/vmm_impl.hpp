@@ -65,8 +65,10 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
  private:
   Result<std::unique_ptr<Board>> make_board();
   Status start_restarter();
+  void leave_others_a_turn() const;
   Status restart_if_wanted() MIGRATE_REQUIRES(control_mutex_) MIGRATE_EXCLUDES(mutex_);
-  void restart_and_run() MIGRATE_EXCLUDES(control_mutex_, mutex_);
+  bool restart_and_run() MIGRATE_EXCLUDES(control_mutex_, mutex_);
+  Status stand_and_restart() MIGRATE_REQUIRES(control_mutex_) MIGRATE_EXCLUDES(mutex_);
   bool has_ended() const MIGRATE_REQUIRES(mutex_) {
     return state_ != VmmState::kPaused && state_ != VmmState::kRunning;
   }
@@ -83,6 +85,7 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
 
   // Held for the whole of pause, resume and end, so that they do not cross. Before mutex_.
   mutable Mutex control_mutex_;
+  bool restart_late_ MIGRATE_GUARDED_BY(control_mutex_) = false;  ///< And the log says so.
   // Before each vCPU's own.
   mutable Mutex mutex_;
   VmmState state_ MIGRATE_GUARDED_BY(mutex_) = VmmState::kPaused;
