@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <linux/virtio_blk.h>
 
+#include <atomic>
+#include <cerrno>
+
 #include "tests/vmm_devices/temporary_disk.hpp"
 #include "tests/vmm_devices/virtio_driver.hpp"
 
@@ -22,8 +25,9 @@ constexpr std::uint64_t kData = 18 * kPageSize;
 
 /// A disk with its driver.
 struct Machine {
-  Machine(TestRam& memory, TestQueue& queue, const std::string& path, bool read_only = false)
-      : disk_file(*DiskFile::open({path, read_only})),
+  Machine(TestRam& memory, TestQueue& queue, const std::string& path, bool read_only = false,
+          WriteBack::Sync sync = {})
+      : disk_file(*DiskFile::open({path, read_only, std::move(sync)})),
         blk(*VirtioBlk::create("virtio-blk.0", "disk-of-the-test", memory.ram(), disk_file)),
         mmio(*blk, memory.ram(), line),
         driver(mmio),
@@ -99,6 +103,19 @@ TEST_F(VirtioBlkTest, WhatIsWrittenIsOnTheDiskAndIsReadBack) {
   EXPECT_EQ(memory_.peek_text(TestRam::kHigh, 312), std::string(312, 'b'));
   EXPECT_EQ(ring_.used(2), (Used{0, 513}));
   EXPECT_TRUE(eventually([this] { return disk_.line.high(); }));
+}
+
+TEST_F(VirtioBlkTest, AWriteThatWasLostInTheBackgroundIsToldToEachFlush) {
+  disk_.driver.reset();
+  // As the kernel: told once.
+  std::atomic<int> error{EIO};
+  Machine lossy(memory_, ring_, image_.path(), false, [&error] { return error.exchange(0); });
+  lossy.bring_up();
+  lossy.mmio.resume();
+  lossy.disk_file.begin_write_back();
+  ASSERT_TRUE(eventually([&] { return error == 0; }));
+  EXPECT_EQ(request(lossy, VIRTIO_BLK_T_FLUSH, 0, {}), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(request(lossy, VIRTIO_BLK_T_FLUSH, 0, {}), VIRTIO_BLK_S_IOERR);
 }
 
 TEST_F(VirtioBlkTest, PagesThatTheDiskWroteAreMarked) {

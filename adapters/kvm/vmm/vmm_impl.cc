@@ -15,9 +15,8 @@ namespace {
 // A kick takes 0.2 ms; a vCPU that is not out after this never comes out. A disk has as long for
 // the request it works on.
 constexpr std::chrono::seconds kStandDeadline{5};
-// The guest runs meanwhile. A guest that was said to leave has some WriteBack::kEagerBytes a disk
-// to write; one that was not goes on writing after the pause has failed, and is paused at another
-// try.
+// The guest runs meanwhile. One that was said to leave has some WriteBack::kEagerBytes a disk to
+// write; another's go on being written when the pause has failed, so that the next try has less.
 constexpr std::chrono::seconds kWriteBackDeadline{10};
 
 // Between two tries of a restart: for another thread to wake and lock a mutex. Short for a guest.
