@@ -19,8 +19,9 @@ within() {
   done
 }
 show() {
-  for host in a b; do on $host console web --log 2>/dev/null | tail -n 40 || true; done
-  cat recv.log send.log send.json 2>/dev/null || true
+  for file in a.console b.console former.log former.out recv.log recv.out send.log send.json; do
+    [ ! -s $file ] || { say "$file:"; tail -n 30 $file; }
+  done
 }
 
 network() {
@@ -61,7 +62,10 @@ goes_on() {
 }
 check() {
   [ "$(figure 5)" = 0 ] || { say "the guest found faults: $state_now"; show; exit 1; }
-  local lost=$(($(clock_behind) - behind))
+  local lost
+  lost=$(clock_behind)
+  [ -n "$lost" ] || { say "the guest does not answer any more"; show; exit 1; }
+  lost=$((lost - behind))
   [ $lost -ge -2 ] && [ $lost -le 2 ] || { say "the guest has lost $lost s of the date"; exit 1; }
 }
 # How many seconds the guest's date is behind the host's: the answer that came fastest says it best.
@@ -89,9 +93,10 @@ downloads() {
 listening() { grep -q '^listening on ' recv.log; }
 move() {
   local from=$1 to=$2 was=$state_now
+  for file in log out; do [ ! -e recv.$file ] || mv recv.$file former.$file; done
   : >recv.log
   MIGRATE_RUNTIME_DIR=/run/$to inside "$to" "$migrate" recv --listen "$(address "$to")":0 --insecure --once \
-    --disk /run/disk --net tap=guest >recv.out 2>recv.log &
+    --disk /run/disk --net tap=guest --console file:$to.console >recv.out 2>recv.log &
   within listening
   on "$from" send vm:web "$(sed -n 's/^listening on //p' recv.log)" --insecure --max-downtime 2s --verify full \
     --json >send.json 2>send.log || { show; exit 1; }
@@ -107,7 +112,7 @@ network
 dd if=/dev/zero of=/run/disk bs=1M count=16 2>/dev/null
 begin=$(cut -d' ' -f1 /proc/uptime)
 MIGRATE_RUNTIME_DIR=/run/a inside a "$migrate" run web --memory 256M --vcpus 2 --kernel /guest/vmlinuz \
-  --initrd /guest/initrd --append "console=ttyS0 panic=-1 quiet" --disk /run/disk --net tap=guest --detach
+  --initrd /guest/initrd --append "console=ttyS0 panic=-1 quiet" --disk /run/disk --net tap=guest --console file:a.console --detach
 within refresh
 say "up: runs began at $begin s, the guest serves at $(cut -d' ' -f1 /proc/uptime) s"
 # While it boots, an emulated machine's clocks do not agree to the second.
