@@ -8,8 +8,6 @@
 #include <cstring>
 #include <string>
 
-#include "adapters/kvm/msrs.hpp"
-
 namespace migrate::vmm {
 namespace {
 
@@ -35,24 +33,30 @@ bool call_msr(int vcpu_fd, unsigned long request, kvm_msr_entry& entry) {
   return true;
 }
 
-/// What a processor has, which no reset changes. Of a guest that has arrived here it is its
-/// source's and not what KVM gave the vCPU at first.
-bool is_feature(const std::vector<kvm_msr_entry>& features, __u32 index) {
-  return index == kPlatformInfo || kvm::find_msr(features, index) != nullptr;
-}
-
-/// Those that a reset changes.
-Result<std::vector<__u32>> msr_list(int kvm_fd) {
-  MIGRATE_ASSIGN(const auto features, kvm::feature_msrs(kvm_fd));
+/// One of KVM's lists: `request` is KVM_GET_MSR_INDEX_LIST or the one of features.
+Result<std::vector<__u32>> kvm_list(int kvm_fd, unsigned long request) {
   kvm_msr_list count{};
   // Fails with E2BIG, and tells how many there are.
-  (void)::ioctl(kvm_fd, KVM_GET_MSR_INDEX_LIST, &count);
+  (void)::ioctl(kvm_fd, request, &count);
   std::vector<__u32> words(1 + count.nmsrs);
   words.front() = count.nmsrs;
-  MIGRATE_TRY(call(kvm_fd, KVM_GET_MSR_INDEX_LIST, words.data(), "list KVM's MSRs"));
+  MIGRATE_TRY(call(kvm_fd, request, words.data(), "list KVM's MSRs"));
   words.erase(words.begin());
+  return words;
+}
+
+/// Those that a reset changes. Not what says what a processor has: of a guest that has arrived here
+/// that is its source's, and not what KVM gave the vCPU at first.
+Result<std::vector<__u32>> msr_list(int kvm_fd) {
+  std::vector<__u32> features;
+  // There since Linux 4.17.
+  if (auto listed = kvm_list(kvm_fd, KVM_GET_MSR_FEATURE_INDEX_LIST)) {
+    features = *std::move(listed);
+  }
+  features.insert(features.end(), {kTimeStampCounter, kPlatformInfo});
+  MIGRATE_ASSIGN(auto words, kvm_list(kvm_fd, KVM_GET_MSR_INDEX_LIST));
   std::erase_if(words, [&](__u32 index) {
-    return index == kTimeStampCounter || is_feature(features, index);
+    return std::find(features.begin(), features.end(), index) != features.end();
   });
   return words;
 }
