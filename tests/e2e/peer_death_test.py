@@ -156,7 +156,8 @@ class PeerDeath(TwoHosts):
 
     def kill_send(self, where):
         """Only a follower has gone."""
-        self.begin(where)
+        # A READY that is held lasts for as long as another follower takes to start.
+        self.begin(where, recv=("--once", "--lease", "60s"))
         self.sender.kill()
         follower = self.a.start("status", "web", "--follow", "--json")
         wait_for(lambda: self.a.state() == "migrating", "the migration to go on")

@@ -132,7 +132,7 @@ TEST_F(CommandMigrationTest, AListenerServesOthersWhileOneSessionLasts) {
   const Process first = a_.run(kWriter);
   std::string address;
   const Process listener = b_.listen({}, address);
-  const Process slow = a_.start({"send", "vm:web", address, "--bandwidth", "80Mbit", "--json"});
+  const Process slow = a_.start({"send", "vm:web", address, "--bandwidth", "2Mbit", "--json"});
   ASSERT_TRUE(wait_for([&] { return a_.state() == "migrating"; }));
   const Host c;
   const Process second = c.start({"run", "other", "--memory", "32M"});
