@@ -6,23 +6,14 @@
 
 #include <cstring>
 
+#include "tests/kvm/processors.hpp"
+
 namespace migrate::kvm {
 namespace {
 
+using migrate::testing::leaf;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-
-kvm_cpuid_entry2& leaf(Cpuid& cpuid, std::uint32_t function, std::uint32_t index) {
-  for (kvm_cpuid_entry2& entry : cpuid) {
-    if (entry.function == function && entry.index == index) return entry;
-  }
-  kvm_cpuid_entry2 entry{};
-  entry.function = function;
-  entry.index = index;
-  if (function == 0x7 || function == 0xd) entry.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-  cpuid.push_back(entry);
-  return cpuid.back();
-}
 
 /// Each fault as "what: guest / here".
 std::vector<std::string> told(const std::vector<Incompatibility>& faults) {
