@@ -36,6 +36,14 @@ TEST(MachineOptions, ANetworkCardIsATapAndPerhapsAnAddress) {
   EXPECT_EQ(vmm::to_text(*addressed->mac), "52:54:00:12:34:56");
 }
 
+TEST(MachineOptions, ANetworkCardHasAddressesOfBothProtocols) {
+  const auto net = parse_net("tap=t,ip=192.0.2.7,mac=52:54:00:12:34:56,ip=2001:DB8::0007");
+  ASSERT_TRUE(net);
+  ASSERT_EQ(net->addresses.size(), 2u);
+  EXPECT_EQ(vmm::to_text(net->addresses[0]), "192.0.2.7");
+  EXPECT_EQ(vmm::to_text(net->addresses[1]), "2001:db8::7");
+}
+
 TEST(MachineOptions, AConsoleEndsAtOneOfFourPlaces) {
   const auto kind = [](const char* text) -> std::optional<ConsoleKind> {
     const auto console = parse_console(text);
@@ -57,7 +65,27 @@ TEST(MachineOptions, WhatMakesNoSenseIsRefusedWithARemedy) {
     EXPECT_FALSE(result.error().remedy.empty()) << text;
   };
   for (const char* text : {"", ",ro"}) refused(parse_disk(text), text);
-  for (const char* text : {"", "vnet0", "tap=", "tap=a,tap=b", "tap=a,mac=1:2", "tap=a,ip=1.2.3.4",
+  for (const char* text : {"",
+                           "vnet0",
+                           "tap=",
+                           "tap=a,tap=b",
+                           "tap=a,mac=1:2",
+                           "ip=192.0.2.7",
+                           "tap=a,ip=",
+                           "tap=a,ip=192.0.2.7/24",
+                           "tap=a,ip=192.0.2.256",
+                           "tap=a,ip=0.0.0.0",
+                           "tap=a,ip=127.0.0.1",
+                           "tap=a,ip=224.0.0.1",
+                           "tap=a,ip=255.255.255.255",
+                           "tap=a,ip=::",
+                           "tap=a,ip=::1",
+                           "tap=a,ip=ff02::1",
+                           "tap=a,ip=::ffff:192.0.2.7",
+                           "tap=a,ip=fe80::1%x",
+                           "tap=a,ip=192.0.2.7,ip=192.0.2.7",
+                           "tap=a,ip=10.0.0.1,ip=10.0.0.2,ip=10.0.0.3,ip=10.0.0.4,ip=10.0.0.5,"
+                           "ip=10.0.0.6,ip=10.0.0.7,ip=10.0.0.8,ip=10.0.0.9",
                            "mac=52:54:00:12:34:56"}) {
     refused(parse_net(text), text);
   }
@@ -68,7 +96,7 @@ TEST(MachineOptions, WhatMakesNoSenseIsRefusedWithARemedy) {
 TEST(MachineOptions, AChoiceIsTheSameAfterItsWords) {
   MachineOptions given;
   given.disks = {"/a", "b,ro"};
-  given.nets = {"tap=t0", "tap=t1,mac=52:54:00:12:34:56"};
+  given.nets = {"tap=t0", "tap=t1,mac=52:54:00:12:34:56,ip=192.0.2.7,ip=fe80::7"};
   given.console = "file:out";
   given.kernel = "vmlinuz";
   given.initrd = "initrd";
@@ -89,6 +117,7 @@ TEST(MachineOptions, AChoiceIsTheSameAfterItsWords) {
   EXPECT_TRUE(again->disks[1].read_only);
   ASSERT_EQ(again->nets.size(), 2u);
   EXPECT_EQ(again->nets[1].tap, "t1");
+  EXPECT_EQ(again->nets[1].addresses.size(), 2u);
   EXPECT_EQ(again->kernel, (std::filesystem::current_path() / "vmlinuz").string());
 }
 

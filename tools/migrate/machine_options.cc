@@ -1,5 +1,6 @@
 #include "machine_options.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <string_view>
 
@@ -9,6 +10,7 @@ namespace {
 constexpr std::string_view kReadOnly = ",ro";
 constexpr std::string_view kTap = "tap=";
 constexpr std::string_view kMac = "mac=";
+constexpr std::string_view kIp = "ip=";
 constexpr std::string_view kFile = "file:";
 
 std::string absolute(const std::string& path) {
@@ -19,6 +21,27 @@ Error bad_option(const char* option, const std::string& text, const std::string&
                  const std::string& remedy) {
   return make_error(ErrorCode::kInvalidArgument, std::string(option) + ": '" + text + "' " + why)
       .advise(remedy);
+}
+
+Status add_address(vmm::NetConfig& net, const vmm::IpAddress& address, const std::string& text) {
+  if (std::find(net.addresses.begin(), net.addresses.end(), address) != net.addresses.end()) {
+    return bad_option("--net", text, "names " + vmm::to_text(address) + " twice", "name it once");
+  }
+  if (net.addresses.size() == vmm::kAddressesMax) {
+    return bad_option("--net", text, "names too many addresses",
+                      "give at most " + std::to_string(vmm::kAddressesMax) + " for a card");
+  }
+  net.addresses.push_back(address);
+  return {};
+}
+
+std::string words_of(const vmm::NetConfig& net) {
+  std::string words = std::string(kTap) + net.tap;
+  if (net.mac) words.append(",").append(kMac).append(vmm::to_text(*net.mac));
+  for (const vmm::IpAddress& address : net.addresses) {
+    words.append(",").append(kIp).append(vmm::to_text(address));
+  }
+  return words;
 }
 
 }  // namespace
@@ -33,7 +56,7 @@ void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option
         command
             .add_option("--net", options.nets,
                         "A tap interface that is there, once for each of the guest's network cards")
-            ->type_name("tap=IF[,mac=M]")
+            ->type_name("tap=IF[,mac=M][,ip=A]...")
             ->allow_extra_args(false),
         command
             .add_option("--console", options.console,
@@ -56,7 +79,7 @@ Result<vmm::DiskConfig> parse_disk(const std::string& text) {
 }
 
 Result<vmm::NetConfig> parse_net(const std::string& text) {
-  const std::string remedy = "give tap=IF, or tap=IF,mac=52:54:00:12:34:56";
+  const std::string remedy = "give tap=IF, or tap=IF,mac=52:54:00:12:34:56,ip=192.0.2.7";
   vmm::NetConfig net;
   for (std::string_view rest = text; !rest.empty();) {
     const std::size_t comma = rest.find(',');
@@ -66,6 +89,9 @@ Result<vmm::NetConfig> parse_net(const std::string& text) {
       net.tap = part.substr(kTap.size());
     } else if (part.starts_with(kMac) && !net.mac) {
       MIGRATE_ASSIGN(net.mac, vmm::parse_mac(part.substr(kMac.size())));
+    } else if (part.starts_with(kIp)) {
+      MIGRATE_ASSIGN(const vmm::IpAddress address, vmm::parse_ip(part.substr(kIp.size())));
+      MIGRATE_TRY(add_address(net, address, text));
     } else {
       return bad_option("--net", text, "is not understood at '" + std::string(part) + "'", remedy);
     }
@@ -117,8 +143,7 @@ std::vector<std::string> machine_arguments(const MachineChoice& choice) {
     add("--disk", disk.path + (disk.read_only ? std::string(kReadOnly) : ""));
   }
   for (const vmm::NetConfig& net : choice.nets) {
-    add("--net", std::string(kTap) + net.tap +
-                     (net.mac ? "," + std::string(kMac) + vmm::to_text(*net.mac) : ""));
+    add("--net", words_of(net));
   }
   if (choice.console) {
     switch (choice.console->kind) {

@@ -37,7 +37,7 @@ struct MachineChoice {
 
 /// "FILE" or "FILE,ro".
 [[nodiscard]] Result<vmm::DiskConfig> parse_disk(const std::string& text);
-/// "tap=IF" or "tap=IF,mac=52:54:00:12:34:56".
+/// "tap=IF", "tap=IF,mac=52:54:00:12:34:56", and any number of "ip=A", of either protocol.
 [[nodiscard]] Result<vmm::NetConfig> parse_net(const std::string& text);
 /// "stdio", "pty" or "file:PATH"; nullopt for "none" and nothing.
 [[nodiscard]] Result<std::optional<vmm::ConsoleConfig>> parse_console(const std::string& text);

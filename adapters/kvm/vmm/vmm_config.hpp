@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapters/kvm/vmm/devices/host_console.hpp"
+#include "adapters/kvm/vmm/devices/ip_address.hpp"
 #include "adapters/kvm/vmm/devices/mac_address.hpp"
 #include "adapters/kvm/vmm/workload.hpp"
 #include "migrate/kvm_cpu_baseline.hpp"
@@ -35,7 +36,11 @@ struct NetConfig {
   /// nullopt: a new guest gets one made of its name and the card's number; an arriving guest keeps
   /// the source's.
   std::optional<MacAddress> mac;
+  /// What the guest is reached by there.
+  std::vector<IpAddress> addresses{};
 };
+/// Of one card.
+inline constexpr std::size_t kAddressesMax = 8;
 
 /// Where the serial console (ttyS0) ends at this host. What the guest prints is also kept in
 /// memory, see Vmm::console().
