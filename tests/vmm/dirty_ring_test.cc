@@ -138,10 +138,10 @@ TEST_F(VmmRing, FullRingsAreEmptiedByTheGuestsOwnThreadsWhileItIsPausedAndStoppe
 
 TEST_F(VmmRing, TheChoiceIsTheHostsAndDoesNotTravel) {
   const auto vmm = make_ring("counter", 16 << 20, 1);
-  const auto machine = encode_machine(vmm->config());
+  const auto machine = encode_machine(vmm->config()).front();
   VmmConfig plain = vmm->config();
   plain.tracking.reset();
-  EXPECT_EQ(machine.body, encode_machine(plain).body);
+  EXPECT_EQ(machine.body, encode_machine(plain).front().body);
   GuestDescription description;
   description.name = "test";
   description.properties.push_back(machine);

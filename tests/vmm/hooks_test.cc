@@ -133,7 +133,7 @@ TEST(MachineProperty, SurvivesTheWay) {
   config.workload = parse_workload("writer:rate=1M,set=4M,fill=zero,seed=3+verifier").value();
   GuestDescription description;
   description.name = "web";
-  description.properties.push_back(encode_machine(config));
+  description.properties = encode_machine(config);
   const auto decoded = decode_machine(description);
   ASSERT_TRUE(decoded) << decoded.error().to_text();
   EXPECT_EQ(decoded->name, "web");
@@ -147,7 +147,7 @@ TEST(MachineProperty, ABrokenPeersBytesAreRefused) {
   EXPECT_EQ(decode_machine(description).error().code, ErrorCode::kIncompatible);
   VmmConfig config;
   config.workload = parse_workload("writer:rate=1M,set=4M").value();
-  const auto good = encode_machine(config);
+  const auto good = encode_machine(config).front();
   description.properties = {good};
   for (std::size_t cut = 0; cut < good.body.size(); ++cut) {
     description.properties = {good};

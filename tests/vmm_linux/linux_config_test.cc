@@ -23,14 +23,14 @@ VmmConfig linux_config(const std::string& disk) {
   guest.kernel = "/boot/vmlinuz";
   guest.command_line = "console=ttyS0 quiet";
   guest.disks = {{disk, false, 0}, {disk, true, 0}};
-  guest.nets = {{"tap0", std::nullopt}, {"tap1", parse_mac("52:54:00:00:00:09").value()}};
+  config.nets = {{"tap0", std::nullopt}, {"tap1", parse_mac("52:54:00:00:00:09").value()}};
   return config;
 }
 
 GuestDescription describe(const VmmConfig& config) {
   GuestDescription description;
   description.name = config.name;
-  description.properties.push_back(encode_machine(config));
+  description.properties = encode_machine(config);
   return description;
 }
 
@@ -65,16 +65,16 @@ class LinuxConfigTest : public ::testing::Test {
 TEST_F(LinuxConfigTest, WhatIsLeftOpenIsFilledInAndTheSameEachTime) {
   const LinuxGuest& guest = *source_.linux_guest;
   EXPECT_EQ(guest.disks[0].sectors, kDiskBytes / 512);
-  ASSERT_TRUE(guest.nets[0].mac);
-  EXPECT_TRUE(parse_mac(to_text(*guest.nets[0].mac)));
-  EXPECT_EQ(to_text(*guest.nets[1].mac), "52:54:00:00:00:09");
+  ASSERT_TRUE(source_.nets[0].mac);
+  EXPECT_TRUE(parse_mac(to_text(*source_.nets[0].mac)));
+  EXPECT_EQ(to_text(*source_.nets[1].mac), "52:54:00:00:00:09");
   VmmConfig again = linux_config(disk_.path());
   ASSERT_TRUE(complete_linux(again));
-  EXPECT_EQ(again.linux_guest->nets[0].mac, guest.nets[0].mac);
+  EXPECT_EQ(again.nets[0].mac, source_.nets[0].mac);
   again = linux_config(disk_.path());
   again.name = "other";
   ASSERT_TRUE(complete_linux(again));
-  EXPECT_NE(again.linux_guest->nets[0].mac, guest.nets[0].mac);
+  EXPECT_NE(again.nets[0].mac, source_.nets[0].mac);
 }
 
 TEST_F(LinuxConfigTest, ATargetMakesTheSameMachineOfItsOwnParts) {
@@ -88,8 +88,8 @@ TEST_F(LinuxConfigTest, ATargetMakesTheSameMachineOfItsOwnParts) {
   EXPECT_EQ(guest.kernel, "/boot/here") << "a peer's path is not opened";
   EXPECT_EQ(guest.disks[1].path, disk_.path());
   EXPECT_TRUE(guest.disks[1].read_only);
-  EXPECT_EQ(guest.nets[1].tap, "tap8");
-  EXPECT_EQ(guest.nets[0].mac, source_.linux_guest->nets[0].mac);
+  EXPECT_EQ(arrived->nets[1].tap, "tap8");
+  EXPECT_EQ(arrived->nets[0].mac, source_.nets[0].mac);
 }
 
 TEST_F(LinuxConfigTest, ATargetWithoutTheGuestsPartsRefusesIt) {
@@ -115,7 +115,7 @@ TEST_F(LinuxConfigTest, ATargetWithoutTheGuestsPartsRefusesIt) {
 
 TEST_F(LinuxConfigTest, WhatNoMachineCanHaveIsRefused) {
   VmmConfig config = source_;
-  config.linux_guest->nets.resize(7);
+  config.nets.resize(7);
   EXPECT_THAT(check_linux(config).error().message, HasSubstr("9 disks and network cards"));
   config = source_;
   config.memory_bytes += 4096;
@@ -129,7 +129,7 @@ TEST_F(LinuxConfigTest, WhatNoMachineCanHaveIsRefused) {
 }
 
 TEST_F(LinuxConfigTest, ABrokenPeersBytesAreRefused) {
-  const auto good = encode_machine(source_);
+  const auto good = encode_machine(source_).front();
   GuestDescription description;
   for (std::size_t cut = 0; cut < good.body.size(); ++cut) {
     description.properties = {good};

@@ -34,15 +34,13 @@ struct RunOptions {
 };
 
 /// Where nothing is said, what runs in somebody's terminal shows its console there.
-Result<vmm::LinuxGuest> linux_guest(const RunOptions& options, bool in_terminal) {
-  MIGRATE_ASSIGN(MachineChoice machine, parse_machine(options.machine));
+vmm::LinuxGuest linux_guest(const RunOptions& options, MachineChoice machine, bool in_terminal) {
   if (options.machine.console.empty() && in_terminal) machine.console = vmm::ConsoleConfig();
   vmm::LinuxGuest guest;
   guest.kernel = std::move(machine.kernel);
   guest.initrd = std::move(machine.initrd);
   guest.command_line = options.append;
   guest.disks = std::move(machine.disks);
-  guest.nets = std::move(machine.nets);
   guest.console = std::move(machine.console);
   return guest;
 }
@@ -60,8 +58,10 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options, bool in_terminal) {
     MIGRATE_ASSIGN(config.cpu, read_cpu_baseline(options.cpu));
   }
   MIGRATE_ASSIGN(config.huge_page_bytes, parse_huge_pages(options.huge_pages));
+  MIGRATE_ASSIGN(MachineChoice machine, parse_machine(options.machine));
+  config.nets = std::move(machine.nets);
   if (!options.machine.kernel.empty()) {
-    MIGRATE_ASSIGN(config.linux_guest, linux_guest(options, in_terminal));
+    config.linux_guest = linux_guest(options, std::move(machine), in_terminal);
   }
   if (config.huge_page_bytes != 0) {
     // Now, and not only when they are mapped: nothing has been begun yet.

@@ -46,7 +46,7 @@ std::string words_of(const vmm::NetConfig& net) {
 
 }  // namespace
 
-void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* needed) {
+void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* kernel) {
   for (CLI::Option* option :
        {command
             .add_option("--disk", options.disks,
@@ -54,16 +54,17 @@ void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option
             ->type_name("FILE[,ro]")
             ->allow_extra_args(false),
         command
-            .add_option("--net", options.nets,
-                        "A tap interface that is there, once for each of the guest's network cards")
-            ->type_name("tap=IF[,mac=M][,ip=A]...")
-            ->allow_extra_args(false),
-        command
             .add_option("--console", options.console,
                         "Where the guest's serial console ends: stdio, pty, file:PATH or none")
             ->type_name("WHERE")}) {
-    if (needed != nullptr) option->needs(needed);
+    if (kernel != nullptr) option->needs(kernel);
   }
+  command
+      .add_option("--net", options.nets,
+                  "A tap interface that is there, once for each of the guest's network cards, and "
+                  "what the guest is reached by there")
+      ->type_name("tap=IF[,mac=M][,ip=A]...")
+      ->allow_extra_args(false);
 }
 
 Result<vmm::DiskConfig> parse_disk(const std::string& text) {

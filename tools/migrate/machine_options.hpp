@@ -20,8 +20,9 @@ struct MachineOptions {
   std::string kernel;
   std::string initrd;
 };
-/// --disk, --net and --console; only beside `needed`, unless that is null.
-void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* needed);
+/// --disk, --net and --console; those that are a Linux's alone only beside `kernel`, unless that is
+/// null.
+void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* kernel);
 
 /// Read from the words: paths are absolute, for a session's process may stand elsewhere.
 struct MachineChoice {

@@ -93,6 +93,17 @@ GuestFacts facts_of(const vmm::VmmConfig& config) {
           config.linux_guest ? "linux" : vmm::to_text(config.workload)};
 }
 
+Json to_json(const vmm::PacketStats& packets) {
+  return {{"arp", packets.arp},
+          {"icmp", packets.icmp},
+          {"udp", packets.udp},
+          {"ndp", packets.ndp},
+          {"icmpv6", packets.icmpv6},
+          {"ignored", packets.ignored},
+          {"malformed", packets.malformed},
+          {"unsent", packets.unsent}};
+}
+
 Json to_json(const vmm::GuestStats& stats) {
   Json vcpus = Json::array();
   for (const vmm::VcpuStats& vcpu : stats.vcpus) {
@@ -110,7 +121,8 @@ Json to_json(const vmm::GuestStats& stats) {
           {"pages_written", stats.pages_written},
           {"verify_passes", stats.verify_passes},
           {"verify_errors", stats.verify_errors},
-          {"packets_answered", stats.packets_answered},
+          {"packets_answered", stats.packets.answered()},
+          {"packets", to_json(stats.packets)},
           {"vcpus", vcpus},
           {"first_error", first_error}};
 }

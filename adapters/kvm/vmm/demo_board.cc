@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "adapters/kvm/vmm/apic_id.hpp"
 #include "adapters/kvm/vmm/demo_image.hpp"
 #include "adapters/kvm/vmm/demo_plan.hpp"
 #include "adapters/kvm/vmm/demo_stats.hpp"
+#include "adapters/kvm/vmm/devices/virtio_mmio.hpp"
+#include "adapters/kvm/vmm/linux/memory_map.hpp"
 #include "base/log.hpp"
 
 namespace migrate::vmm {
@@ -15,7 +18,39 @@ namespace {
 // What the guest may ask for in one wait, so that a wrong number does not put it to sleep.
 constexpr std::chrono::microseconds kWaitMax = std::chrono::seconds(1);
 
+/// The guest looks at its rings by itself and asks for no interrupts.
+class NoLine final : public InterruptLine {
+ public:
+  void set(bool) noexcept override {}
+};
+
+static_assert(demo::kCardRegisters == kVirtioAddress.value);
+static_assert(demo::kCardRegisterBytes == VirtioMmio::kBytes);
+static_assert(demo::kCardsMax <= kVirtioDevicesMax);
+
 }  // namespace
+
+DemoBoard::DemoBoard(const VmmConfig& config, const GuestMemory& memory, Console& console,
+                     BoardEvents& events, std::shared_ptr<SoftwareBitmap> writes)
+    : config_(config),
+      memory_(memory),
+      console_(console),
+      events_(events),
+      writes_(std::move(writes)),
+      ram_(memory.slots(), writes_) {}
+
+// One without cards has nobody's writes to track but its vCPUs'.
+Result<std::unique_ptr<Board>> DemoBoard::create(const VmmConfig& config, const GuestMemory& memory,
+                                                 Console& console, BoardEvents& events) {
+  std::unique_ptr<DemoBoard> board(
+      new DemoBoard(config, memory, console, events,
+                    config.nets.empty() ? nullptr : track_writes_to(memory.slots())));
+  const auto make_line = [](std::uint32_t) { return std::make_unique<NoLine>(); };
+  MIGRATE_ASSIGN(board->devices_,
+                 VirtioDevices::create(config, board->ram_, make_line, board->bus_));
+  for (MovableDevice* device : board->devices_->movable()) board->movable_.add(*device);
+  return std::unique_ptr<Board>(std::move(board));
+}
 
 Status DemoBoard::boot(Machine& machine) {
   MIGRATE_ASSIGN(const std::uint32_t tsc_khz, machine.tsc_khz());
@@ -58,6 +93,29 @@ std::chrono::microseconds DemoBoard::write_port(std::uint32_t vcpu, std::uint16_
 
 void DemoBoard::read_port(std::uint16_t, std::span<std::byte> into) {
   std::fill(into.begin(), into.end(), std::byte{0xff});
+}
+
+bool DemoBoard::write_memory(std::uint64_t address, std::span<const std::byte> from) {
+  if (config_.nets.empty()) return false;
+  bus_.write(address, from);
+  return true;
+}
+
+bool DemoBoard::read_memory(std::uint64_t address, std::span<std::byte> into) {
+  if (config_.nets.empty()) return false;
+  bus_.read(address, into);
+  return true;
+}
+
+Status DemoBoard::quiesce(SteadyTime deadline) {
+  Status quiet = movable_.quiesce(deadline);
+  if (!quiet) movable_.resume();
+  return quiet;
+}
+
+Status DemoBoard::resume() {
+  movable_.resume();
+  return {};
 }
 
 Result<GuestStats> DemoBoard::stats() const { return read_demo_stats(memory_, config_); }

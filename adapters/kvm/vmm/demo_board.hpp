@@ -1,18 +1,23 @@
-// DemoBoard: the demo guest's machine: four ports, and no devices.
+// DemoBoard: the demo guest's machine: four ports, and a network card for each of its responders.
 #pragma once
+
+#include <memory>
 
 #include "adapters/kvm/vmm/board.hpp"
 #include "adapters/kvm/vmm/console.hpp"
+#include "adapters/kvm/vmm/devices/bus.hpp"
+#include "adapters/kvm/vmm/devices/guest_ram.hpp"
 #include "adapters/kvm/vmm/guest_memory.hpp"
+#include "adapters/kvm/vmm/movable_devices.hpp"
+#include "adapters/kvm/vmm/virtio_devices.hpp"
 
 namespace migrate::vmm {
 
 class DemoBoard final : public Board {
  public:
-  /// All must outlive it.
-  DemoBoard(const VmmConfig& config, const GuestMemory& memory, Console& console,
-            BoardEvents& events)
-      : config_(config), memory_(memory), console_(console), events_(events) {}
+  /// Opens taps. All must outlive it; `config` is complete.
+  static Result<std::unique_ptr<Board>> create(const VmmConfig& config, const GuestMemory& memory,
+                                               Console& console, BoardEvents& events);
 
   Status boot(Machine& machine) override;
   Status restart(Machine& machine) override;
@@ -20,22 +25,23 @@ class DemoBoard final : public Board {
   std::chrono::microseconds write_port(std::uint32_t vcpu, std::uint16_t port,
                                        std::span<const std::byte> from) override;
   void read_port(std::uint16_t port, std::span<std::byte> into) override;
-  // Its page tables map nothing but memory, so an access beyond is a fault of its own.
-  bool write_memory(std::uint64_t, std::span<const std::byte>) override { return false; }
-  bool read_memory(std::uint64_t, std::span<std::byte>) override { return false; }
+  // Without cards its page tables map nothing but memory, so an access beyond is a fault of its
+  // own.
+  bool write_memory(std::uint64_t address, std::span<const std::byte> from) override;
+  bool read_memory(std::uint64_t address, std::span<std::byte> into) override;
 
   void prepare_leaving() override {}
   Status prepare_pause(SteadyTime) override { return {}; }
-  Status quiesce(SteadyTime) override { return {}; }
-  void stand_for_good(SteadyTime) override {}
-  Status resume() override { return {}; }
+  Status quiesce(SteadyTime deadline) override;
+  void stand_for_good(SteadyTime deadline) override { movable_.stand_for_good(deadline); }
+  Status resume() override;
 
-  Status save(StateWriter&) override { return {}; }
-  void begin_load() override {}
-  Status load(const SectionInfo& section, StateReader&) override {
-    return StateReader::skip_unknown(section);
+  Status save(StateWriter& writer) override { return movable_.save(writer); }
+  void begin_load() override { movable_.begin_load(); }
+  Status load(const SectionInfo& section, StateReader& reader) override {
+    return movable_.load(section, reader);
   }
-  Status check_loaded() const override { return {}; }
+  Status check_loaded() const override { return movable_.check_loaded(); }
 
   Status take_disks() override { return {}; }
   Status give_up_disks(SteadyTime) override { return {}; }
@@ -43,13 +49,22 @@ class DemoBoard final : public Board {
   Result<GuestStats> stats() const override;
   std::string console_terminal() const override { return {}; }
   std::size_t console_input(std::span<const std::byte>) override { return 0; }
-  std::shared_ptr<SoftwareBitmap> writes() const override { return nullptr; }
+  std::shared_ptr<SoftwareBitmap> writes() const override { return writes_; }
 
  private:
+  DemoBoard(const VmmConfig& config, const GuestMemory& memory, Console& console,
+            BoardEvents& events, std::shared_ptr<SoftwareBitmap> writes);
+
   const VmmConfig& config_;
   const GuestMemory& memory_;
   Console& console_;
   BoardEvents& events_;
+
+  const std::shared_ptr<SoftwareBitmap> writes_;  ///< Null without cards.
+  const GuestRam ram_;
+  Bus bus_{"address"};
+  std::unique_ptr<VirtioDevices> devices_;
+  MovableDevices movable_;
 };
 
 }  // namespace migrate::vmm

@@ -18,27 +18,32 @@ constexpr std::uint64_t kPresent = 1u << 0;
 constexpr std::uint64_t kWritable = 1u << 1;
 constexpr std::uint64_t kUser = 1u << 2;
 constexpr std::uint64_t kAccessed = 1u << 5;
+constexpr std::uint64_t kUncached = 1u << 4;
 constexpr std::uint64_t kDirty = 1u << 6;
 constexpr std::uint64_t kLarge = 1u << 7;
 constexpr std::uint64_t kTable = kPresent | kWritable | kUser | kAccessed;
 constexpr std::uint64_t kLeaf = kTable | kDirty | kLarge;
 constexpr std::uint64_t kDirectoryBytes = 1ull << 30;  ///< What one page directory maps.
 
-void map_identity(const GuestMemory& memory, std::uint64_t address) {
+static_assert(demo::kCardRegisters % demo::kLargePage == 0);
+static_assert(demo::kCardsMax * demo::kCardRegisterBytes <= demo::kLargePage);
+
+void map_identity(const GuestMemory& memory, std::uint64_t address, std::uint64_t leaf = kLeaf) {
   const std::uint64_t directory = address / kDirectoryBytes;
   const std::uint64_t directory_at = demo::kPageTables + (2 + directory) * demo::kPage;
   *memory.at<std::uint64_t>(demo::kPageTables + demo::kPage + directory * 8) =
       directory_at | kTable;
   *memory.at<std::uint64_t>(directory_at + address % kDirectoryBytes / demo::kLargePage * 8) =
-      address | kLeaf;
+      address | leaf;
 }
 
-void write_page_tables(const GuestMemory& memory) {
+void write_page_tables(const GuestMemory& memory, bool with_cards) {
   *memory.at<std::uint64_t>(demo::kPageTables) = (demo::kPageTables + demo::kPage) | kTable;
   const std::uint64_t pages = memory.bytes().size() / demo::kPage;
   for (std::uint64_t page = 0; page < pages; page += demo::kLargePage / demo::kPage) {
     map_identity(memory, demo::address_of_page(page));
   }
+  if (with_cards) map_identity(memory, demo::kCardRegisters, kLeaf | kUncached);
 }
 
 kvm_segment segment(std::uint16_t selector, std::uint8_t type, bool code) {
@@ -62,7 +67,7 @@ Status load_demo_guest(const GuestMemory& memory, const demo::ControlBlock& plan
   const auto program = demo::image();
   MIGRATE_CHECK(program.size() <= demo::kProgramMax);
   std::memcpy(memory.bytes().data() + demo::kProgram, program.data(), program.size());
-  write_page_tables(memory);
+  write_page_tables(memory, plan.cards[0].present != 0);
   MIGRATE_TRY(fill_demo_memory(memory, plan, file));
   *memory.at<demo::ControlBlock>(demo::kControlBlock) = plan;
   return {};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "adapters/kvm/vmm/demo_guest/card_memory.hpp"
 #include "adapters/kvm/vmm/demo_guest/fill.hpp"
 #include "migrate/options.hpp"
 
@@ -13,6 +14,37 @@ using demo::VcpuPlan;
 
 Error refused(std::string message, std::string remedy) {
   return make_error(ErrorCode::kInvalidArgument, std::move(message)).advise(std::move(remedy));
+}
+
+/// Each responder drives a card of its own: the first one the first.
+Status check_cards(const VmmConfig& config) {
+  const auto responders = static_cast<std::size_t>(
+      std::count_if(config.workload.vcpus.begin(), config.workload.vcpus.end(),
+                    [](const VcpuWork& work) { return work.kind == WorkKind::kResponder; }));
+  if (responders > config.nets.size()) {
+    return refused(std::to_string(responders) + " of its vCPUs are responders, and the guest has " +
+                       std::to_string(config.nets.size()) + " network cards",
+                   "give --net tap=IF,ip=A for each of them");
+  }
+  if (responders < config.nets.size()) {
+    return refused("the guest has " + std::to_string(config.nets.size()) + " network cards, and " +
+                       std::to_string(responders) + " of its vCPUs are responders",
+                   "leave out --net, or give --guest responder for each of them, joined with +");
+  }
+  if (config.nets.size() > demo::kCardsMax) {
+    return refused(
+        "a demo guest cannot have " + std::to_string(config.nets.size()) + " network cards",
+        "give at most " + std::to_string(demo::kCardsMax));
+  }
+  for (std::size_t i = 0; i < config.nets.size(); ++i) {
+    const std::size_t addresses = config.nets[i].addresses.size();
+    if (addresses > 0 && addresses <= demo::kCardAddressesMax) continue;
+    return refused(
+        "network card " + std::to_string(i + 1) + " of the guest has " + std::to_string(addresses) +
+            " addresses to answer to",
+        "give it 1 to " + std::to_string(demo::kCardAddressesMax) + ": --net tap=IF,ip=192.0.2.7");
+  }
+  return {};
 }
 
 Status check_shape(const VmmConfig& config) {
@@ -31,7 +63,21 @@ Status check_shape(const VmmConfig& config) {
                        std::to_string(config.vcpus) + " vCPUs",
                    "give at most one a vCPU, or more vCPUs");
   }
-  return {};
+  return check_cards(config);
+}
+
+/// `net` is complete, or its address is not yet wanted.
+demo::CardPlan plan_card(const NetConfig& net, std::uint32_t vcpu) {
+  demo::CardPlan card;
+  card.present = 1;
+  card.vcpu = vcpu;
+  if (net.mac) std::copy(net.mac->bytes.begin(), net.mac->bytes.end(), card.mac);
+  for (std::size_t i = 0; i < net.addresses.size(); ++i) {
+    const IpAddress& address = net.addresses[i];
+    card.addresses[i].version = static_cast<std::uint8_t>(address.family);
+    std::copy(address.bytes.begin(), address.bytes.end(), card.addresses[i].bytes);
+  }
+  return card;
 }
 
 std::uint64_t set_bytes(const VcpuWork& work, std::uint64_t memory_bytes) {
@@ -76,8 +122,22 @@ class Planner {
     }
   }
 
+  /// First, so that they lie in low memory however large the rest is.
+  std::uint64_t place_cards(std::uint64_t address) {
+    std::size_t number = 0;
+    for (std::uint32_t vcpu = 0; vcpu < config_.vcpus; ++vcpu) {
+      if (block_.plans[vcpu].kind != WorkKind::kResponder) continue;
+      block_.cards[number] = plan_card(config_.nets[number], vcpu);
+      block_.cards[number].registers = demo::kCardRegisters + number * demo::kCardRegisterBytes;
+      block_.cards[number].memory = address;
+      address += sizeof(demo::CardMemory);
+      ++number;
+    }
+    return address;
+  }
+
   void place_tables() {
-    std::uint64_t address = demo::kTables;
+    std::uint64_t address = place_cards(demo::kTables);
     if (block_.fill == Fill::kFile) {
       block_.file_hashes = address;
       address += block_.pages * sizeof(demo::PageHash);

@@ -7,6 +7,7 @@
 namespace migrate::vmm {
 namespace {
 
+using demo::CardCounters;
 using demo::ControlBlock;
 using demo::VcpuCounters;
 
@@ -32,6 +33,8 @@ std::string name_of(demo::ErrorKind kind) {
       return "registers";
     case demo::ErrorKind::kClock:
       return "clock";
+    case demo::ErrorKind::kCard:
+      return "card";
   }
   return "unknown";
 }
@@ -49,6 +52,17 @@ bool checks_nothing(demo::VcpuPlan& plan) {
 std::uint64_t uptime_ms(ControlBlock& plan, VcpuCounters& counters) {
   const std::uint32_t khz = load(plan.tsc_khz);
   return khz == 0 ? 0 : load(counters.uptime_ticks) / khz;
+}
+
+void add_packets(PacketStats& packets, CardCounters& counters) {
+  packets.arp += load(counters.arp);
+  packets.icmp += load(counters.icmp);
+  packets.udp += load(counters.udp);
+  packets.ndp += load(counters.ndp);
+  packets.icmpv6 += load(counters.icmpv6);
+  packets.ignored += load(counters.ignored);
+  packets.malformed += load(counters.malformed);
+  packets.unsent += load(counters.unsent);
 }
 
 }  // namespace
@@ -72,6 +86,10 @@ Result<GuestStats> read_demo_stats(const GuestMemory& memory, const VmmConfig& c
     const std::uint64_t errors = load(counters.errors);
     stats.verify_errors += errors;
     if (errors != 0 && !stats.first_error) stats.first_error = first_failure(i, counters);
+  }
+  for (std::size_t i = 0; i < config.nets.size(); ++i) {
+    add_packets(stats.packets,
+                *memory.at<CardCounters>(demo::kCardCounters + i * sizeof(CardCounters)));
   }
   stats.verify_passes = passes == kNone ? 0 : passes;
   return stats;

@@ -13,16 +13,6 @@
 #include "base/log.hpp"
 
 namespace migrate::vmm {
-namespace {
-
-std::shared_ptr<SoftwareBitmap> writes_to(std::span<const KvmMemorySlot> slots) {
-  std::vector<Region> regions;
-  for (const KvmMemorySlot& slot : slots) regions.push_back(region_of(slot));
-  return make_software_bitmap(regions);
-}
-
-}  // namespace
-
 Result<std::unique_ptr<Board>> LinuxBoard::create(const VmmConfig& config, const Machine& machine,
                                                   std::span<const KvmMemorySlot> slots,
                                                   Console& console, BoardEvents& events) {
@@ -36,7 +26,7 @@ Result<std::unique_ptr<Board>> LinuxBoard::create(const VmmConfig& config, const
   MIGRATE_ASSIGN(FreshCpus fresh_cpus, FreshCpus::read(machine));
   auto serial_line = std::make_unique<KvmLine>(machine.vm_fd(), Serial16550::kInterrupt);
   std::unique_ptr<LinuxBoard> board(new LinuxBoard(config, slots, std::move(fresh_cpus),
-                                                   writes_to(slots), std::move(serial_line),
+                                                   track_writes_to(slots), std::move(serial_line),
                                                    console, events));
   if (config.linux_guest->console) {
     MIGRATE_ASSIGN(board->host_console_, HostConsole::open(*config.linux_guest->console));
@@ -70,9 +60,9 @@ Status LinuxBoard::add_devices(const Machine& machine) {
   const auto make_line = [&machine](std::uint32_t number) {
     return std::make_unique<KvmLine>(machine.vm_fd(), number);
   };
-  MIGRATE_ASSIGN(devices_, LinuxDevices::create(*config_.linux_guest, ram_, make_line, memory_));
-  movable_ = devices_->movable();
-  movable_.push_back(&serial_);
+  MIGRATE_ASSIGN(devices_, VirtioDevices::create(config_, ram_, make_line, memory_));
+  for (MovableDevice* device : devices_->movable()) movable_.add(*device);
+  movable_.add(serial_);
   return {};
 }
 
@@ -148,18 +138,14 @@ void LinuxBoard::close_input() {
 
 void LinuxBoard::stand_for_good(SteadyTime deadline) {
   close_input();
-  for (MovableDevice* device : movable_) (void)device->quiesce(deadline);
+  movable_.stand_for_good(deadline);
 }
 
 Status LinuxBoard::quiesce(SteadyTime deadline) {
   close_input();
-  for (MovableDevice* device : movable_) {
-    Status quiet = device->quiesce(deadline);
-    if (quiet) continue;
-    MIGRATE_TRY(resume());
-    return quiet;
-  }
-  return {};
+  Status quiet = movable_.quiesce(deadline);
+  if (!quiet) MIGRATE_TRY(resume());
+  return quiet;
 }
 
 Status LinuxBoard::resume() {
@@ -168,35 +154,9 @@ Status LinuxBoard::resume() {
     MIGRATE_TRY(host_console_->start_input(
         [this](std::span<const std::byte> bytes) { return console_input(bytes); }));
   }
-  for (MovableDevice* device : movable_) device->resume();
+  movable_.resume();
   MutexLock lock(input_mutex_);
   input_open_ = true;
-  return {};
-}
-
-Status LinuxBoard::save(StateWriter& writer) {
-  for (MovableDevice* device : movable_) MIGRATE_TRY(device->save(writer));
-  return {};
-}
-
-Status LinuxBoard::load(const SectionInfo& section, StateReader& reader) {
-  const auto device = std::find_if(
-      movable_.begin(), movable_.end(),
-      [&](const MovableDevice* candidate) { return candidate->section_name() == section.name; });
-  if (device == movable_.end()) return StateReader::skip_unknown(section);
-  if (!loaded_.insert(section.name).second) {
-    return make_error(ErrorCode::kProtocol, "state section " + section.name + " came twice");
-  }
-  return (*device)->load(section, reader);
-}
-
-Status LinuxBoard::check_loaded() const {
-  for (const MovableDevice* device : movable_) {
-    if (loaded_.count(device->section_name()) != 0) continue;
-    return make_error(ErrorCode::kProtocol,
-                      "the state that arrived lacks section " + device->section_name())
-        .advise("the peer is broken or of another version; use the same version on both hosts");
-  }
   return {};
 }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <set>
 #include <string>
 
 #include "adapters/kvm/vmm/board.hpp"
@@ -14,7 +13,8 @@
 #include "adapters/kvm/vmm/devices/power_ports.hpp"
 #include "adapters/kvm/vmm/devices/serial_16550.hpp"
 #include "adapters/kvm/vmm/fresh_cpus.hpp"
-#include "adapters/kvm/vmm/linux_devices.hpp"
+#include "adapters/kvm/vmm/movable_devices.hpp"
+#include "adapters/kvm/vmm/virtio_devices.hpp"
 #include "base/mutex.hpp"
 
 namespace migrate::vmm {
@@ -44,10 +44,12 @@ class LinuxBoard final : public Board {
   void stand_for_good(SteadyTime deadline) override MIGRATE_EXCLUDES(input_mutex_);
   Status resume() override MIGRATE_EXCLUDES(input_mutex_);
 
-  Status save(StateWriter& writer) override;
-  void begin_load() override { loaded_.clear(); }
-  Status load(const SectionInfo& section, StateReader& reader) override;
-  Status check_loaded() const override;
+  Status save(StateWriter& writer) override { return movable_.save(writer); }
+  void begin_load() override { movable_.begin_load(); }
+  Status load(const SectionInfo& section, StateReader& reader) override {
+    return movable_.load(section, reader);
+  }
+  Status check_loaded() const override { return movable_.check_loaded(); }
 
   Status take_disks() override { return devices_->take_disks(); }
   Status give_up_disks(SteadyTime deadline) override { return devices_->give_up_disks(deadline); }
@@ -90,9 +92,8 @@ class LinuxBoard final : public Board {
   PowerPorts power_;
   Bus ports_{"port"};
   Bus memory_{"address"};
-  std::unique_ptr<LinuxDevices> devices_;
-  std::vector<MovableDevice*> movable_;  ///< All of the above that move.
-  std::set<std::string> loaded_;         ///< Sections of the attempt.
+  std::unique_ptr<VirtioDevices> devices_;
+  MovableDevices movable_;  ///< All of the above that move.
 };
 
 }  // namespace migrate::vmm

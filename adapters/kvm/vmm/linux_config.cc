@@ -1,7 +1,6 @@
 #include "adapters/kvm/vmm/linux_config.hpp"
 
-#include <functional>
-
+#include "adapters/kvm/vmm/device_config.hpp"
 #include "adapters/kvm/vmm/devices/disk_file.hpp"
 #include "adapters/kvm/vmm/linux/memory_map.hpp"
 #include "migrate/options.hpp"
@@ -11,83 +10,6 @@ namespace {
 
 Error refused(std::string message, std::string remedy) {
   return make_error(ErrorCode::kInvalidArgument, std::move(message)).advise(std::move(remedy));
-}
-
-Error other_machine(std::string message, std::string remedy) {
-  return make_error(ErrorCode::kIncompatible, std::move(message)).advise(std::move(remedy));
-}
-
-/// Of the range that hypervisors' users know; the same for the same guest and card.
-MacAddress mac_of(const std::string& guest, std::size_t card) {
-  const std::size_t number = std::hash<std::string>{}(guest + '/' + std::to_string(card));
-  MacAddress mac{{0x52, 0x54, 0x00}};
-  for (std::size_t i = 3; i < mac.bytes.size(); ++i) {
-    mac.bytes[i] = static_cast<std::uint8_t>(number >> (8 * i));
-  }
-  return mac;
-}
-
-std::string text_of(const DiskConfig& disk) {
-  return format_size(disk.sectors * kSectorBytes) + (disk.read_only ? ", read-only" : "");
-}
-
-std::string text_of(const NetConfig& net) { return net.mac ? to_text(*net.mac) : "any"; }
-
-/// "2 disks (1 GiB; 20 MiB, read-only)".
-template <typename Device>
-std::string list_of(const std::vector<Device>& devices, const std::string& what) {
-  std::string text = std::to_string(devices.size()) + ' ' + what + (devices.size() == 1 ? "" : "s");
-  for (std::size_t i = 0; i < devices.size(); ++i) {
-    text += (i == 0 ? " (" : "; ") + text_of(devices[i]);
-  }
-  return text + (devices.empty() ? "" : ")");
-}
-
-Status fit_disks(std::vector<DiskConfig>& disks, const std::vector<DiskConfig>& here) {
-  if (here.size() != disks.size()) {
-    return other_machine(
-        "the guest has " + list_of(disks, "disk") + ", and " + std::to_string(here.size()) +
-            (here.size() == 1 ? " is" : " are") + " given here",
-        "give the receiving side --disk FILE[,ro] for each of them, in the source's order");
-  }
-  for (std::size_t i = 0; i < disks.size(); ++i) {
-    if (disks[i].read_only != here[i].read_only) {
-      return other_machine("disk " + std::to_string(i + 1) + " of the guest is " +
-                               (disks[i].read_only ? "read-only" : "writable") + ", and " +
-                               here[i].path + " is given " +
-                               (here[i].read_only ? "read-only" : "writable") + " here",
-                           std::string(disks[i].read_only ? "add" : "leave out") +
-                               " ,ro after its name on the receiving side");
-    }
-    MIGRATE_ASSIGN(const DiskFile file, DiskFile::open({here[i].path, here[i].read_only}));
-    if (file.sectors() != disks[i].sectors) {
-      return other_machine("disk " + std::to_string(i + 1) + " of the guest has " +
-                               std::to_string(disks[i].sectors) + " sectors, and " + here[i].path +
-                               " has " + std::to_string(file.sectors()) + " here",
-                           "give the image that the source uses, on storage that both hosts share");
-    }
-    disks[i].path = here[i].path;
-  }
-  return {};
-}
-
-Status fit_nets(std::vector<NetConfig>& nets, const std::vector<NetConfig>& here) {
-  if (here.size() != nets.size()) {
-    return other_machine(
-        "the guest has " + list_of(nets, "network card") + ", and " + std::to_string(here.size()) +
-            (here.size() == 1 ? " is" : " are") + " given here",
-        "give the receiving side --net tap=NAME for each of them, in the source's order");
-  }
-  for (std::size_t i = 0; i < nets.size(); ++i) {
-    if (here[i].mac && here[i].mac != nets[i].mac) {
-      return other_machine("network card " + std::to_string(i + 1) +
-                               " of the guest has the address " + text_of(nets[i]) + ", and " +
-                               text_of(here[i]) + " is given here",
-                           "leave out mac= on the receiving side: the guest keeps its address");
-    }
-    nets[i].tap = here[i].tap;
-  }
-  return {};
 }
 
 }  // namespace
@@ -103,7 +25,7 @@ Status check_linux(const VmmConfig& config) {
     return refused("a guest cannot have " + std::to_string(config.vcpus) + " vCPUs",
                    "give 1 to " + std::to_string(kVcpusMax));
   }
-  const std::size_t devices = config.linux_guest->disks.size() + config.linux_guest->nets.size();
+  const std::size_t devices = config.linux_guest->disks.size() + config.nets.size();
   if (devices > kVirtioDevicesMax) {
     return refused("a guest cannot have " + std::to_string(devices) + " disks and network cards",
                    "give at most " + std::to_string(kVirtioDevicesMax) + " of both together");
@@ -117,17 +39,14 @@ Status complete_linux(VmmConfig& config) {
     MIGRATE_ASSIGN(const DiskFile file, DiskFile::open({disk.path, disk.read_only}));
     disk.sectors = file.sectors();
   }
-  for (std::size_t i = 0; i < config.linux_guest->nets.size(); ++i) {
-    NetConfig& net = config.linux_guest->nets[i];
-    if (!net.mac) net.mac = mac_of(config.name, i);
-  }
+  complete_nets(config);
   return {};
 }
 
 Status fit_linux(VmmConfig& config, const ArrivalConfig& host) {
   LinuxGuest& guest = *config.linux_guest;
   MIGRATE_TRY(fit_disks(guest.disks, host.disks));
-  MIGRATE_TRY(fit_nets(guest.nets, host.nets));
+  MIGRATE_TRY(fit_nets(config.nets, host.nets));
   guest.console = host.console;
   guest.kernel = host.kernel;
   guest.initrd = host.initrd;

@@ -1,6 +1,7 @@
 #include "adapters/kvm/vmm/machine_section.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "adapters/kvm/vmm/demo_plan.hpp"
 #include "adapters/kvm/vmm/devices/disk_file.hpp"
@@ -13,11 +14,20 @@ namespace {
 
 constexpr std::string_view kDemoSection = "vmm.machine";
 constexpr std::string_view kLinuxSection = "vmm.linux";
+/// What a network card is reached by. Without cards (a demo guest) or addresses (a Linux) there is
+/// none, so that such guests also go to targets that do not know it.
+constexpr std::string_view kCardsSection = "vmm.cards";
 constexpr std::uint32_t kVersion = 1;
+constexpr std::size_t kAddressTextMax = 64;
 // 64 vCPUs with a writer of all options each are 4 KiB; a file's name is at most as long.
 constexpr std::size_t kWorkloadTextMax = 16 << 10;
 // The largest file a kernel can have.
 constexpr std::uint64_t kSectorsMax = (std::uint64_t{1} << 63) / kSectorBytes;
+
+void put_mac(SectionBytes& bytes, const NetConfig& net) {
+  MIGRATE_CHECK(net.mac.has_value());
+  for (const std::uint8_t byte : net.mac->bytes) bytes.number(byte);
+}
 
 /// memory u64, vCPUs u32, command line; disks u32, of each sectors u64 and read-only u8; network
 /// cards u32, of each the six bytes of its address.
@@ -29,12 +39,30 @@ std::vector<std::byte> encode_linux(const VmmConfig& config) {
   for (const DiskConfig& disk : guest.disks) {
     bytes.number(disk.sectors).number(static_cast<std::uint8_t>(disk.read_only));
   }
-  bytes.number(static_cast<std::uint32_t>(guest.nets.size()));
-  for (const NetConfig& net : guest.nets) {
-    MIGRATE_CHECK(net.mac.has_value());
-    for (const std::uint8_t byte : net.mac->bytes) bytes.number(byte);
+  bytes.number(static_cast<std::uint32_t>(config.nets.size()));
+  for (const NetConfig& net : config.nets) put_mac(bytes, net);
+  return bytes.take();
+}
+
+/// cards u32; of each the six bytes of its MAC address, addresses u32, each as a text.
+std::vector<std::byte> encode_cards(const VmmConfig& config) {
+  SectionBytes bytes;
+  bytes.number(static_cast<std::uint32_t>(config.nets.size()));
+  for (const NetConfig& net : config.nets) {
+    put_mac(bytes, net);
+    bytes.number(static_cast<std::uint32_t>(net.addresses.size()));
+    for (const IpAddress& address : net.addresses) bytes.text(to_text(address));
   }
   return bytes.take();
+}
+
+const GuestDescription::Property* find_property(const GuestDescription& description,
+                                                std::initializer_list<std::string_view> names) {
+  const auto found = std::find_if(
+      description.properties.begin(), description.properties.end(), [&](const auto& property) {
+        return std::find(names.begin(), names.end(), property.info.name) != names.end();
+      });
+  return found == description.properties.end() ? nullptr : &*found;
 }
 
 /// memory u64, vCPUs u32, workload.
@@ -42,19 +70,6 @@ std::vector<std::byte> encode_demo(const VmmConfig& config) {
   SectionBytes bytes;
   bytes.number(config.memory_bytes).number(config.vcpus).text(to_text(config.workload));
   return bytes.take();
-}
-
-// Those that check what was decoded refuse what makes no sense as they do for a user's words.
-Status decode_demo(SectionCursor& cursor, VmmConfig& config) {
-  MIGRATE_ASSIGN(const std::string workload, cursor.text(kWorkloadTextMax));
-  MIGRATE_TRY(cursor.end());
-  auto parsed = parse_workload(workload);
-  if (!parsed) return cursor.bad("makes no sense: " + parsed.error().message);
-  config.workload = *std::move(parsed);
-  if (const auto plan = plan_demo_guest(config, 0); !plan) {
-    return cursor.bad("makes no sense: " + plan.error().message);
-  }
-  return {};
 }
 
 Result<std::uint32_t> decode_count(SectionCursor& cursor) {
@@ -85,7 +100,59 @@ Result<NetConfig> decode_net(SectionCursor& cursor) {
   return net;
 }
 
-Status decode_linux(SectionCursor& cursor, VmmConfig& config) {
+Result<NetConfig> decode_card(SectionCursor& cursor) {
+  MIGRATE_ASSIGN(NetConfig net, decode_net(cursor));
+  MIGRATE_ASSIGN(const auto addresses, cursor.number<std::uint32_t>());
+  if (addresses > kAddressesMax) return cursor.bad("has too many addresses");
+  for (std::uint32_t i = 0; i < addresses; ++i) {
+    MIGRATE_ASSIGN(const std::string text, cursor.text(kAddressTextMax));
+    const auto address = parse_ip(text);
+    if (!address) return cursor.bad("has an impossible address");
+    net.addresses.push_back(*address);
+  }
+  return net;
+}
+
+/// Empty when the description has none.
+Result<std::vector<NetConfig>> decode_cards(const GuestDescription& description) {
+  std::vector<NetConfig> nets;
+  const auto* const found = find_property(description, {kCardsSection});
+  if (found == nullptr) return nets;
+  SectionCursor cursor(found->info.name, found->body);
+  if (found->info.version != kVersion) return cursor.bad("is of a version not known here");
+  MIGRATE_ASSIGN(const std::uint32_t count, decode_count(cursor));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    MIGRATE_ASSIGN(NetConfig net, decode_card(cursor));
+    nets.push_back(std::move(net));
+  }
+  MIGRATE_TRY(cursor.end());
+  return nets;
+}
+
+// Those that check what was decoded refuse what makes no sense as they do for a user's words.
+Status decode_demo(SectionCursor& cursor, const GuestDescription& description, VmmConfig& config) {
+  MIGRATE_ASSIGN(const std::string workload, cursor.text(kWorkloadTextMax));
+  MIGRATE_TRY(cursor.end());
+  auto parsed = parse_workload(workload);
+  if (!parsed) return cursor.bad("makes no sense: " + parsed.error().message);
+  config.workload = *std::move(parsed);
+  MIGRATE_ASSIGN(config.nets, decode_cards(description));
+  if (const auto plan = plan_demo_guest(config, 0); !plan) {
+    return cursor.bad("makes no sense: " + plan.error().message);
+  }
+  return {};
+}
+
+/// What is known of cards' addresses, to the cards that the machine has.
+Status add_addresses(const GuestDescription& description, std::vector<NetConfig>& nets) {
+  MIGRATE_ASSIGN(std::vector<NetConfig> cards, decode_cards(description));
+  for (std::size_t i = 0; i < std::min(nets.size(), cards.size()); ++i) {
+    if (cards[i].mac == nets[i].mac) nets[i].addresses = std::move(cards[i].addresses);
+  }
+  return {};
+}
+
+Status decode_linux(SectionCursor& cursor, const GuestDescription& description, VmmConfig& config) {
   LinuxGuest& guest = config.linux_guest.emplace();
   MIGRATE_ASSIGN(guest.command_line, cursor.text(kCommandLineRoom));
   MIGRATE_ASSIGN(const std::uint32_t disks, decode_count(cursor));
@@ -96,9 +163,10 @@ Status decode_linux(SectionCursor& cursor, VmmConfig& config) {
   MIGRATE_ASSIGN(const std::uint32_t nets, decode_count(cursor));
   for (std::uint32_t i = 0; i < nets; ++i) {
     MIGRATE_ASSIGN(NetConfig net, decode_net(cursor));
-    guest.nets.push_back(std::move(net));
+    config.nets.push_back(std::move(net));
   }
   MIGRATE_TRY(cursor.end());
+  MIGRATE_TRY(add_addresses(description, config.nets));
   if (const Status possible = check_linux(config); !possible) {
     return cursor.bad("makes no sense: " + possible.error().message);
   }
@@ -107,19 +175,25 @@ Status decode_linux(SectionCursor& cursor, VmmConfig& config) {
 
 }  // namespace
 
-GuestDescription::Property encode_machine(const VmmConfig& config) {
-  if (config.linux_guest) {
-    return {{std::string(kLinuxSection), kVersion, true}, encode_linux(config)};
+std::vector<GuestDescription::Property> encode_machine(const VmmConfig& config) {
+  std::vector<GuestDescription::Property> properties;
+  const bool is_linux = config.linux_guest.has_value();
+  if (is_linux) {
+    properties.push_back({{std::string(kLinuxSection), kVersion, true}, encode_linux(config)});
+  } else {
+    properties.push_back({{std::string(kDemoSection), kVersion, true}, encode_demo(config)});
   }
-  return {{std::string(kDemoSection), kVersion, true}, encode_demo(config)};
+  const bool addressed = std::any_of(config.nets.begin(), config.nets.end(),
+                                     [](const NetConfig& net) { return !net.addresses.empty(); });
+  if (is_linux ? addressed : !config.nets.empty()) {
+    properties.push_back({{std::string(kCardsSection), kVersion, !is_linux}, encode_cards(config)});
+  }
+  return properties;
 }
 
 Result<VmmConfig> decode_machine(const GuestDescription& description) {
-  const auto found = std::find_if(
-      description.properties.begin(), description.properties.end(), [](const auto& property) {
-        return property.info.name == kDemoSection || property.info.name == kLinuxSection;
-      });
-  if (found == description.properties.end() || found->info.version != kVersion) {
+  const auto* const found = find_property(description, {kDemoSection, kLinuxSection});
+  if (found == nullptr || found->info.version != kVersion) {
     return make_error(ErrorCode::kIncompatible,
                       "the guest is not one of this VMM's, version " + std::to_string(kVersion))
         .advise("use the same version of migrate on both hosts");
@@ -129,8 +203,8 @@ Result<VmmConfig> decode_machine(const GuestDescription& description) {
   config.name = description.name;
   MIGRATE_ASSIGN(config.memory_bytes, cursor.number<std::uint64_t>());
   MIGRATE_ASSIGN(config.vcpus, cursor.number<std::uint32_t>());
-  MIGRATE_TRY(found->info.name == kLinuxSection ? decode_linux(cursor, config)
-                                                : decode_demo(cursor, config));
+  MIGRATE_TRY(found->info.name == kLinuxSection ? decode_linux(cursor, description, config)
+                                                : decode_demo(cursor, description, config));
   return config;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "adapters/kvm/vmm/demo_config.hpp"
 #include "adapters/kvm/vmm/linux_config.hpp"
 #include "base/log.hpp"
 
@@ -29,11 +30,7 @@ Status check_slots(const KvmMachine& machine, const Vmm& vmm) {
 
 /// Disks, taps and a console that no guest would use are a mistake, too.
 Status give_devices(VmmConfig& config, const ArrivalConfig& host) {
-  if (config.linux_guest) return fit_linux(config, host);
-  if (host.disks.empty() && host.nets.empty()) return {};
-  return make_error(ErrorCode::kIncompatible,
-                    "the guest is a demo guest, which has no disks and no network cards")
-      .advise("leave out --disk and --net on the receiving side");
+  return config.linux_guest ? fit_linux(config, host) : fit_demo(config, host);
 }
 
 Error no_guest() { return make_error(ErrorCode::kInternal, "the guest has not been built yet"); }
@@ -52,7 +49,7 @@ std::string VmmSourceHooks::name() { return vmm_->config().name; }
 // A migration begins: the time it takes is the disks' to write.
 Result<std::vector<GuestDescription::Property>> VmmSourceHooks::properties() {
   vmm_->prepare_leaving();
-  return std::vector<GuestDescription::Property>{encode_machine(vmm_->config())};
+  return encode_machine(vmm_->config());
 }
 
 RunState VmmSourceHooks::run_state() {

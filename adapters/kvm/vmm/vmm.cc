@@ -1,5 +1,6 @@
 #include "adapters/kvm/vmm/vmm.hpp"
 
+#include "adapters/kvm/vmm/demo_config.hpp"
 #include "adapters/kvm/vmm/demo_plan.hpp"
 #include "adapters/kvm/vmm/linux_config.hpp"
 #include "adapters/kvm/vmm/vmm_impl.hpp"
@@ -30,8 +31,8 @@ Result<std::unique_ptr<Vmm>> Vmm::create(const VmmConfig& config) {
   VmmConfig complete = config;
   if (complete.linux_guest) {
     MIGRATE_TRY(complete_linux(complete));
-  } else if (const auto plan = plan_demo_guest(complete, 0); !plan) {
-    return plan.error();
+  } else {
+    MIGRATE_TRY(complete_demo(complete));
   }
   MIGRATE_ASSIGN(auto impl, Impl::build(complete, {Machine::offers_irqchip(), false}));
   MIGRATE_TRY(impl->boot());

@@ -34,7 +34,7 @@ enum class VmmState : std::uint8_t {
 
 /// The first thing a guest's self-check found.
 struct VerifyFailure {
-  std::string kind;  ///< "fill", "stale", "misplaced", "corrupt", "registers", "clock".
+  std::string kind;  ///< "fill", "stale", "misplaced", "corrupt", "registers", "clock", "card".
   std::uint32_t vcpu = 0;
   std::uint64_t page = 0;  ///< Counted over guest memory without its hole.
   std::uint64_t expected = 0;
@@ -44,8 +44,21 @@ struct VerifyFailure {
 struct VcpuStats {
   std::string workload;    ///< Such as "writer:rate=200M,set=64M,pattern=uniform".
   std::uint64_t work = 0;  ///< Pages written (writer) or checked (reader, verifier), increments
-                           ///< (counter), wake-ups (idle).
+                           ///< (counter), wake-ups (idle), frames (responder).
   double cpu_ms = 0;       ///< Of its thread, at all hosts together.
+};
+
+/// Frames that came to a demo guest's network cards, by what was done with them.
+struct PacketStats {
+  std::uint64_t arp = 0;        ///< Answered, as are the next four.
+  std::uint64_t icmp = 0;       ///< Echo requests.
+  std::uint64_t udp = 0;        ///< To the echo port, 7.
+  std::uint64_t ndp = 0;        ///< Neighbour solicitations.
+  std::uint64_t icmpv6 = 0;     ///< Echo requests.
+  std::uint64_t ignored = 0;    ///< For somebody else, or of a kind that is not answered.
+  std::uint64_t malformed = 0;  ///< Broken: lengths, checksums, fields.
+  std::uint64_t unsent = 0;     ///< Dropped: the card was not done with earlier answers.
+  [[nodiscard]] std::uint64_t answered() const { return arp + icmp + udp + ndp + icmpv6; }
 };
 
 struct GuestStats {
@@ -53,7 +66,7 @@ struct GuestStats {
   std::uint64_t pages_written = 0;
   std::uint64_t verify_passes = 0;  ///< How often all of its memory has been checked.
   std::uint64_t verify_errors = 0;
-  std::uint64_t packets_answered = 0;
+  PacketStats packets;
   std::vector<VcpuStats> vcpus;
   std::optional<VerifyFailure> first_error;
 };

@@ -47,15 +47,14 @@ inline constexpr std::size_t kAddressesMax = 8;
 using ConsoleConfig = HostConsole::Options;
 
 /// Instead of the demo guest: an unmodified Linux (x86-64, a bzImage). Disks come first among its
-/// virtio devices, then network cards; both together are at most kVirtioDevicesMax
-/// (memory_map.hpp).
+/// virtio devices, then network cards (VmmConfig::nets); both together are at most
+/// kVirtioDevicesMax (memory_map.hpp).
 struct LinuxGuest {
   /// A guest that has arrived can do without, until it wants to restart.
   std::string kernel;
   std::string initrd;        ///< Empty: none.
   std::string command_line;  ///< Moves with the guest.
   std::vector<DiskConfig> disks;
-  std::vector<NetConfig> nets;
   std::optional<ConsoleConfig> console;  ///< nullopt: only kept in memory.
 };
 
@@ -65,6 +64,8 @@ struct VmmConfig {
   std::uint32_t vcpus = 1;
   GuestWorkload workload;                 ///< Of the demo guest.
   std::optional<LinuxGuest> linux_guest;  ///< Then there is no demo guest.
+  /// Of a demo guest, one for each of its responders.
+  std::vector<NetConfig> nets;
   /// How its writes are tracked when it leaves this host (KvmSourceOptions::tracking). A choice of
   /// this host, not moved with the guest; kKvmRing makes the VM with a dirty ring.
   std::optional<TrackerKind> tracking;

@@ -100,7 +100,7 @@ Result<std::unique_ptr<Board>> Vmm::Impl::make_board() {
   if (config_.linux_guest) {
     return LinuxBoard::create(config_, machine_, memory_.slots(), console_, *this);
   }
-  return std::unique_ptr<Board>(std::make_unique<DemoBoard>(config_, memory_, console_, *this));
+  return DemoBoard::create(config_, memory_, console_, *this);
 }
 
 Status Vmm::Impl::boot() {

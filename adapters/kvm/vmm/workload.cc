@@ -17,10 +17,12 @@ struct Name {
   Value value;
 };
 
-constexpr std::array kWorkNames = {
-    Name<WorkKind>{"idle", WorkKind::kIdle}, Name<WorkKind>{"counter", WorkKind::kCounter},
-    Name<WorkKind>{"writer", WorkKind::kWriter}, Name<WorkKind>{"reader", WorkKind::kReader},
-    Name<WorkKind>{"verifier", WorkKind::kVerifier}};
+constexpr std::array kWorkNames = {Name<WorkKind>{"idle", WorkKind::kIdle},
+                                   Name<WorkKind>{"counter", WorkKind::kCounter},
+                                   Name<WorkKind>{"writer", WorkKind::kWriter},
+                                   Name<WorkKind>{"reader", WorkKind::kReader},
+                                   Name<WorkKind>{"verifier", WorkKind::kVerifier},
+                                   Name<WorkKind>{"responder", WorkKind::kResponder}};
 constexpr std::array kPatternNames = {
     Name<Pattern>{"uniform", Pattern::kUniform}, Name<Pattern>{"sweep", Pattern::kSweep},
     Name<Pattern>{"zipf", Pattern::kZipf}, Name<Pattern>{"burst", Pattern::kBurst}};
@@ -76,6 +78,7 @@ std::string_view keys_of(WorkKind kind) {
       return "rate, seed, fill";
     case WorkKind::kIdle:
     case WorkKind::kCounter:
+    case WorkKind::kResponder:
       break;
   }
   return "seed, fill";

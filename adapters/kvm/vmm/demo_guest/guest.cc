@@ -5,6 +5,7 @@
 // the guest, which the VMM reports with its registers.
 #include "adapters/kvm/vmm/demo_guest/check.hpp"
 #include "adapters/kvm/vmm/demo_guest/pace.hpp"
+#include "adapters/kvm/vmm/demo_guest/responder.hpp"
 
 namespace migrate::vmm::demo {
 namespace {
@@ -187,6 +188,8 @@ extern "C" [[noreturn, gnu::section(".text.entry")]] void demo_guest_entry(std::
       run_reader(vcpu);
     case WorkKind::kVerifier:
       run_verifier(vcpu);
+    case WorkKind::kResponder:
+      run_responder(vcpu, id);
     case WorkKind::kIdle:
       break;
   }

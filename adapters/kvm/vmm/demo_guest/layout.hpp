@@ -2,7 +2,8 @@
 // are. Freestanding: also compiled into the guest.
 //
 //   page tables, program, stacks, control block, counters   first 2 MiB ("system area")
-//   expected generations, hashes of a file's pages          the "tables", as large as needed
+//   rings and buffers of network cards,                     the "tables", as large as needed
+//   expected generations, hashes of a file's pages
 //   data pages: the writers' sets, then all others          the rest
 //
 // Pages are counted by index: over all memory, without the hole below 4 GiB.
@@ -28,6 +29,7 @@ inline constexpr std::uint32_t kVcpusMax = 64;
 // Addresses in the system area. Page 0 stays unused, so that a null pointer's damage is seen.
 inline constexpr std::uint64_t kControlBlock = 0x1000;
 inline constexpr std::uint64_t kCounters = 0x4000;
+inline constexpr std::uint64_t kCardCounters = 0x8000;
 inline constexpr std::uint64_t kProgram = 0x20000;
 inline constexpr std::uint64_t kProgramMax = 0x20000;  ///< Bytes.
 inline constexpr std::uint64_t kPageTables = 0x80000;
@@ -37,6 +39,12 @@ inline constexpr std::uint64_t kTables = 0x200000;
 static_assert(kStacks + kVcpusMax * kStackBytes <= kTables);
 static_assert(kPageTables + (2 + (kMemoryMax >> 30) + 1) * kPage <= kStacks);
 static_assert(kProgram + kProgramMax <= kPageTables);
+
+/// Registers of network cards, a page each (virtio 1.2, section 4.2), in the hole below 4 GiB.
+inline constexpr std::uint64_t kCardRegisters = 0xd000'0000;
+inline constexpr std::uint64_t kCardRegisterBytes = 0x1000;
+inline constexpr std::uint32_t kCardsMax = 8;
+inline constexpr std::uint32_t kCardAddressesMax = 8;
 
 // Ports. Each OUT leaves the guest.
 inline constexpr std::uint16_t kPortMessage = 0xe9;  ///< One byte of text.
@@ -50,6 +58,7 @@ enum class WorkKind : std::uint32_t {
   kWriter = 2,
   kReader = 3,
   kVerifier = 4,
+  kResponder = 5,
 };
 
 /// Which page of its set a writer takes next.
@@ -72,6 +81,7 @@ enum class ErrorKind : std::uint64_t {
   kCorrupt = 4,    ///< A written page's stamp is not one.
   kRegisters = 5,  ///< A register the guest set once has changed.
   kClock = 6,      ///< The time stamp counter went back.
+  kCard = 7,       ///< A network card's rings or buffers are not what they were left as.
 };
 
 /// What one vCPU does, in pages by index.
@@ -84,6 +94,22 @@ struct VcpuPlan {
   std::uint64_t generations = 0;  ///< Address of a writer's expected generations, u32 a page.
   std::uint64_t share_first = 0;  ///< What it checks in its spare time, beside its own set.
   std::uint64_t share_pages = 0;
+};
+
+/// An address, as on the wire; of IPv4 the first four bytes.
+struct CardAddress {
+  std::uint8_t version = 0;  ///< 4, 6, or 0 for none.
+  std::uint8_t bytes[16] = {};
+};
+
+/// A network card and the vCPU that drives it.
+struct CardPlan {
+  std::uint32_t vcpu = 0;
+  std::uint32_t present = 0;
+  std::uint64_t registers = 0;  ///< Address.
+  std::uint64_t memory = 0;     ///< Address of a CardMemory (card_memory.hpp).
+  std::uint8_t mac[6] = {};
+  CardAddress addresses[kCardAddressesMax] = {};
 };
 
 /// Written by the VMM before the guest runs; the guest only reads it.
@@ -100,6 +126,7 @@ struct ControlBlock {
   std::uint64_t writers_end = 0;  ///< Data pages before this one lie in a writer's set.
   std::uint64_t file_hashes = 0;  ///< Address of a PageHash a page of memory, for Fill::kFile.
   VcpuPlan plans[kVcpusMax] = {};
+  CardPlan cards[kCardsMax] = {};
 };
 static_assert(sizeof(ControlBlock) <= kCounters - kControlBlock);
 
@@ -116,7 +143,20 @@ struct alignas(128) VcpuCounters {
   std::uint64_t first_expected = 0;
   std::uint64_t first_found = 0;
 };
-static_assert(kCounters + kVcpusMax * sizeof(VcpuCounters) <= kProgram);
+static_assert(kCounters + kVcpusMax * sizeof(VcpuCounters) <= kCardCounters);
+
+/// The same of a network card. Frames, each counted once.
+struct alignas(128) CardCounters {
+  std::uint64_t arp = 0;        ///< Requests for its addresses answered; so are the next four.
+  std::uint64_t icmp = 0;       ///< Echo requests.
+  std::uint64_t udp = 0;        ///< To the echo port.
+  std::uint64_t ndp = 0;        ///< Neighbour solicitations.
+  std::uint64_t icmpv6 = 0;     ///< Echo requests.
+  std::uint64_t ignored = 0;    ///< For somebody else, or of a kind that is not answered.
+  std::uint64_t malformed = 0;  ///< Broken: lengths, checksums, fields.
+  std::uint64_t unsent = 0;     ///< To be answered, and the card had not sent enough before.
+};
+static_assert(kCardCounters + kCardsMax * sizeof(CardCounters) <= kProgram);
 
 /// Where the page of this index lies in the guest's physical memory.
 constexpr std::uint64_t address_of_page(std::uint64_t index) {

@@ -1,4 +1,4 @@
-// LinuxDevices: the virtio devices of a Linux guest, each with its file or tap and its registers.
+// VirtioDevices: the virtio devices of a guest, each with its file or tap and its registers.
 #pragma once
 
 #include <functional>
@@ -13,18 +13,21 @@
 
 namespace migrate::vmm {
 
-class LinuxDevices {
+/// Where the devices of a machine of these slots mark what they write.
+[[nodiscard]] std::shared_ptr<SoftwareBitmap> track_writes_to(std::span<const KvmMemorySlot> slots);
+
+class VirtioDevices {
  public:
   /// Makes the line that enters the interrupt controllers at a number.
   using MakeLine = std::function<std::unique_ptr<InterruptLine>(std::uint32_t)>;
 
-  /// Opens disks and taps, and puts the devices on the bus, disks first, then network cards.
-  /// `guest` is complete; `ram` and `memory` must outlive this.
-  static Result<std::unique_ptr<LinuxDevices>> create(const LinuxGuest& guest, const GuestRam& ram,
-                                                      const MakeLine& make_line, Bus& memory);
-  ~LinuxDevices();
-  LinuxDevices(const LinuxDevices&) = delete;
-  LinuxDevices& operator=(const LinuxDevices&) = delete;
+  /// Opens disks and taps, and puts the devices on the bus from kVirtioAddress on, disks first,
+  /// then network cards. `config` is complete; `ram` and `memory` must outlive this.
+  static Result<std::unique_ptr<VirtioDevices>> create(const VmmConfig& config, const GuestRam& ram,
+                                                       const MakeLine& make_line, Bus& memory);
+  ~VirtioDevices();
+  VirtioDevices(const VirtioDevices&) = delete;
+  VirtioDevices& operator=(const VirtioDevices&) = delete;
 
   [[nodiscard]] std::size_t count() const { return cards_.size(); }
   [[nodiscard]] std::vector<MovableDevice*> movable() const;
@@ -45,7 +48,7 @@ class LinuxDevices {
   struct Net;
   struct Card;
 
-  LinuxDevices();
+  VirtioDevices();
   Status add_disk(const DiskConfig& config, const GuestRam& ram);
   Status add_net(const NetConfig& config, const GuestRam& ram);
   Status add_card(class VirtioDevice& device, const GuestRam& ram, const MakeLine& make_line,

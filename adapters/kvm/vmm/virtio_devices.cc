@@ -1,4 +1,4 @@
-#include "adapters/kvm/vmm/linux_devices.hpp"
+#include "adapters/kvm/vmm/virtio_devices.hpp"
 
 #include <array>
 #include <cstring>
@@ -18,35 +18,46 @@ constexpr std::chrono::seconds kUndoDeadline{5};
 
 }  // namespace
 
-struct LinuxDevices::Disk {
+std::shared_ptr<SoftwareBitmap> track_writes_to(std::span<const KvmMemorySlot> slots) {
+  std::vector<Region> regions;
+  for (const KvmMemorySlot& slot : slots) regions.push_back(region_of(slot));
+  return make_software_bitmap(regions);
+}
+
+struct VirtioDevices::Disk {
   explicit Disk(DiskFile opened) : file(std::move(opened)) {}
   DiskFile file;
   std::unique_ptr<VirtioBlk> device;
 };
 
-struct LinuxDevices::Net {
+struct VirtioDevices::Net {
   explicit Net(Tap opened) : tap(std::move(opened)) {}
   Tap tap;
   std::unique_ptr<VirtioNet> device;
 };
 
 /// A device's registers, and the line it interrupts by.
-struct LinuxDevices::Card {
+struct VirtioDevices::Card {
   Card(std::unique_ptr<InterruptLine> made, VirtioDevice& device, const GuestRam& ram)
       : line(std::move(made)), registers(device, ram, *line) {}
   std::unique_ptr<InterruptLine> line;
   VirtioMmio registers;
 };
 
-LinuxDevices::LinuxDevices() = default;
-LinuxDevices::~LinuxDevices() = default;
+VirtioDevices::VirtioDevices() = default;
+VirtioDevices::~VirtioDevices() = default;
 
-Result<std::unique_ptr<LinuxDevices>> LinuxDevices::create(const LinuxGuest& guest,
-                                                           const GuestRam& ram,
-                                                           const MakeLine& make_line, Bus& memory) {
-  std::unique_ptr<LinuxDevices> devices(new LinuxDevices());
-  for (const DiskConfig& disk : guest.disks) MIGRATE_TRY(devices->add_disk(disk, ram));
-  for (const NetConfig& net : guest.nets) MIGRATE_TRY(devices->add_net(net, ram));
+Result<std::unique_ptr<VirtioDevices>> VirtioDevices::create(const VmmConfig& config,
+                                                             const GuestRam& ram,
+                                                             const MakeLine& make_line,
+                                                             Bus& memory) {
+  std::unique_ptr<VirtioDevices> devices(new VirtioDevices());
+  if (config.linux_guest) {
+    for (const DiskConfig& disk : config.linux_guest->disks) {
+      MIGRATE_TRY(devices->add_disk(disk, ram));
+    }
+  }
+  for (const NetConfig& net : config.nets) MIGRATE_TRY(devices->add_net(net, ram));
   for (const auto& disk : devices->disks_) {
     MIGRATE_TRY(devices->add_card(*disk->device, ram, make_line, memory));
   }
@@ -56,7 +67,7 @@ Result<std::unique_ptr<LinuxDevices>> LinuxDevices::create(const LinuxGuest& gue
   return devices;
 }
 
-Status LinuxDevices::add_disk(const DiskConfig& config, const GuestRam& ram) {
+Status VirtioDevices::add_disk(const DiskConfig& config, const GuestRam& ram) {
   const std::string number = std::to_string(disks_.size());
   MIGRATE_ASSIGN(DiskFile file, DiskFile::open({config.path, config.read_only}));
   if (file.sectors() != config.sectors) {
@@ -71,7 +82,7 @@ Status LinuxDevices::add_disk(const DiskConfig& config, const GuestRam& ram) {
   return {};
 }
 
-Status LinuxDevices::add_net(const NetConfig& config, const GuestRam& ram) {
+Status VirtioDevices::add_net(const NetConfig& config, const GuestRam& ram) {
   MIGRATE_ASSIGN(Tap tap, Tap::open(config.tap));
   auto net = std::make_unique<Net>(std::move(tap));
   MIGRATE_CHECK(config.mac.has_value());  // The configuration is complete.
@@ -81,8 +92,8 @@ Status LinuxDevices::add_net(const NetConfig& config, const GuestRam& ram) {
   return {};
 }
 
-Status LinuxDevices::add_card(VirtioDevice& device, const GuestRam& ram, const MakeLine& make_line,
-                              Bus& memory) {
+Status VirtioDevices::add_card(VirtioDevice& device, const GuestRam& ram, const MakeLine& make_line,
+                               Bus& memory) {
   const auto number = static_cast<std::uint32_t>(cards_.size());
   auto card = std::make_unique<Card>(make_line(kVirtioInterrupt + number), device, ram);
   MIGRATE_TRY(memory.add(kVirtioAddress.value + number * VirtioMmio::kBytes, VirtioMmio::kBytes,
@@ -91,18 +102,18 @@ Status LinuxDevices::add_card(VirtioDevice& device, const GuestRam& ram, const M
   return {};
 }
 
-std::vector<MovableDevice*> LinuxDevices::movable() const {
+std::vector<MovableDevice*> VirtioDevices::movable() const {
   std::vector<MovableDevice*> devices;
   for (const auto& card : cards_) devices.push_back(&card->registers);
   return devices;
 }
 
-void LinuxDevices::reset() {
+void VirtioDevices::reset() {
   constexpr std::array<std::byte, 4> kNone{};
   for (const auto& card : cards_) card->registers.write(VIRTIO_MMIO_STATUS, kNone);
 }
 
-Status LinuxDevices::take_disks() {
+Status VirtioDevices::take_disks() {
   for (const auto& disk : disks_) {
     Status locked = disk->file.lock();
     if (locked) continue;
@@ -113,7 +124,7 @@ Status LinuxDevices::take_disks() {
   return {};
 }
 
-Status LinuxDevices::give_up_disks(SteadyTime deadline) {
+Status VirtioDevices::give_up_disks(SteadyTime deadline) {
   Status all;
   for (const auto& disk : disks_) {
     Status given_up = disk->file.unlock(deadline);
@@ -122,11 +133,11 @@ Status LinuxDevices::give_up_disks(SteadyTime deadline) {
   return all;
 }
 
-void LinuxDevices::keep_written_back() {
+void VirtioDevices::keep_written_back() {
   for (const auto& disk : disks_) disk->file.keep_written_back();
 }
 
-Status LinuxDevices::write_back(SteadyTime deadline) {
+Status VirtioDevices::write_back(SteadyTime deadline) {
   for (const auto& disk : disks_) disk->file.begin_write_back();
   for (const auto& disk : disks_) MIGRATE_TRY(disk->file.write_back(deadline));
   return {};

@@ -1,0 +1,20 @@
+// What a guest's disks and network cards must be at a host it arrives at.
+#pragma once
+
+#include <vector>
+
+#include "adapters/kvm/vmm/vmm_config.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::vmm {
+
+/// Gives a new guest's network cards the MAC addresses that were left open.
+void complete_nets(VmmConfig& config);
+
+/// Joins an arriving guest's devices with what this host has for them. kIncompatible, with what is
+/// missing, too much or different.
+Status fit_disks(std::vector<DiskConfig>& disks, const std::vector<DiskConfig>& here);
+/// The addresses given here, if any, replace the guest's.
+Status fit_nets(std::vector<NetConfig>& nets, const std::vector<NetConfig>& here);
+
+}  // namespace migrate::vmm
