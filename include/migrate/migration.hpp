@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "migrate/announce.hpp"
 #include "migrate/channel.hpp"
 #include "migrate/clock.hpp"
 #include "migrate/guest.hpp"
@@ -42,7 +43,8 @@ class UncertainHandover {
   [[nodiscard]] virtual const std::string& session() const = 0;
   /// Lets the guest run on here. Asks the target first and refuses when it started there; without
   /// an answer, refuses until the target's lease has surely run out and then needs `force` (the
-  /// caller vouches that the target host is dead or fenced).
+  /// caller vouches that the target host is dead or fenced). The network may have been told that
+  /// the guest is at the target: announce it here then (announce.hpp).
   virtual Status resume(Connector& connector, bool force) = 0;
   /// Gives the guest up here: it runs at the target (asked, or vouched for with `force`).
   virtual Status release(Connector& connector, bool force) = 0;
@@ -106,8 +108,11 @@ class Incoming {
     virtual void on_started() = 0;
   };
 
+  /// `takeover`, like `host`, `observer`, `arbiter` and `clock`, stays the caller's and outlives
+  /// run().
   Incoming(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
-           Observer* observer = nullptr, Arbiter* arbiter = nullptr, Clock& clock = system_clock());
+           Observer* observer = nullptr, Arbiter* arbiter = nullptr, Clock& clock = system_clock(),
+           Takeover* takeover = nullptr);
   ~Incoming();
   Incoming(const Incoming&) = delete;
   Incoming& operator=(const Incoming&) = delete;

@@ -33,13 +33,14 @@ Error lease_expired_error() {
 }  // namespace
 
 Incoming::Impl::Impl(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
-                     Observer* observer, Arbiter* arbiter, Clock& clock)
+                     Observer* observer, Arbiter* arbiter, Clock& clock, Takeover* takeover)
     : guest_(std::move(guest)),
       options_(std::move(options)),
       host_(host),
       observer_(observer),
       arbiter_(arbiter),
       clock_(clock),
+      takeover_(takeover),
       state_(options_.state_bytes_max) {
   MIGRATE_CHECK(guest_ != nullptr);
 }
@@ -142,7 +143,7 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .boot = welcome.boot,
       .load = [this](std::uint32_t attempt) { return load(attempt); },
       .run_state = [this] { return offer_->run_state; },
-      .on_started = [this] { host_.on_started(); },
+      .on_started = [this] { on_started(); },
       .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
                                                     control_.get());
@@ -380,9 +381,9 @@ void Incoming::Impl::say(std::string name, std::string detail, Phase phase) {
 double Incoming::Impl::elapsed_ms() const { return to_ms(clock_.now() - begin_); }
 
 Incoming::Incoming(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host,
-                   Observer* observer, Arbiter* arbiter, Clock& clock)
+                   Observer* observer, Arbiter* arbiter, Clock& clock, Takeover* takeover)
     : impl_(std::make_unique<Impl>(std::move(guest), std::move(options), host, observer, arbiter,
-                                   clock)) {}
+                                   clock, takeover)) {}
 Incoming::~Incoming() = default;
 IncomingResult Incoming::run(Acceptor& acceptor) { return impl_->run(acceptor); }
 bool Incoming::cancel() noexcept { return impl_->cancel(); }

@@ -21,7 +21,7 @@ namespace migrate {
 class Incoming::Impl {
  public:
   Impl(std::unique_ptr<TargetGuest> guest, IncomingOptions options, Host& host, Observer* observer,
-       Arbiter* arbiter, Clock& clock);
+       Arbiter* arbiter, Clock& clock, Takeover* takeover);
 
   IncomingResult run(Acceptor& acceptor);
   bool cancel() noexcept;
@@ -42,6 +42,7 @@ class Incoming::Impl {
   void on_lane() noexcept;
   Status make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void stop_lanes();
+  void on_started();
   void refuse(Error error);
   void finish(IncomingResult& result);
   void fill_report(IncomingResult& result);
@@ -106,6 +107,7 @@ class Incoming::Impl {
   Observer* const observer_;
   Arbiter* const arbiter_;
   Clock& clock_;
+  Takeover* const takeover_;
 
   std::atomic<Gate> gate_{Gate::kOpen};
   Mutex watch_mutex_;

@@ -197,7 +197,8 @@ std::optional<TargetEvent> TargetDriver::ask_arbiter() {
 std::optional<TargetEvent> TargetDriver::start_guest() {
   const auto begin = context_.clock.now();
   Status started = context_.guest.start(context_.run_state());
-  start_us_ = to_us(context_.clock.now() - begin);
+  started_at_ = context_.clock.now();
+  start_us_ = to_us(started_at_ - begin);
   if (started) return event(Kind::kGuestStarted);
   const bool unsure = started.error().code == ErrorCode::kGuestLost;
   remember(std::move(started).error().at(Phase::kStart).on(Side::kTarget));

@@ -29,7 +29,7 @@ class TargetDriver {
     /// Verifies and loads what was offered, takes the locks; the durations go into READY.
     std::function<Result<wire::Ready>(std::uint32_t attempt)> load;
     std::function<RunState()> run_state;  ///< Of the latest OFFER.
-    std::function<void()> on_started;
+    std::function<void()> on_started;     ///< STARTED was handed to the link.
     /// Called before the guest is dropped: from then on nothing may write to its memory.
     std::function<void()> stop_lanes;
   };
@@ -46,6 +46,8 @@ class TargetDriver {
   [[nodiscard]] const std::optional<Error>& error() const { return error_; }
   [[nodiscard]] bool ready_was_sent() const { return ready_was_sent_; }
   [[nodiscard]] std::uint64_t start_us() const { return start_us_; }
+  /// When TargetGuest::start() had returned.
+  [[nodiscard]] SteadyTime started_at() const { return started_at_; }
   Journal& journal() { return journal_; }
   void remember(Error error);
 
@@ -68,6 +70,7 @@ class TargetDriver {
   wire::Ready ready_;
   bool ready_was_sent_ = false;
   std::uint64_t start_us_ = 0;
+  SteadyTime started_at_{};
 };
 
 }  // namespace migrate::session
