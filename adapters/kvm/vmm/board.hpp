@@ -9,6 +9,7 @@
 #include <string>
 
 #include "adapters/kvm/vmm/machine.hpp"
+#include "adapters/kvm/vmm/virtio_devices.hpp"
 #include "adapters/kvm/vmm/vmm.hpp"
 #include "migrate/guest.hpp"
 #include "migrate/result.hpp"
@@ -56,7 +57,7 @@ class Board {
   /// kTimeout: all work on. New: quiesced.
   virtual Status quiesce(SteadyTime deadline) = 0;
   /// The guest has ended: as quiesce(), but one device that hangs does not set the others to work
-  /// again.
+  /// again, and the taps are let go of.
   virtual void stand_for_good(SteadyTime deadline) = 0;
   /// Lets devices work, before the vCPUs run. An error: they stand.
   virtual Status resume() = 0;
@@ -68,6 +69,9 @@ class Board {
   virtual Status load(const SectionInfo& section, StateReader& reader) = 0;
   /// kProtocol when something was not among what came.
   virtual Status check_loaded() const = 0;
+
+  /// Its network cards and what is on them.
+  [[nodiscard]] virtual const VirtioDevices& devices() const = 0;
 
   /// What only one host may hold: the locks of disks. Harmless when held, or not held. Giving up
   /// has prepare_pause()'s errors, and some may be held then.

@@ -33,7 +33,10 @@ class DemoBoard final : public Board {
   void prepare_leaving() override {}
   Status prepare_pause(SteadyTime) override { return {}; }
   Status quiesce(SteadyTime deadline) override;
-  void stand_for_good(SteadyTime deadline) override { movable_.stand_for_good(deadline); }
+  void stand_for_good(SteadyTime deadline) override {
+    movable_.stand_for_good(deadline);
+    devices_->close_ports();
+  }
   Status resume() override;
 
   Status save(StateWriter& writer) override { return movable_.save(writer); }
@@ -42,6 +45,8 @@ class DemoBoard final : public Board {
     return movable_.load(section, reader);
   }
   Status check_loaded() const override { return movable_.check_loaded(); }
+
+  const VirtioDevices& devices() const override { return *devices_; }
 
   Status take_disks() override { return {}; }
   Status give_up_disks(SteadyTime) override { return {}; }

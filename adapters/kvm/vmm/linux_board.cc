@@ -139,6 +139,7 @@ void LinuxBoard::close_input() {
 void LinuxBoard::stand_for_good(SteadyTime deadline) {
   close_input();
   movable_.stand_for_good(deadline);
+  devices_->close_ports();
 }
 
 Status LinuxBoard::quiesce(SteadyTime deadline) {

@@ -51,6 +51,8 @@ class LinuxBoard final : public Board {
   }
   Status check_loaded() const override { return movable_.check_loaded(); }
 
+  const VirtioDevices& devices() const override { return *devices_; }
+
   Status take_disks() override { return devices_->take_disks(); }
   Status give_up_disks(SteadyTime deadline) override { return devices_->give_up_disks(deadline); }
 

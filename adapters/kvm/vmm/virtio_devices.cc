@@ -113,6 +113,13 @@ void VirtioDevices::reset() {
   for (const auto& card : cards_) card->registers.write(VIRTIO_MMIO_STATUS, kNone);
 }
 
+VirtioNet& VirtioDevices::net(std::size_t card) const { return *nets_[card]->device; }
+int VirtioDevices::port(std::size_t card) const { return nets_[card]->tap.fd(); }
+
+void VirtioDevices::close_ports() {
+  for (const auto& net : nets_) net->tap.close();
+}
+
 Status VirtioDevices::take_disks() {
   for (const auto& disk : disks_) {
     Status locked = disk->file.lock();

@@ -8,6 +8,7 @@
 #include "adapters/kvm/vmm/devices/bus.hpp"
 #include "adapters/kvm/vmm/devices/guest_ram.hpp"
 #include "adapters/kvm/vmm/devices/io_device.hpp"
+#include "adapters/kvm/vmm/devices/virtio_net.hpp"
 #include "adapters/kvm/vmm/vmm_config.hpp"
 #include "migrate/result.hpp"
 
@@ -33,6 +34,13 @@ class VirtioDevices {
   [[nodiscard]] std::vector<MovableDevice*> movable() const;
   /// As their drivers do.
   void reset();
+
+  /// The network cards, in their order, and their taps' descriptors.
+  [[nodiscard]] std::size_t nets() const { return nets_.size(); }
+  [[nodiscard]] VirtioNet& net(std::size_t card) const;
+  [[nodiscard]] int port(std::size_t card) const;
+  /// The guest is gone: see Tap::close(). While quiesced.
+  void close_ports();
 
   /// Locks all disks, or none.
   Status take_disks();

@@ -71,6 +71,12 @@ struct GuestStats {
   std::optional<VerifyFailure> first_error;
 };
 
+/// An Ethernet frame for a guest, and the network card it is to reach, from 0.
+struct CardFrame {
+  std::uint32_t card = 0;
+  std::vector<std::byte> frame;
+};
+
 /// One virtual machine: its memory, its vCPU threads, its ports. All methods may be called from any
 /// thread; pause(), resume(), stop() and leave() wait for each other.
 ///
@@ -143,6 +149,23 @@ class Vmm {
   /// Writes back what is cached of the disks and unlocks them; while paused. Errors, which leave
   /// some locked until take_disks(): kTimeout after 5 s, kIo when a write was lost.
   Status give_up_disks();
+
+  /// Network cards: their number is config().nets.size(). A paused guest's frames wait in its taps.
+  /// Descriptors that are readable (poll) when some do, a card each; they live as long as this.
+  [[nodiscard]] std::vector<int> waiting_frames_fds() const;
+  /// Takes frames that wait for a paused guest, in their order, one card's after the other's, so
+  /// that it does not get them here: at most `frames_max`, and none more once they have
+  /// `bytes_max` bytes. Empty when there are none; does not wait for any. kBusy while the guest
+  /// runs, kGuest when it has ended or left: its taps are closed then.
+  Result<std::vector<CardFrame>> take_waiting_frames(std::size_t frames_max, std::size_t bytes_max);
+  /// A frame for card `card`, as if it had come from the network. At once when the guest runs; else
+  /// it waits until then, and goes before what waits in the tap. So a source that goes on gets back
+  /// what was taken. False: too many wait (FrameBacklog), and it is dropped; see frames_overrun().
+  bool deliver_frame(std::uint32_t card, std::span<const std::byte> frame);
+  /// Forgets what was delivered and has not reached the guest.
+  void drop_delivered_frames();
+  /// Delivered frames that were dropped, of all cards.
+  [[nodiscard]] std::uint64_t frames_overrun() const;
 
   /// Where devices mark what they write to guest memory, for KvmSourceOptions::vmm_writes; null for
   /// a guest whose devices write none.

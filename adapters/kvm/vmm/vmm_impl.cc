@@ -236,6 +236,28 @@ Status Vmm::Impl::give_up_disks() {
   return board_->give_up_disks(std::chrono::steady_clock::now() + kStandDeadline);
 }
 
+// The lock keeps the guest paused, so its devices quiesced.
+Result<std::vector<CardFrame>> Vmm::Impl::take_waiting_frames(std::size_t frames_max,
+                                                              std::size_t bytes_max) {
+  MutexLock control(control_mutex_);
+  MIGRATE_TRY(check_alive());
+  if (state() != VmmState::kPaused) {
+    return make_error(ErrorCode::kBusy, "the guest runs: frames for it are its own");
+  }
+  const VirtioDevices& devices = board_->devices();
+  std::vector<CardFrame> frames;
+  std::size_t bytes = 0;
+  CardFrame next;
+  for (; next.card < devices.nets(); ++next.card) {
+    while (frames.size() < frames_max && bytes < bytes_max &&
+           devices.net(next.card).take_waiting(next.frame)) {
+      bytes += next.frame.size();
+      frames.push_back(next);
+    }
+  }
+  return frames;
+}
+
 void Vmm::Impl::on_switched_off() {
   MutexLock lock(mutex_);
   end_now(VmmState::kStopped, std::nullopt);

@@ -41,6 +41,8 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   Status load_device(const SectionInfo& section, StateReader& reader) MIGRATE_EXCLUDES(mutex_);
   Status take_arrived_disks();
   Status give_up_disks();
+  Result<std::vector<CardFrame>> take_waiting_frames(std::size_t frames_max, std::size_t bytes_max)
+      MIGRATE_EXCLUDES(control_mutex_, mutex_);
 
   std::chrono::microseconds on_port_write(std::uint32_t vcpu, std::uint16_t port,
                                           std::span<const std::byte> from) override {

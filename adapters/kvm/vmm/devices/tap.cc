@@ -4,9 +4,12 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+
+#include "base/log.hpp"
 
 namespace migrate::vmm {
 namespace {
@@ -69,6 +72,15 @@ Result<Tap> Tap::open(const std::string& name) {
     return cannot_attach(name);
   }
   return Tap(std::move(fd), name);
+}
+
+// The number stays taken, so that whoever still polls it does not come upon another's descriptor.
+void Tap::close() {
+  const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (nothing && ::dup3(nothing.get(), fd_.get(), O_CLOEXEC) >= 0) return;
+  log_line(LogLevel::kWarning,
+           "the network interface " + name_ +
+               " stays in use until this process ends: " + std::strerror(errno));
 }
 
 }  // namespace migrate::vmm

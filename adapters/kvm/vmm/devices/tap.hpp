@@ -22,6 +22,11 @@ class Tap {
   static Result<Tap> open(const std::string& name);
 
   [[nodiscard]] int fd() const { return fd_.get(); }
+  /// Lets go of the interface; the descriptor stays, reads nothing and takes everything. Any thread
+  /// may be using it. An interface that stays then has no carrier. A bridge that it belongs to
+  /// disables the port for that and forgets at once all addresses it had learned there: frames for
+  /// them go to all other ports until they are heard from again, so also to the host they are at.
+  void close();
   [[nodiscard]] const std::string& name() const { return name_; }
 
  private:

@@ -135,8 +135,7 @@ Result<VirtioNet::Outcome> VirtioNet::receive_some() {
       MIGRATE_ASSIGN(waiting, queue.await_notification());
     }
     if (!waiting) return Outcome::kNoBuffers;
-    const ssize_t bytes = ::read(port_, packet_.data(), packet_.size());
-    if (bytes < 0 && errno == EINTR) continue;
+    const ssize_t bytes = next_packet();
     if (bytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return Outcome::kNoPackets;
     if (bytes <= 0) {
       // The interface is gone. What the guest sends next tries again.
@@ -144,14 +143,48 @@ Result<VirtioNet::Outcome> VirtioNet::receive_some() {
       return Outcome::kStopped;
     }
     MIGRATE_ASSIGN(const bool delivered,
-                   deliver(std::span(packet_).first(static_cast<std::size_t>(bytes))));
+                   receive(std::span(packet_).first(static_cast<std::size_t>(bytes))));
     ++(delivered ? received_ : dropped_);
   }
   return Outcome::kMore;
 }
 
+/// Into packet_, as ::read() of the port. What was delivered lacks a header, and gets one later.
+ssize_t VirtioNet::next_packet() {
+  if (backlog_.take(delivered_)) {
+    std::memcpy(packet_.data() + kPacketHeaderBytes, delivered_.data(), delivered_.size());
+    return static_cast<ssize_t>(kPacketHeaderBytes + delivered_.size());
+  }
+  ssize_t bytes = 0;
+  do {
+    bytes = ::read(port_, packet_.data(), packet_.size());
+  } while (bytes < 0 && errno == EINTR);
+  return bytes;
+}
+
+bool VirtioNet::deliver(std::span<const std::byte> frame) {
+  if (frame.size() < kFrameBytesMin || frame.size() > kFrameBytesMax) {
+    ++dropped_;
+    return true;  // Lost, as on any wire.
+  }
+  const bool taken = backlog_.put(frame);
+  worker_->kick();
+  return taken;
+}
+
+bool VirtioNet::take_waiting(std::vector<std::byte>& frame) {
+  if (backlog_.take(frame)) return true;
+  for (;;) {
+    const ssize_t bytes = next_packet();
+    if (bytes <= 0) return false;
+    if (static_cast<std::size_t>(bytes) < kPacketHeaderBytes + kFrameBytesMin) continue;
+    frame.assign(packet_.begin() + kPacketHeaderBytes, packet_.begin() + bytes);
+    return true;
+  }
+}
+
 /// False: the packet does not fit the guest's buffer, which waits for the next one.
-Result<bool> VirtioNet::deliver(std::span<std::byte> packet) {
+Result<bool> VirtioNet::receive(std::span<std::byte> packet) {
   if (packet.size() < kPacketHeaderBytes + kFrameBytesMin) return false;
   // No offloads were agreed on, and one buffer a packet.
   PacketHeader header;

@@ -1,6 +1,8 @@
 // VirtioNet: a virtio network card on a tap interface (virtio 1.2, section 5.1).
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "adapters/kvm/vmm/devices/device_worker.hpp"
+#include "adapters/kvm/vmm/devices/frame_backlog.hpp"
 #include "adapters/kvm/vmm/devices/guest_ram.hpp"
 #include "adapters/kvm/vmm/devices/mac_address.hpp"
 #include "adapters/kvm/vmm/devices/virtio_device.hpp"
@@ -19,7 +22,9 @@ namespace migrate::vmm {
 
 /// One thread for both directions. Packets go whole and with their checksums: no offloads. What
 /// arrives while the guest has no buffers, or while the device is quiesced, waits in the tap's own
-/// queue, and past its length (txqueuelen) is dropped there.
+/// queue, from the moment it was opened; past its length (txqueuelen, 1000 by default) the newest
+/// are dropped there. So nothing is read before the guest runs, and of a guest that is paused and
+/// goes on here all is kept. Frames that come by deliver() go before those in the tap.
 class VirtioNet final : public VirtioDevice {
  public:
   /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
@@ -36,6 +41,17 @@ class VirtioNet final : public VirtioDevice {
   };
   /// Since it was made. Any thread.
   [[nodiscard]] Counts counts() const;
+
+  /// A frame for the guest from elsewhere than the port, without a packet's header. Any thread, at
+  /// any time: it waits for the guest to run. False: too many wait already; counted.
+  bool deliver(std::span<const std::byte> frame);
+  /// Forgets what was delivered and has not reached the guest.
+  void drop_delivered() { backlog_.clear(); }
+  /// Delivered frames that were not taken in. Any thread.
+  [[nodiscard]] std::uint64_t overrun() const { return backlog_.overrun(); }
+  /// The next frame that waits, delivered or in the port, so that the guest will not get it here;
+  /// false when there is none. While quiesced, one thread.
+  bool take_waiting(std::vector<std::byte>& frame);
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::uint32_t type() const override;
@@ -65,7 +81,8 @@ class VirtioNet final : public VirtioDevice {
   DeviceWorker::Next work();
   Result<Outcome> send_some();
   Result<Outcome> receive_some();
-  Result<bool> deliver(std::span<std::byte> packet);
+  [[nodiscard]] ssize_t next_packet();
+  Result<bool> receive(std::span<std::byte> packet);
   void send(const Chain& chain);
   void complete(Virtqueue& queue, std::uint32_t written);
 
@@ -85,7 +102,9 @@ class VirtioNet final : public VirtioDevice {
   bool broken_ = false;
   Chain chain_;
   std::vector<std::byte> packet_;
+  std::vector<std::byte> delivered_;
 
+  FrameBacklog backlog_;
   // Last: its thread uses all of the above.
   std::unique_ptr<DeviceWorker> worker_;
 };
