@@ -52,10 +52,11 @@ def kvm_problem():
 
 
 class Process:
-    """A run of the command. What it says goes to files: nobody has to read pipes."""
+    """A run of the command, or of a host's other program. What it says goes to files: nobody has to read pipes."""
 
     def __init__(self, host, words, limits=()):
         self.words = [str(word) for word in words]
+        self.program = os.path.basename(host.program)
         self._paths = [host.scratch.new_file(kind) for kind in ("out", "err")]
         environment = dict(os.environ, MIGRATE_RUNTIME_DIR=host.folder)
 
@@ -67,7 +68,7 @@ class Process:
 
         with open(self._paths[0], "wb") as out, open(self._paths[1], "wb") as err:
             self._popen = subprocess.Popen(
-                [COMMAND, *self.words], env=environment, stdin=subprocess.DEVNULL, stdout=out,
+                [*host.prefix, host.program, *self.words], env=environment, stdin=subprocess.DEVNULL, stdout=out,
                 stderr=err, preexec_fn=prepare)
         self.pid = self._popen.pid
 
@@ -108,7 +109,7 @@ class Process:
             self._popen.wait()
 
     def __str__(self):
-        return (f"`migrate {' '.join(self.words)}` (code {self._popen.poll()})\n"
+        return (f"`{self.program} {' '.join(self.words)}` (code {self._popen.poll()})\n"
                 f"--- stdout\n{self.out}--- stderr\n{self.err}---")
 
 
@@ -124,6 +125,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Host:
+    program = COMMAND
+    # Words before each command, as for a network namespace; where its listeners listen.
+    prefix = ()
+    address = "127.0.0.1"
+
     def __init__(self, scratch, name):
         self.scratch = scratch
         self.folder = os.path.join(scratch.path, name)
@@ -151,7 +157,7 @@ class Host:
 
     def recv(self, *words, limits=()):
         """A listener, and where it listens."""
-        process = self.start("recv", "--listen", "127.0.0.1:0", *words, limits=limits)
+        process = self.start("recv", "--listen", f"{self.address}:0", *words, limits=limits)
         mark = "listening on "
 
         def address():
