@@ -8,6 +8,7 @@
 #include <set>
 #include <vector>
 
+#include "adapters/kvm/vmm/demo_guest/card_memory.hpp"
 #include "adapters/kvm/vmm/demo_guest/image.hpp"
 #include "adapters/kvm/vmm/demo_guest/stamp.hpp"
 #include "adapters/kvm/vmm/demo_plan.hpp"
@@ -147,6 +148,57 @@ TEST(Plan, AVerifierChecksAllDataPages) {
   ASSERT_TRUE(plan);
   EXPECT_EQ(plan->plans[0].share_first, plan->data_first);
   EXPECT_EQ(plan->plans[0].share_pages, plan->pages - plan->data_first);
+}
+
+VmmConfig config_with_cards(std::string_view workload, std::vector<NetConfig> nets) {
+  VmmConfig config = config_of(workload, 16 << 20, 3);
+  config.nets = std::move(nets);
+  return config;
+}
+const NetConfig kCard{"tap0", std::nullopt, {*parse_ip("192.0.2.7"), *parse_ip("2001:db8::7")}};
+
+TEST(Plan, EachResponderHasTheCardOfItsNumber) {
+  NetConfig second = kCard;
+  second.mac = *parse_mac("52:54:00:12:34:56");
+  const auto plan =
+      plan_demo_guest(config_with_cards("responder+writer:set=1M+responder", {kCard, second}), 1);
+  ASSERT_TRUE(plan) << plan.error().to_text();
+  EXPECT_EQ(plan->cards[0].vcpu, 0u);
+  EXPECT_EQ(plan->cards[1].vcpu, 2u);
+  EXPECT_EQ(plan->cards[2].present, 0u);
+  EXPECT_EQ(plan->cards[1].mac[5], 0x56);
+  EXPECT_EQ(plan->cards[0].addresses[0].version, 4);
+  EXPECT_EQ(plan->cards[0].addresses[1].version, 6);
+  EXPECT_EQ(plan->cards[0].addresses[1].bytes[15], 7);
+  EXPECT_EQ(plan->cards[0].addresses[2].version, 0);
+  // Memory of its own, before all that is checked by page.
+  EXPECT_GE(plan->cards[0].memory, demo::kTables);
+  EXPECT_GE(plan->cards[1].memory, plan->cards[0].memory + sizeof(demo::CardMemory));
+  EXPECT_GE(plan->plans[1].generations, plan->cards[1].memory + sizeof(demo::CardMemory));
+  EXPECT_GE(plan->data_first * demo::kPage, plan->plans[1].generations);
+}
+
+TEST(Plan, RespondersAndCardsMustMatch) {
+  NetConfig silent = kCard;
+  silent.addresses.clear();
+  const struct {
+    VmmConfig config;
+    std::string_view says;
+    std::string_view advises;
+  } cases[] = {
+      {config_with_cards("responder", {}), "1 of its vCPUs are responders", "--net tap=IF,ip=A"},
+      {config_with_cards("responder+responder", {kCard}), "has 1 network cards",
+       "--net tap=IF,ip=A"},
+      {config_with_cards("idle", {kCard}), "1 network cards, and 0", "leave out --net"},
+      {config_with_cards("responder", {silent}), "0 addresses", "ip=192.0.2.7"},
+  };
+  for (const auto& test : cases) {
+    const auto plan = plan_demo_guest(test.config, 1);
+    ASSERT_FALSE(plan) << test.says;
+    EXPECT_EQ(plan.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_THAT(plan.error().message, HasSubstr(std::string(test.says)));
+    EXPECT_THAT(plan.error().remedy, HasSubstr(std::string(test.advises)));
+  }
 }
 
 TEST(Plan, WhatDoesNotFitIsRefusedWithWhatWould) {

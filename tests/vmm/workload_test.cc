@@ -40,6 +40,7 @@ TEST(Workload, EachFormParsesToWhatItSays) {
        guest({writer(125'000'000, 4096, Pattern::kBurst)})},
       {"reader:set=64M", guest({{WorkKind::kReader, 0, 64 * kMiB, Pattern::kUniform}})},
       {"verifier:rate=8M", guest({{WorkKind::kVerifier, 8 * kMiB, 0, Pattern::kUniform}})},
+      {"responder+idle", guest({{WorkKind::kResponder, 0, 0, Pattern::kUniform}, idle})},
       {"idle+counter", guest({idle, counter})},
       {"idle:seed=7,fill=random", guest({idle}, 7, Fill::kRandom)},
       {"idle:seed=18446744073709551615", guest({idle}, ~0ull)},
@@ -69,7 +70,7 @@ struct Refused {
 
 TEST(Workload, ARefusalNamesWhatIsWrongAndWhatIsAccepted) {
   const Refused cases[] = {
-      {"responder", "\"responder\"", "idle, counter, writer, reader, verifier"},
+      {"responder:ip=192.0.2.7", "no option \"ip=192.0.2.7\"", "seed, fill"},
       {"Writer", "\"Writer\"", "writer"},
       {"+", "empty", "idle"},
       {"idle+", "empty", "idle"},
