@@ -21,26 +21,26 @@ struct MacAddress {
 [[nodiscard]] Result<MacAddress> parse_mac(std::string_view text);
 [[nodiscard]] std::string to_text(const MacAddress& mac);
 
-/// An address of one machine, IPv4 or IPv6.
-class IpAddress {
- public:
-  /// "192.0.2.7" or "2001:db8::7". kInvalidArgument for anything else, names included, and for
-  /// addresses that no card can have: unspecified, loopback, multicast and broadcast.
-  static Result<IpAddress> parse(std::string_view text);
+enum class IpFamily : std::uint8_t { kIpv4 = 4, kIpv6 = 6 };
 
-  [[nodiscard]] bool is_v6() const { return v6_; }
-  /// In network order: 4 bytes or 16.
-  [[nodiscard]] std::span<const std::uint8_t> bytes() const {
-    return std::span(bytes_).first(v6_ ? 16 : 4);
+struct IpAddress {
+  IpFamily family = IpFamily::kIpv4;
+  std::array<std::uint8_t, 16> bytes{};  ///< As on the wire; of IPv4 the first four.
+
+  [[nodiscard]] bool is_v6() const { return family == IpFamily::kIpv6; }
+  /// 4 of them or 16.
+  [[nodiscard]] std::span<const std::uint8_t> octets() const {
+    return std::span(bytes).first(is_v6() ? 16 : 4);
   }
   friend bool operator==(const IpAddress&, const IpAddress&) = default;
-
- private:
-  IpAddress() = default;
-  std::array<std::uint8_t, 16> bytes_{};
-  bool v6_ = false;
 };
-[[nodiscard]] std::string to_text(const IpAddress& ip);
+
+/// Whether a single machine can have it on a network: not nobody's, a group's, or this host's own.
+[[nodiscard]] bool is_usable(const IpAddress& address);
+/// "192.0.2.7" or "2001:db8::7". kInvalidArgument for anything else, for a prefix length and for
+/// what is not usable.
+[[nodiscard]] Result<IpAddress> parse_ip(std::string_view text);
+[[nodiscard]] std::string to_text(const IpAddress& address);
 
 /// An 802.1Q VLAN, 1 to 4094, as text; kInvalidArgument otherwise.
 [[nodiscard]] Result<std::uint16_t> parse_vlan(std::string_view text);

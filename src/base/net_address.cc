@@ -1,9 +1,10 @@
 #include "migrate/net_address.hpp"
 
 #include <arpa/inet.h>
+#include <netinet/in.h>
 
-#include <algorithm>
 #include <charconv>
+#include <cstring>
 
 namespace migrate {
 namespace {
@@ -11,28 +12,15 @@ namespace {
 constexpr std::size_t kMacTextBytes = 17;
 constexpr std::uint16_t kVlanMax = 4094;  // 0 is no VLAN and 4095 reserved (IEEE 802.1Q).
 
-Error no_card_has(std::string_view text, const std::string& what) {
-  return make_error(ErrorCode::kInvalidArgument,
-                    "'" + std::string(text) + "' is no address of a machine: " + what)
-      .advise("give the guest's own address, such as 192.0.2.7 or 2001:db8::7");
+int family_of(const IpAddress& address) {
+  return address.family == IpFamily::kIpv4 ? AF_INET : AF_INET6;
 }
 
-std::string why_no_card(std::span<const std::uint8_t> v4_or_v6) {
-  const bool zero = std::all_of(v4_or_v6.begin(), v4_or_v6.end(), [](auto b) { return b == 0; });
-  if (zero) return "it is the unspecified address";
-  const std::uint8_t first = v4_or_v6.front();
-  if (v4_or_v6.size() == 4) {
-    if (first == 0) return "it is one of \"this network\"";
-    if (first == 127) return "it is a loopback address";
-    if (first >= 224 && first < 240) return "it is one of a group";
-    if (first >= 240) return "it is reserved, or the broadcast address";
-    return {};
-  }
-  if (first == 0xff) return "it is one of a group";
-  const bool loopback = v4_or_v6.back() == 1 && std::all_of(v4_or_v6.begin(), v4_or_v6.end() - 1,
-                                                            [](auto b) { return b == 0; });
-  if (loopback) return "it is the loopback address";
-  return {};
+bool is_usable_ipv6(const IpAddress& address) {
+  in6_addr six{};
+  std::memcpy(&six, address.bytes.data(), sizeof six);
+  return !IN6_IS_ADDR_UNSPECIFIED(&six) && !IN6_IS_ADDR_LOOPBACK(&six) &&
+         !IN6_IS_ADDR_MULTICAST(&six) && !IN6_IS_ADDR_V4MAPPED(&six) && !IN6_IS_ADDR_V4COMPAT(&six);
 }
 
 }  // namespace
@@ -67,21 +55,34 @@ std::string to_text(const MacAddress& mac) {
   return text;
 }
 
-Result<IpAddress> IpAddress::parse(std::string_view text) {
-  const std::string whole(text);
-  IpAddress ip;
-  ip.v6_ = text.find(':') != std::string_view::npos;
-  if (inet_pton(ip.v6_ ? AF_INET6 : AF_INET, whole.c_str(), ip.bytes_.data()) != 1 ||
-      whole.find('\0') != std::string::npos) {
-    return no_card_has(text, "it is neither IPv4 nor IPv6");
-  }
-  if (const std::string why = why_no_card(ip.bytes()); !why.empty()) return no_card_has(text, why);
-  return ip;
+bool is_usable(const IpAddress& address) {
+  if (address.family == IpFamily::kIpv6) return is_usable_ipv6(address);
+  // This network, loopback, groups, and all that was kept for the future (RFC 1122, 3.2.1.3).
+  const std::uint8_t first = address.bytes[0];
+  return first != 0 && first != 127 && first < 224;
 }
 
-std::string to_text(const IpAddress& ip) {
-  char text[INET6_ADDRSTRLEN];
-  return inet_ntop(ip.is_v6() ? AF_INET6 : AF_INET, ip.bytes().data(), text, sizeof text);
+Result<IpAddress> parse_ip(std::string_view text) {
+  const auto refuse = [text](const std::string& why) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "'" + std::string(text) + "' is no IP address of a machine: " + why)
+        .advise("write it as 192.0.2.7 or 2001:db8::7, without a prefix length");
+  };
+  IpAddress address;
+  address.family = text.find(':') == std::string_view::npos ? IpFamily::kIpv4 : IpFamily::kIpv6;
+  // inet_pton() would not see what comes behind a zero byte.
+  if (text.find('\0') != std::string_view::npos) return refuse("it is not understood");
+  if (::inet_pton(family_of(address), std::string(text).c_str(), address.bytes.data()) != 1) {
+    return refuse("it is not understood");
+  }
+  if (!is_usable(address)) return refuse("it is nobody's, a group's or a host's own");
+  return address;
+}
+
+std::string to_text(const IpAddress& address) {
+  char text[INET6_ADDRSTRLEN] = {};
+  (void)::inet_ntop(family_of(address), address.bytes.data(), text, sizeof text);
+  return text;
 }
 
 Result<std::uint16_t> parse_vlan(std::string_view text) {

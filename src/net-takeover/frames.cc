@@ -109,12 +109,12 @@ std::vector<std::byte> arp(std::uint16_t type, std::uint16_t operation, const Ma
 
 Frame arp_request(const MacAddress& mac, const IpAddress& v4, std::optional<std::uint16_t> vlan) {
   MIGRATE_CHECK(!v4.is_v6());
-  return {"arp-request", arp(kEtherArp, kArpRequest, mac, v4.bytes(), kNobody, vlan)};
+  return {"arp-request", arp(kEtherArp, kArpRequest, mac, v4.octets(), kNobody, vlan)};
 }
 
 Frame arp_reply(const MacAddress& mac, const IpAddress& v4, std::optional<std::uint16_t> vlan) {
   MIGRATE_CHECK(!v4.is_v6());
-  return {"arp-reply", arp(kEtherArp, kArpReply, mac, v4.bytes(), mac, vlan)};
+  return {"arp-reply", arp(kEtherArp, kArpReply, mac, v4.octets(), mac, vlan)};
 }
 
 Frame reverse_request(const MacAddress& mac, std::optional<std::uint16_t> vlan) {
@@ -132,7 +132,7 @@ Frame neighbour_advertisement(const MacAddress& mac, const IpAddress& v6,
   frame.u8(kIcmpv6);
   frame.u8(kHopLimit);
   const std::size_t addresses = frame.size();
-  frame.all(v6.bytes());
+  frame.all(v6.octets());
   frame.all(kAllNodes);
   const std::size_t message = frame.size();
   frame.u8(kNeighbourAdvertisement);
@@ -142,7 +142,7 @@ Frame neighbour_advertisement(const MacAddress& mac, const IpAddress& v6,
   frame.u8(kOverride);
   frame.u8(0);
   frame.u16(0);
-  frame.all(v6.bytes());
+  frame.all(v6.octets());
   frame.u8(kTargetLinkLayerAddress);
   frame.u8(kOptionUnits);
   frame.all(mac.bytes);

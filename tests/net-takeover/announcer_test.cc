@@ -93,11 +93,7 @@ class AnnouncerTest : public ::testing::Test {
     guest_b_.must(std::string("ip link set dev card address ") + mac);
   }
   AnnouncedCard card(const char* mac) const {
-    return {"tap",
-            "",
-            *parse_mac(mac),
-            {*IpAddress::parse("192.0.2.7"), *IpAddress::parse("2001:db8::7")},
-            {}};
+    return {"tap", "", *parse_mac(mac), {*parse_ip("192.0.2.7"), *parse_ip("2001:db8::7")}, {}};
   }
   std::unique_ptr<Announcer> announcer(const AnnouncedCard& card, AnnounceSchedule schedule = {}) {
     std::unique_ptr<Announcer> made;
@@ -166,7 +162,7 @@ TEST_F(AnnouncerTest, AVlansTagIsOnTheFrames) {
   neighbour_.must(std::string("ip neigh add 198.51.100.7 lladdr ") + kOtherMac +
                   " nud stale dev eth.42");
   AnnouncedCard tagged = card(kMac);
-  tagged.ips = {*IpAddress::parse("198.51.100.7")};
+  tagged.ips = {*parse_ip("198.51.100.7")};
   tagged.vlan = 42;
   const auto announcer = this->announcer(tagged);
   b_.run([&] { announcer->taken_over(now()); });

@@ -43,8 +43,7 @@ class DecodedFrames : public ::testing::Test {
   void decode(const std::string& program, const std::string& arguments) {
     if (output_of("command -v " + program).empty()) GTEST_SKIP() << program << " is not installed";
     const MacAddress mac = *parse_mac("52:54:00:12:34:56");
-    const std::vector<IpAddress> ips = {*IpAddress::parse("192.0.2.7"),
-                                        *IpAddress::parse("2001:db8::7")};
+    const std::vector<IpAddress> ips = {*parse_ip("192.0.2.7"), *parse_ip("2001:db8::7")};
     auto frames = frames_of(mac, ips, std::nullopt);
     for (Frame& frame : frames_of(mac, ips, 42)) frames.push_back(std::move(frame));
     frames.push_back(reverse_request(mac, std::nullopt));

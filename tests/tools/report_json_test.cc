@@ -48,7 +48,7 @@ TEST(ReportJson, HasTheKeysOfTheContractInTheirOrder) {
             (Names{"schema", "version",   "outcome",  "strategy",        "session",     "options",
                    "guest",  "host",      "attempts", "total_ms",        "downtime_ms", "phases_ms",
                    "rounds", "pages",     "bytes",    "bandwidth_mib_s", "cpu_s",       "predicted",
-                   "faults", "integrity", "error",    "reconnects"}));
+                   "faults", "integrity", "error",    "reconnects",      "takeover"}));
   EXPECT_EQ(keys(json["host"]), (Names{"kernel", "cpu"}));
   EXPECT_EQ(keys(json["phases_ms"]),
             (Names{"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages",

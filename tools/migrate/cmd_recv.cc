@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "announce_options.hpp"
 #include "base/log.hpp"
 #include "begun_acceptor.hpp"
 #include "command.hpp"
@@ -239,6 +240,9 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   options.session.guest.initrd = machine->initrd;
   options.machine_words = machine_arguments(*machine);
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
+  if (const Status there = check_announce(options.session.takeover.announce); !there) {
+    return fail(global, there.error());
+  }
   const auto endpoint = listen_endpoint(options);
   if (!endpoint) return fail(global, endpoint.error());
   const auto tls = make_security(TlsRole::kAccept, options.security, *endpoint);
@@ -284,6 +288,7 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command->add_option("--initrd", options->machine.initrd, "Its initial file system then")
       ->type_name("FILE")
       ->needs(kernel);
+  add_takeover_options(*command, options->session.takeover);
   for (const TimeOption& option : kTimeOptions) {
     command
         ->add_option_function<std::string>(

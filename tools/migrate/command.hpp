@@ -25,6 +25,7 @@ using Action = std::function<int()>;
 void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_announce(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_keygen(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_ps(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_status(CLI::App& app, const GlobalOptions& global, Action& chosen);

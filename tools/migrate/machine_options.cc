@@ -11,6 +11,7 @@ constexpr std::string_view kReadOnly = ",ro";
 constexpr std::string_view kTap = "tap=";
 constexpr std::string_view kMac = "mac=";
 constexpr std::string_view kIp = "ip=";
+constexpr std::string_view kVlan = "vlan=";
 constexpr std::string_view kFile = "file:";
 
 std::string absolute(const std::string& path) {
@@ -41,6 +42,7 @@ std::string words_of(const vmm::NetConfig& net) {
   for (const vmm::IpAddress& address : net.addresses) {
     words.append(",").append(kIp).append(vmm::to_text(address));
   }
+  if (net.vlan) words.append(",").append(kVlan).append(std::to_string(*net.vlan));
   return words;
 }
 
@@ -63,7 +65,7 @@ void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option
       .add_option("--net", options.nets,
                   "A tap interface that is there, once for each of the guest's network cards, and "
                   "what the guest is reached by there")
-      ->type_name("tap=IF[,mac=M][,ip=A]...")
+      ->type_name("tap=IF[,mac=M][,ip=A]...[,vlan=N]")
       ->allow_extra_args(false);
 }
 
@@ -93,6 +95,8 @@ Result<vmm::NetConfig> parse_net(const std::string& text) {
     } else if (part.starts_with(kIp)) {
       MIGRATE_ASSIGN(const vmm::IpAddress address, vmm::parse_ip(part.substr(kIp.size())));
       MIGRATE_TRY(add_address(net, address, text));
+    } else if (part.starts_with(kVlan) && !net.vlan) {
+      MIGRATE_ASSIGN(net.vlan, parse_vlan(part.substr(kVlan.size())));
     } else {
       return bad_option("--net", text, "is not understood at '" + std::string(part) + "'", remedy);
     }

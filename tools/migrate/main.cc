@@ -79,7 +79,7 @@ int main(int argc, char** argv) {
         migrate::tool::add_ps, migrate::tool::add_status, migrate::tool::add_stats,
         migrate::tool::add_console, migrate::tool::add_pause, migrate::tool::add_resume,
         migrate::tool::add_stop, migrate::tool::add_cancel, migrate::tool::add_resolve,
-        migrate::tool::add_doctor, migrate::tool::add_keygen}) {
+        migrate::tool::add_doctor, migrate::tool::add_announce, migrate::tool::add_keygen}) {
     add(app, global, chosen);
   }
   try {

@@ -50,9 +50,11 @@ ReceiveSession::ReceiveSession(RuntimeDir folder, ReceiveOptions options,
       wake_(std::move(wake)),
       line_(stderr, !global.json),
       hooks_(std::make_unique<ArrivalHooks>(options_.guest, [this] { discarded(); })),
+      takeover_(options_.takeover),
       incoming_(std::make_unique<Incoming>(
           make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{options_.guest.huge_page_bytes}),
-          options_.incoming, static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this))) {}
+          options_.incoming, static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this),
+          nullptr, system_clock(), &takeover_)) {}
 
 ReceiveSession::~ReceiveSession() {
   if (!thread_.joinable()) return;
@@ -67,13 +69,20 @@ Status ReceiveSession::on_described(const GuestDescription& description) {
   }
   const std::string& name = options_.guest.name.empty() ? description.name : options_.guest.name;
   MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
+  if (const auto config = vmm::decode_machine(description)) {
+    cards_ = cards_here(config->nets, options_.guest.nets);
+  }
   guest_ = std::make_unique<VmmGuest>(facts_of(description, name));
   // All but the socket: the rest is done before the downtime.
   MIGRATE_ASSIGN(hosting_, Hosting::create(*guest_, std::move(lock), folder_, true));
   return {};
 }
 
-Status ReceiveSession::on_ready() { return hosting_->open(); }
+Status ReceiveSession::on_ready() {
+  MIGRATE_TRY(hosting_->open());
+  takeover_.prepare(cards_);
+  return {};
+}
 
 void ReceiveSession::on_started() {
   guest_->set_vmm(hooks_->vmm());
@@ -98,7 +107,10 @@ void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& r
   IncomingResult result = incoming_->run(*acceptor);
   acceptor.reset();
   line_.clear();
-  const Json report = to_json(result.report, host_facts());
+  if (is_started()) answer_late_questions(result.report, reopen);
+  Json report = to_json(result.report, host_facts());
+  // Waits until the network has been told all: nobody is kept waiting but the reader.
+  if (result.outcome == Outcome::kDone) report["takeover"] = takeover_.report();
   print_report(global_, report);
   if (global_.json && result.report.error) {
     log_line(LogLevel::kWarning, result.report.error->to_text());
@@ -106,7 +118,6 @@ void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& r
   MutexLock lock(mutex_);
   if (started_) {
     hosting_->host().set_arrival_report(report);
-    answer_late_questions(result.report, reopen);
   } else {
     discarded();
   }
@@ -141,6 +152,7 @@ int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const
   }
   const bool started = wait_for_start(signals);
   const int code = started ? host(signals) : to_int(ExitCode::kFailed);
+  takeover_.stop();
   // The source may still have to be told how it went: at most the ask window.
   thread_.join();
   responder_.reset();
@@ -148,6 +160,11 @@ int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const
   if (outcome_ == Outcome::kLost) return to_int(ExitCode::kLost);
   if (outcome_ == Outcome::kCancelled && cancelled_here_) return to_int(ExitCode::kCancelled);
   return code;
+}
+
+bool ReceiveSession::is_started() {
+  MutexLock lock(mutex_);
+  return started_;
 }
 
 bool ReceiveSession::is_described() {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "arrival_hooks.hpp"
+#include "arrival_takeover.hpp"
 #include "ask_responder.hpp"
 #include "base/event_fd.hpp"
 #include "base/fd.hpp"
@@ -25,6 +26,7 @@ struct ReceiveOptions {
   IncomingOptions incoming;
   SocketOptions sockets;
   vmm::ArrivalConfig guest;  ///< What it gets from this host.
+  TakeoverChoice takeover;
   /// Its first connection has begun to introduce itself: without a good HELLO in time nothing
   /// comes.
   bool hello_is_due = false;
@@ -63,6 +65,7 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   void answer_late_questions(const Report& report, const Reopen& reopen);
   bool wait_for_start(const SignalFd& signals);
   [[nodiscard]] bool is_described() MIGRATE_EXCLUDES(mutex_);
+  [[nodiscard]] bool is_started() MIGRATE_EXCLUDES(mutex_);
   int host(const SignalFd& signals);
 
   const RuntimeDir folder_;
@@ -75,6 +78,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   std::unique_ptr<VmmGuest> guest_;
   std::unique_ptr<Hosting> hosting_;  // Handed to the main thread by started_.
   std::unique_ptr<ArrivalHooks> hooks_;
+  std::vector<vmm::NetConfig> cards_;  // Of the migration's thread.
+  ArrivalTakeover takeover_;
   std::unique_ptr<Incoming> incoming_;  // Keeps the journal's lock: lives as long as the guest.
   std::unique_ptr<AskResponder> responder_;  // Of the migration's thread, then of run().
 

@@ -171,6 +171,8 @@ Json to_json(const Report& report, const HostFacts& host) {
         {"sampled", report.integrity.sampled}}},
       {"error", report.error ? to_json(*report.error) : Json(nullptr)},
       {"reconnects", {{"count", report.reconnects.count}, {"ms", finite(report.reconnects.ms)}}},
+      // Of a target, once its guest runs: whoever told the network fills it in.
+      {"takeover", nullptr},
   };
 }
 

@@ -87,6 +87,9 @@ std::vector<std::string> session_arguments(const GlobalOptions& global,
   }
   arguments.insert(arguments.end(), {"--io", std::string(to_string(options.sockets.io))});
   if (global.json) arguments.push_back("--json");
+  for (std::string& word : takeover_arguments(options.takeover)) {
+    arguments.push_back(std::move(word));
+  }
   if (!options.guest.name.empty()) {
     arguments.push_back("--name");
     arguments.push_back(options.guest.name);

@@ -100,8 +100,7 @@ Json to_json(const vmm::PacketStats& packets) {
           {"ndp", packets.ndp},
           {"icmpv6", packets.icmpv6},
           {"ignored", packets.ignored},
-          {"malformed", packets.malformed},
-          {"unsent", packets.unsent}};
+          {"malformed", packets.malformed}};
 }
 
 Json to_json(const vmm::GuestStats& stats) {

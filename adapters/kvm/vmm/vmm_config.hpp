@@ -38,6 +38,8 @@ struct NetConfig {
   std::optional<MacAddress> mac;
   /// What the guest is reached by there.
   std::vector<IpAddress> addresses{};
+  /// By which VLAN behind the tap; only announcements of the guest make use of it.
+  std::optional<std::uint16_t> vlan{};
 };
 /// Of one card.
 inline constexpr std::size_t kAddressesMax = 8;

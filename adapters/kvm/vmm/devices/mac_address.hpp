@@ -1,23 +1,12 @@
 // MacAddress: an Ethernet address.
 #pragma once
 
-#include <array>
-#include <cstdint>
-#include <string>
-#include <string_view>
-
-#include "migrate/result.hpp"
+#include "migrate/net_address.hpp"
 
 namespace migrate::vmm {
 
-struct MacAddress {
-  std::array<std::uint8_t, 6> bytes{};
-  friend bool operator==(const MacAddress&, const MacAddress&) = default;
-};
-
-/// "52:54:00:12:34:56". kInvalidArgument for anything else, for the address of nobody and for those
-/// of groups.
-[[nodiscard]] Result<MacAddress> parse_mac(std::string_view text);
-[[nodiscard]] std::string to_text(const MacAddress& mac);
+using migrate::MacAddress;
+using migrate::parse_mac;
+using migrate::to_text;
 
 }  // namespace migrate::vmm
