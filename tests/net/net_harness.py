@@ -1,6 +1,8 @@
 """The e2e harness with its hosts on a testbed: namespaces for A, B and a client with its probe."""
 
+import json
 import os
+import signal
 import sys
 import unittest
 
@@ -10,7 +12,10 @@ from harness import Host, Scratch, wait_for  # noqa: E402
 import testbed  # noqa: E402
 
 PROBE = os.environ.get("MIGRATE_PROBE", "probe")
-ECHO = os.path.join(os.path.dirname(os.path.abspath(__file__)), "echo.py")
+_HERE = os.path.dirname(os.path.abspath(__file__))
+ECHO, CAPTURE = os.path.join(_HERE, "echo.py"), os.path.join(_HERE, "capture.py")
+# Of a guest on a host's tap.
+NET = f"tap=guest,mac={testbed.GUEST_MAC},ip={testbed.GUEST_IP},ip={testbed.GUEST_IP6}"
 
 
 class Place(Host):
@@ -37,6 +42,24 @@ class NetHost(Host):
         return super().send(target, "--insecure", *words, name=name)
 
 
+class Capturing:
+    """What leaves a host by its uplink from the guest, until it is ended."""
+
+    def __init__(self, scratch, bed, host):
+        place = Place(scratch, bed, host, sys.executable)
+        self._process = place.start("-B", CAPTURE, "uplink", testbed.GUEST_MAC)
+        wait_for(lambda: self._process.out or not self._process.running(), "the capture to begin")
+
+    def end(self):
+        """[nanoseconds, kind, number] of each frame, in their order."""
+        self._process.signal(signal.SIGTERM)
+        if self._process.wait() != 0:
+            raise AssertionError(f"the capture failed: {self._process}")
+        found = json.loads(self._process.out.splitlines()[-1])
+        assert found["missed"] == 0, "the capture has missed frames"
+        return found["frames"]
+
+
 class Probing:
     """A probe that runs in the client's namespace until it is ended, and then its figures."""
 
@@ -56,9 +79,12 @@ class Probing:
             raise AssertionError(f"the probe has ended: {self._process}")
 
     def end(self):
-        self._process.signal(15)
-        code = self._process.wait()
-        if code != 0:
+        self._process.signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self):
+        """Its report, when it has ended."""
+        if self._process.wait() != 0:
             raise AssertionError(f"the probe failed: {self._process}")
         return self._process.json()
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct Case {
   std::uint64_t lost_in_a_row;
   Nanoseconds lost_began_ms, lost_ms;
 };
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 ProbeLog log_of(const Case& c) {
   ProbeLog log;

@@ -148,10 +148,10 @@ class Testbed:
             return entry.get("lladdr")
         return None
 
-    def client_believes(self, address, mac):
-        """Puts `mac` into the client's cache for `address`, as if it had been heard a while ago."""
+    def client_believes(self, address, mac, state="stale"):
+        """Puts `mac` into the client's cache for `address`: as heard a while ago, or as something to stay by."""
         _run(["ip", "-n", self.namespace("client"), "neigh", "replace", address, "lladdr", mac, "dev", "lan", "nud",
-              "stale"])
+              state])
 
     def answer_instead(self, host):
         """Gives the host itself the guest's addresses, so that its kernel answers pings in a guest's stead."""
