@@ -62,7 +62,6 @@ void add_packets(PacketStats& packets, CardCounters& counters) {
   packets.icmpv6 += load(counters.icmpv6);
   packets.ignored += load(counters.ignored);
   packets.malformed += load(counters.malformed);
-  packets.unsent += load(counters.unsent);
 }
 
 }  // namespace

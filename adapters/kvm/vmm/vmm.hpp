@@ -57,7 +57,6 @@ struct PacketStats {
   std::uint64_t icmpv6 = 0;     ///< Echo requests.
   std::uint64_t ignored = 0;    ///< For somebody else, or of a kind that is not answered.
   std::uint64_t malformed = 0;  ///< Broken: lengths, checksums, fields.
-  std::uint64_t unsent = 0;     ///< Dropped: the card was not done with earlier answers.
   [[nodiscard]] std::uint64_t answered() const { return arp + icmp + udp + ndp + icmpv6; }
 };
 

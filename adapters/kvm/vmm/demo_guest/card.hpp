@@ -70,7 +70,8 @@ class Card {
     std::uint64_t frames = 0;
     std::uint16_t answers = 0;
     RingDriver::Taken taken;
-    while (frames < kCardBuffers && receive_.take(taken)) {
+    // Without a buffer for an answer a frame stays where it is, and in the end in the tap's queue.
+    while (frames < kCardBuffers && send_.spare() != kCardBuffers && receive_.take(taken)) {
       ++frames;
       if (!taken.valid || taken.bytes < kCardHeaderBytes || taken.bytes > kCardRoom) {
         report(&memory_.receive.used);
@@ -157,13 +158,9 @@ class Card {
     }
   }
 
-  /// True: an answer was offered to the card.
+  /// True: an answer was offered to the card. A buffer is there for it.
   bool answer(const Byte* received, std::uint32_t bytes) {
     const std::uint16_t spare = send_.spare();
-    if (spare == kCardBuffers) {
-      counters_.unsent = counters_.unsent + 1;
-      return false;
-    }
     CardBuffer& buffer = memory_.send_buffers[spare];
     SentBuffer& sent = memory_.sent[spare];
     const Answer made = answer_frame(plan_, received + kCardHeaderBytes, bytes - kCardHeaderBytes,

@@ -154,7 +154,6 @@ struct alignas(128) CardCounters {
   std::uint64_t icmpv6 = 0;     ///< Echo requests.
   std::uint64_t ignored = 0;    ///< For somebody else, or of a kind that is not answered.
   std::uint64_t malformed = 0;  ///< Broken: lengths, checksums, fields.
-  std::uint64_t unsent = 0;     ///< To be answered, and the card had not sent enough before.
 };
 static_assert(kCardCounters + kCardsMax * sizeof(CardCounters) <= kProgram);
 
