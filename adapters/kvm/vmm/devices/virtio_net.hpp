@@ -22,9 +22,11 @@ namespace migrate::vmm {
 
 /// One thread for both directions. Packets go whole and with their checksums: no offloads. What
 /// arrives while the guest has no buffers, or while the device is quiesced, waits in the tap's own
-/// queue, from the moment it was opened; past its length (txqueuelen, 1000 by default) the newest
-/// are dropped there. So nothing is read before the guest runs, and of a guest that is paused and
-/// goes on here all is kept. Frames that come by deliver() go before those in the tap.
+/// queue, from the moment it was opened; past its length (txqueuelen, 1000 by default: 998 frames
+/// measured) the newest are dropped there. At a target it so holds what came to all (broadcasts)
+/// while the guest still ran at the source, too. So nothing is read before the guest runs, and of a
+/// guest that is paused and goes on here all is kept. Frames that come by deliver() go before those
+/// in the tap.
 class VirtioNet final : public VirtioDevice {
  public:
   /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
