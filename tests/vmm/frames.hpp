@@ -240,6 +240,9 @@ inline std::vector<NamedFrame> broken_frames() {
 
 /// Frames in good order that are not answered either.
 inline std::vector<NamedFrame> ignored_frames() {
+  const auto with = [](Bytes frame, std::size_t at, const Bytes& bytes) {
+    return frame.replace(at, bytes.size(), bytes);
+  };
   Ipv4 first_fragment;
   first_fragment.fragment = 0x2000;
   Ipv4 later_fragment;
@@ -253,6 +256,9 @@ inline std::vector<NamedFrame> ignored_frames() {
   const Bytes echo = Bytes("\0\1\0\1", 4) + "hello";
   return {
       {"of a protocol nobody speaks", ethernet(kGuestMac, 0x88b5, Bytes(46, 'p'))},
+      {"the guest's own, come back", with(udp4("x"), 6, kGuestMac)},
+      {"what announces the guest", with(arp(), 6, kGuestMac)},
+      {"ARP from its own address", with(arp(), 14 + 14, ip4(kGuestIp))},
       {"an ARP reply", arp({2})},
       {"ARP for another", arp({1, "192.0.2.8"})},
       {"the first of two fragments", udp4("x", first_fragment)},

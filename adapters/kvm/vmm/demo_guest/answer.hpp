@@ -20,7 +20,9 @@ inline Answer answer_arp(const CardPlan& card, const Frame& frame, Byte* out) {
   const Byte* const sender = arp + 8;
   const Byte* const target = arp + 24;
   if (is_group(sender)) return {AnswerKind::kMalformed};
-  if (!is_own(card, 4, target)) return {AnswerKind::kIgnored};
+  if (!is_own(card, 4, target) || is_own(card, 4, sender + kMacBytes)) {
+    return {AnswerKind::kIgnored};
+  }
   put_ethernet(card, sender, kTypeArp, out);
   Byte* const reply = out + kEthernetBytes;
   put_bytes(reply, kEthernetAndIpv4, sizeof kEthernetAndIpv4);
@@ -34,6 +36,8 @@ inline Answer answer_arp(const CardPlan& card, const Frame& frame, Byte* out) {
 /// `out` has room for kFrameMax, and so has the answer, as `count` is no more.
 inline Answer answer_frame(const CardPlan& card, const Byte* bytes, std::size_t count, Byte* out) {
   if (count < kEthernetBytes || is_group(bytes + kMacBytes)) return {AnswerKind::kMalformed};
+  // The guest's own, or what announces it when it has moved: a bridge brings it back.
+  if (same_bytes(bytes + kMacBytes, card.mac, kMacBytes)) return {AnswerKind::kIgnored};
   const Frame frame{bytes, count};
   switch (get16(bytes + 2 * kMacBytes)) {
     case kTypeArp:
