@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <thread>
 
 #include "base/guarded.hpp"
@@ -139,12 +140,11 @@ class FrameAnnouncer final : public Announcer {
   }
 
   void note(const Error& error) noexcept MIGRATE_REQUIRES(mutex_) {
-    // What there is no memory to say is not said.
-    Status noted = guarded([&]() -> Status {
+    try {
       add_error(error.to_text());
-      return {};
-    });
-    static_cast<void>(noted);
+    } catch (const std::exception&) {
+      // What there is no memory to say is not said.
+    }
   }
   void note_error(std::string text) {
     MutexLock lock(mutex_);
