@@ -178,6 +178,82 @@ TEST(MachineProperty, ABrokenPeersBytesAreRefused) {
   EXPECT_EQ(decode_machine(description).error().code, ErrorCode::kIncompatible);
 }
 
+VmmConfig config_with_card() {
+  VmmConfig config;
+  config.name = "web";
+  config.workload = parse_workload("responder").value();
+  NetConfig net;
+  net.tap = "tap0";
+  net.mac = parse_mac("52:54:00:12:34:56").value();
+  net.addresses = {parse_ip("192.0.2.7").value(), parse_ip("2001:db8::7").value()};
+  config.nets = {net};
+  return config;
+}
+
+TEST(MachineProperty, CardsAndTheirAddressesSurviveTheWay) {
+  VmmConfig config = config_with_card();
+  GuestDescription description;
+  description.properties = encode_machine(config);
+  ASSERT_EQ(description.properties.size(), 2u);
+  EXPECT_TRUE(description.properties[1].info.mandatory);
+  const auto decoded = decode_machine(description);
+  ASSERT_TRUE(decoded) << decoded.error().to_text();
+  ASSERT_EQ(decoded->nets.size(), 1u);
+  EXPECT_EQ(decoded->nets[0].mac, config.nets[0].mac);
+  EXPECT_EQ(decoded->nets[0].addresses, config.nets[0].addresses);
+  EXPECT_EQ(decoded->nets[0].tap, "") << "a tap is its host's";
+
+  // One without cards is described as ever, so that targets that know none take it.
+  config.workload = {};
+  config.nets.clear();
+  EXPECT_EQ(encode_machine(config).size(), 1u);
+
+  // Of a Linux, the addresses are only of use to others.
+  config.linux_guest.emplace();
+  config.nets = config_with_card().nets;
+  description.properties = encode_machine(config);
+  ASSERT_EQ(description.properties.size(), 2u);
+  EXPECT_FALSE(description.properties[1].info.mandatory);
+  const auto linux_guest = decode_machine(description);
+  ASSERT_TRUE(linux_guest) << linux_guest.error().to_text();
+  EXPECT_EQ(linux_guest->nets[0].addresses, config.nets[0].addresses);
+  config.nets[0].addresses.clear();
+  EXPECT_EQ(encode_machine(config).size(), 1u);
+}
+
+TEST(MachineProperty, ABrokenPeersCardsAreRefused) {
+  const auto good = encode_machine(config_with_card());
+  GuestDescription description;
+  description.properties = {good[0]};
+  EXPECT_EQ(decode_machine(description).error().code, ErrorCode::kProtocol) << "without its card";
+  for (std::size_t cut = 0; cut < good[1].body.size(); ++cut) {
+    description.properties = good;
+    description.properties[1].body.resize(cut);
+    const auto decoded = decode_machine(description);
+    ASSERT_FALSE(decoded) << cut;
+    EXPECT_EQ(decoded.error().code, ErrorCode::kProtocol) << decoded.error().to_text();
+  }
+  for (std::size_t at = 0; at < good[1].body.size(); ++at) {
+    for (const unsigned value : {0u, 1u, 0x7fu, 0xffu}) {
+      description.properties = good;
+      description.properties[1].body[at] = static_cast<std::byte>(value);
+      const auto decoded = decode_machine(description);
+      if (!decoded) {
+        EXPECT_EQ(decoded.error().code, ErrorCode::kProtocol) << decoded.error().to_text();
+        continue;
+      }
+      EXPECT_EQ(decoded->nets.size(), 1u);
+      EXPECT_LE(decoded->nets[0].addresses.size(), kAddressesMax);
+    }
+  }
+  description.properties = good;
+  description.properties[1].body.push_back(std::byte{0});
+  EXPECT_EQ(decode_machine(description).error().code, ErrorCode::kProtocol);
+  description.properties = good;
+  description.properties[1].info.version = 2;
+  EXPECT_EQ(decode_machine(description).error().code, ErrorCode::kProtocol);
+}
+
 TEST_F(Hooks, DeviceStateOfAnotherGuestIsRefused) {
   const auto two = make("idle", 16 << 20, 2);
   Sections sections;
