@@ -127,6 +127,21 @@ TEST(Tap, AnInterfaceInUseIsBusy) {
   });
 }
 
+// And whoever has its descriptor comes upon nothing else.
+TEST(Tap, AClosedOneLeavesTheInterfaceToOthers) {
+  in_namespace([]() -> std::string {
+    if (auto wrong = make_interface("tap-test", IFF_TAP | IFF_NO_PI); !wrong.empty()) return wrong;
+    auto first = Tap::open("tap-test");
+    if (!first) return first.error().to_text();
+    const int fd = first->fd();
+    first->close();
+    char bytes[100];
+    if (first->fd() != fd || ::read(fd, bytes, sizeof bytes) != 0) return "it still reads";
+    const auto second = Tap::open("tap-test");
+    return second ? "" : second.error().to_text();
+  });
+}
+
 TEST(Tap, WhatIsNoTapIsRefused) {
   in_namespace([] {
     if (auto wrong = make_interface("tun-test", IFF_TUN | IFF_NO_PI); !wrong.empty()) return wrong;

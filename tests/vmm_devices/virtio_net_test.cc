@@ -181,6 +181,85 @@ TEST_F(VirtioNetTest, AQuiescedCardLeavesPacketsWhereTheyAre) {
   ASSERT_TRUE(moved.mmio.quiesce(soon()));
 }
 
+std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+std::string text_of(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+TEST_F(VirtioNetTest, DeliveredFramesGoBeforeThoseOnTheWireAndCostNoBuffer) {
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  give_buffers(0, 4);
+  wire_.put(kNoHeader + std::string(60, 'w'));
+  EXPECT_TRUE(card_.net->deliver(bytes_of(std::string(60, 'a'))));
+  EXPECT_TRUE(card_.net->deliver(bytes_of("short")));
+  EXPECT_TRUE(card_.net->deliver(bytes_of(std::string(60, 'b'))));
+  EXPECT_EQ(receive_.used_index(), 0);
+  card_.mmio.resume();
+  ASSERT_TRUE(received(3));
+  const std::string header = std::string(10, '\0') + '\1' + '\0';
+  for (std::uint64_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(memory_.peek_text(kBuffers + i * kBufferBytes, 72),
+              header + std::string(60, "abw"[i]));
+  }
+  EXPECT_EQ(card_.net->counts().dropped, 1u);
+  EXPECT_TRUE(card_.net->deliver(bytes_of(std::string(60, 'c'))));
+  EXPECT_TRUE(received(4)) << "while it waits for the wire";
+}
+
+TEST_F(VirtioNetTest, DeliveredFramesWaitForBuffersWithinBounds) {
+  const std::string frame(60, 'f');
+  for (std::size_t i = 0; i < FrameBacklog::kFramesMax; ++i) {
+    ASSERT_TRUE(card_.net->deliver(bytes_of(frame))) << i;
+  }
+  EXPECT_FALSE(card_.net->deliver(bytes_of(frame)));
+  EXPECT_EQ(card_.net->overrun(), 1u);
+  give_buffers(0, 2);
+  ASSERT_TRUE(received(2));
+  EXPECT_TRUE(eventually([&] { return card_.net->deliver(bytes_of(frame)); }));
+  card_.net->drop_delivered();
+  wire_.put(kNoHeader + std::string(60, 'w'));
+  give_buffers(2, 1);
+  ASSERT_TRUE(received(3));
+  EXPECT_EQ(memory_.peek_text(kBuffers + 2 * kBufferBytes + 12, 60), std::string(60, 'w'));
+}
+
+TEST_F(VirtioNetTest, WhatWaitsCanBeTakenInsteadAndInOrder) {
+  give_buffers(0, 4);
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  wire_.put(kNoHeader + std::string(60, 'w'));
+  wire_.put("short");
+  wire_.put(kNoHeader + std::string(60, 'x'));
+  EXPECT_TRUE(card_.net->deliver(bytes_of(std::string(60, 'a'))));
+  std::vector<std::byte> frame;
+  for (const char name : std::string("aw")) {
+    ASSERT_TRUE(card_.net->take_waiting(frame));
+    EXPECT_EQ(text_of(frame), std::string(60, name));
+  }
+  card_.mmio.resume();
+  ASSERT_TRUE(received(1));
+  EXPECT_EQ(memory_.peek_text(kBuffers + 12, 60), std::string(60, 'x'));
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  EXPECT_FALSE(card_.net->take_waiting(frame));
+}
+
+TEST(FrameBacklog, HasAnEndInBytes) {
+  FrameBacklog backlog;
+  const std::vector<std::byte> large(65'000);
+  std::size_t taken = 0;
+  while (taken < 10'000 && backlog.put(large)) ++taken;
+  EXPECT_EQ(taken, FrameBacklog::kBytesMax / large.size());
+  EXPECT_EQ(backlog.overrun(), 1u);
+  std::vector<std::byte> frame;
+  ASSERT_TRUE(backlog.take(frame));
+  EXPECT_EQ(frame.size(), large.size());
+  EXPECT_TRUE(backlog.put(large));
+  backlog.clear();
+  EXPECT_FALSE(backlog.take(frame));
+  EXPECT_EQ(backlog.overrun(), 1u);
+}
+
 TEST_F(VirtioNetTest, AHostileQueueStopsTheCardUntilItIsReset) {
   send_.offer(0, {{TestRam::kSlotBytes - 4, 100}});
   card_.driver.notify(1);
