@@ -153,6 +153,12 @@ class Testbed:
         _run(["ip", "-n", self.namespace("client"), "neigh", "replace", address, "lladdr", mac, "dev", "lan", "nud",
               state])
 
+    def forget(self):
+        """Bridges and client know nothing any more of where a guest was."""
+        _run(["ip", "-n", self.namespace("client"), "neigh", "flush", "dev", "lan"])
+        for place in ("switch", *HOSTS):
+            self._ip(place, "link set dev lan type bridge fdb_flush")
+
     def answer_instead(self, host):
         """Gives the host itself the guest's addresses, so that its kernel answers pings in a guest's stead."""
         _run([*self.inside(host), "sysctl", "-qw", "net.ipv6.conf.lan.disable_ipv6=0"])
