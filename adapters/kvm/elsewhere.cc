@@ -40,6 +40,7 @@ class NoTarget final : public TargetGuest {
   Status start(RunState) override { return not_here(); }
   void discard() override {}
   std::vector<FaultSource> fault_sources() override { return {}; }
+  PacketSink* packet_sink() override { return nullptr; }
 
  private:
   NoPages pages_;

@@ -47,6 +47,7 @@ class KvmSource final : public SourceGuest {
   Status relinquish() override { return hooks_.relinquish(); }
   Status reclaim() override { return hooks_.reclaim(); }
   Status release() override { return hooks_.release(); }
+  PacketSource* waiting_packets() override { return hooks_.waiting_packets(); }
 
  private:
   Result<KvmCpuModel> model_of_running_guest();

@@ -31,6 +31,7 @@ class KvmTarget final : public TargetGuest {
   Status start(RunState state) override { return hooks_.start(state); }
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
+  PacketSink* packet_sink() override { return hooks_.packet_sink(); }
 
  private:
   /// The adapter's sections of one attempt.

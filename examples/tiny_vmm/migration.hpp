@@ -41,6 +41,7 @@ class MovableGuest final : private KvmSourceHooks, private Observer {
   Status relinquish() override { return {}; }  // No disk: nothing that only one host may hold.
   Status reclaim() override { return {}; }
   Status release() override { return {}; }  // It stands for ever, and main() ends the process.
+  PacketSource* waiting_packets() override { return nullptr; }  // It has no network card.
   void note(std::string_view text) override;
   void on_progress(const Progress& progress) override;
   void on_event(const Event& event) override;
@@ -69,6 +70,7 @@ class Arrival final : private KvmTargetHooks, private Incoming::Host {
   Status yield() override { return {}; }
   Status start(RunState state) override;
   void discard() override { guest_.reset(); }
+  PacketSink* packet_sink() override { return nullptr; }
   void note(std::string_view text) override;
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }

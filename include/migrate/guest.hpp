@@ -87,6 +87,36 @@ struct PauseResult {
   SteadyTime stopped_at;                 ///< When the last vCPU had left the guest.
 };
 
+/// An Ethernet frame for a guest, and which of its network cards is to get it, from 0.
+struct GuestFrame {
+  std::uint32_t card = 0;
+  std::vector<std::byte> bytes;
+};
+
+/// Frames that come to a guest at its source while it stands. Called from the coordinator's thread,
+/// between pause() and resume() or release() only.
+class PacketSource {
+ public:
+  virtual ~PacketSource() = default;
+  /// Takes frames that wait, in their order, so that the guest does not get them here: at most
+  /// `frames_max`, and none more once they have `bytes_max` bytes. Does not wait for any; empty
+  /// when there are none.
+  virtual Result<std::vector<GuestFrame>> take_waiting(std::size_t frames_max,
+                                                       std::size_t bytes_max) = 0;
+  /// The guest goes on here: what was taken comes to it before anything else, as far as there is
+  /// room.
+  virtual void give_back(std::vector<GuestFrame> frames) = 0;
+};
+
+/// Frames for a guest that has started here, from its source. Called from the coordinator's thread.
+class PacketSink {
+ public:
+  virtual ~PacketSink() = default;
+  /// As if it had come from the network. False: too many wait already, or there is no such card;
+  /// it is dropped, and counted in the report.
+  virtual bool deliver(const GuestFrame& frame) = 0;
+};
+
 /// A guest that may leave. Owned by Outgoing during a migration and always handed back.
 class SourceGuest {
  public:
@@ -117,6 +147,9 @@ class SourceGuest {
   virtual Status reclaim() = 0;
   /// The guest runs at the target: drop it. Called once, after STARTED.
   virtual Status release() = 0;
+  /// What OutgoingOptions::forward sends after the guest; nullptr where it has no cards, or frames
+  /// cannot be had. Lives as long as this.
+  virtual PacketSource* waiting_packets() = 0;
 };
 
 /// A userfaultfd with the range of one region it serves, for post-copy and lazy restore.
@@ -148,6 +181,9 @@ class TargetGuest {
   virtual void discard() = 0;
   /// Userfaultfds (perhaps of other processes) for lazy filling; empty where there are none.
   virtual std::vector<FaultSource> fault_sources() = 0;
+  /// Where frames from the source go; nullptr where the guest cannot be given any: then none are
+  /// sent. Asked before prepare(), used after start(). Lives as long as this.
+  virtual PacketSink* packet_sink() = 0;
 };
 
 }  // namespace migrate

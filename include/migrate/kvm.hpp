@@ -88,6 +88,7 @@ class KvmSourceHooks {
   virtual Status relinquish() = 0;
   virtual Status reclaim() = 0;
   virtual Status release() = 0;
+  virtual PacketSource* waiting_packets() = 0;
 
   /// Something an operator may want in a log, such as MSRs that cannot be moved.
   virtual void note(std::string_view text) = 0;
@@ -132,6 +133,8 @@ class KvmTargetHooks {
   virtual Status start(RunState state) = 0;
   /// Drops what build() made, if it was called.
   virtual void discard() = 0;
+  /// As in TargetGuest.
+  virtual PacketSink* packet_sink() = 0;
 
   virtual void note(std::string_view text) = 0;
 };

@@ -38,6 +38,9 @@ struct CompressionChoice {
 /// "auto", "none", "zstd:1".
 [[nodiscard]] std::string to_string(const CompressionChoice& choice);
 
+/// By then the network sends to the target, or never will.
+inline constexpr std::chrono::milliseconds kForwardMax{30'000};
+
 /// Options of the sending side. Defaults are the command's.
 struct OutgoingOptions {
   Strategy strategy = Strategy::kAuto;
@@ -58,6 +61,9 @@ struct OutgoingOptions {
   std::chrono::milliseconds ask_window{60'000};  ///< After COMMIT: how long to ask for the outcome.
   /// In the rounds: how long without the link before it is given up; 0: at once.
   std::chrono::milliseconds reconnect{30'000};
+  /// From COMMIT until this long after STARTED, frames that still come to the guest here go to the
+  /// target; 0: none do. The guest is let go that much later. At most kForwardMax.
+  std::chrono::milliseconds forward{0};
   /// Not the engine's, which is given a Connector: for whoever makes that.
   SocketOptions sockets;
 };

@@ -81,6 +81,11 @@ struct Report {
     std::uint32_t count = 0;  ///< Times that the link was lost in the rounds and came back.
     double ms = 0;            ///< Without it, all of them together.
   } reconnects;
+  /// Frames that came to the guest at the source after its pause. There: sent to the target, and
+  /// dropped with a link that was lost. At the target: given to the guest, and dropped there.
+  struct {
+    std::uint64_t frames = 0, bytes = 0, dropped = 0;
+  } forwarded;
   std::optional<Error> error;
 };
 

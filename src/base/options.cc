@@ -121,6 +121,22 @@ Status set_reconnect(OutgoingOptions& options, std::string_view value) {
   return {};
 }
 
+Status set_forward(OutgoingOptions& options, std::string_view value) {
+  auto parsed = parse_duration(value);
+  if (!parsed) return in_option("forward", std::move(parsed).error());
+  const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(*parsed);
+  if (time != *parsed || time.count() < 0 || time > kForwardMax) {
+    return refused("forward", value,
+                   "a time up to 30s, in whole ms, such as 500ms; 0s forwards nothing");
+  }
+  options.forward = time;
+  return {};
+}
+
+std::string get_forward(const OutgoingOptions& options) {
+  return options.forward.count() == 0 ? "0s" : format_duration(options.forward);
+}
+
 std::string get_reconnect(const OutgoingOptions& options) {
   return options.reconnect.count() == 0 ? "0s" : format_duration(options.reconnect);
 }
@@ -272,6 +288,10 @@ std::vector<OptionSpec> make_registry() {
       {"reconnect", "TIME",
        "A link lost before the switchover is opened again for this long; 0s gives up at once.",
        set_reconnect, get_reconnect},
+      {"forward", "TIME",
+       "Packets that come to the guest here once it has left go after it, for this long; 0s: none "
+       "do.",
+       set_forward, get_forward},
       {"io", "auto|poll|uring", "How bytes get through the sockets; uring needs io_uring.", set_io,
        [](const Options& options) { return std::string(to_string(options.sockets.io)); }},
       {"zerocopy", "on|off",

@@ -105,6 +105,7 @@ Result<wire::Welcome> Incoming::Impl::accept_hello(const wire::Hello& hello) {
   terms.encodings = wire::kEncodingsKnown;
   terms.codecs = wire::kCodecsKnown;
   terms.limits.state_bytes = options_.state_bytes_max;
+  if (guest_->packet_sink() == nullptr) terms.features &= ~wire::kFeatureForward;
   MIGRATE_ASSIGN(auto welcome, wire::negotiate(hello, terms));
   Status fits = host_.on_described(description_);
   if (fits) fits = guest_->prepare(description_);
@@ -129,6 +130,7 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   }
   agreed_ = {welcome.encodings, welcome.codecs};
   resume_agreed_ = (welcome.features & wire::kFeatureResume) != 0;
+  forward_agreed_ = (welcome.features & wire::kFeatureForward) != 0;
   introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
   control_->set_hasher(hasher);

@@ -72,6 +72,7 @@ class Incoming::Impl {
   Status take_state(const RecordChannel::Record& record);
   Status take_commit(const wire::Commit& commit);
   Status take_abort(wire::Abort abort);
+  Status take_forward(wire::Forward forward);
   Status take_barrier(const wire::Barrier& barrier);
   void note_round(const BulkArrivals& arrivals, SteadyTime now);
   Status take_offer(const wire::Offer& offer);
@@ -147,6 +148,7 @@ class Incoming::Impl {
   bool link_lost_ = false;
   std::atomic<std::uint64_t> heard_{0};  // Bytes from the source on its bulk lanes.
   bool resume_agreed_ = false;
+  bool forward_agreed_ = false;
   nanoseconds resume_window_{0};
   std::optional<SteadyTime> resume_until_;  // While the source is awaited.
   std::optional<SteadyTime> lost_at_;       // Until rounds go on.

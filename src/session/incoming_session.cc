@@ -17,7 +17,8 @@ constexpr milliseconds kReplyPatience{1'000};
 /// Whether a record still means something when the guest's owner is settled.
 bool is_of_the_end(wire::RecordType type) {
   return type == wire::RecordType::kCommit || type == wire::RecordType::kAbort ||
-         type == wire::RecordType::kReleased || type == wire::RecordType::kPing;
+         type == wire::RecordType::kReleased || type == wire::RecordType::kPing ||
+         type == wire::RecordType::kForward;
 }
 
 bool is_state(wire::RecordType type) {
@@ -224,6 +225,14 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
       MIGRATE_ASSIGN(auto abort, wire::decode<wire::Abort>(record.body));
       return take_abort(std::move(abort));
     }
+    case wire::RecordType::kForward: {
+      // Before COMMIT the frames are the source's guest's, and there is none here to have them.
+      if (!forward_agreed_ || !driver_->machine().ended()) {
+        return RecordChannel::unexpected(record, wire::RecordType::kCommit);
+      }
+      MIGRATE_ASSIGN(auto forward, wire::decode<wire::Forward>(record.body));
+      return take_forward(std::move(forward));
+    }
     case wire::RecordType::kReleased:
       released_ = driver_->machine().ended();
       return {};
@@ -274,6 +283,18 @@ void Incoming::Impl::on_started() {
     static_cast<void>(told);
   }
   host_.on_started();
+}
+
+Status Incoming::Impl::take_forward(wire::Forward forward) {
+  const bool here = driver_->machine().state() == TargetState::kStarted;
+  const std::size_t bytes = forward.frame.size();
+  if (here && guest_->packet_sink()->deliver({forward.card, std::move(forward.frame)})) {
+    ++report_.forwarded.frames;
+    report_.forwarded.bytes += bytes;
+  } else {
+    ++report_.forwarded.dropped;
+  }
+  return {};
 }
 
 Status Incoming::Impl::take_abort(wire::Abort abort) {

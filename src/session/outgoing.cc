@@ -90,8 +90,10 @@ Status Outgoing::Impl::setup(Connector& connector) {
 }
 
 Status Outgoing::Impl::make_session(Connector& connector) {
+  OutgoingOptions wanted = options_;
+  if (guest_->waiting_packets() == nullptr) wanted.forward = std::chrono::milliseconds(0);
   auto opened = session::open_session(
-      session_id_, connector, description_, options_, [this](Channel* channel) { watch(channel); },
+      session_id_, connector, description_, wanted, [this](Channel* channel) { watch(channel); },
       refused_);
   watch(nullptr);
   use_connector(nullptr);
@@ -100,6 +102,7 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   declared_load_ms_ = static_cast<double>(opened->welcome.load_us) / 1000;
   agreed_ = {opened->welcome.encodings, opened->welcome.codecs};
   resume_agreed_ = (opened->welcome.features & wire::kFeatureResume) != 0;
+  const bool forward = (opened->welcome.features & wire::kFeatureForward) != 0;
   bulk_lanes_ = opened->welcome.bulk_lanes;
   target_identity_ = opened->control->channel().peer_identity();
   digest_.emplace(opened->hasher);
@@ -124,7 +127,8 @@ Status Outgoing::Impl::make_session(Connector& connector) {
             return gate_.compare_exchange_strong(open, Gate::kClosed);
           },
       .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); },
-      .hash_took = [this] { return verify_took_; }};
+      .hash_took = [this] { return verify_took_; },
+      .packets = forward ? guest_->waiting_packets() : nullptr};
   driver_ = std::make_unique<SourceDriver>(std::move(context), std::move(opened->control));
   watch(&driver_->control().channel());
   make_senders(std::move(opened->lanes));
@@ -307,6 +311,8 @@ void Outgoing::Impl::fill_report(OutgoingResult& result) {
       report_.guest.state = to_string(driver_->times().run_before);
       fill_downtime(driver_->times());
     }
+    const auto& forwarded = driver_->forwarded();
+    report_.forwarded = {forwarded.frames, forwarded.bytes, forwarded.dropped};
   }
   report_.total_ms = elapsed_ms();
   report_.pages.raw = bulk_.raw;

@@ -37,7 +37,8 @@ constexpr milliseconds kBackoffMax{1'000};
 SourceDriver::SourceDriver(Context context, std::unique_ptr<RecordChannel> control)
     : context_(std::move(context)),
       control_(std::move(control)),
-      machine_(context_.keys.target_boot, context_.arbiter != nullptr) {}
+      machine_(context_.keys.target_boot, context_.arbiter != nullptr),
+      forwarder_(context_.packets, context_.clock) {}
 
 void SourceDriver::use(Connector& connector) {
   context_.connector = &connector;
@@ -171,6 +172,7 @@ void SourceDriver::send_abort(const SourceAction& action) {
 std::optional<SourceEvent> SourceDriver::connect() {
   context_.watch(nullptr);
   control_.reset();
+  forwarder_.stop();
   if (!ask_until_) {
     ask_until_ = context_.clock.now() + context_.options.ask_window;
     context_.say("reconnecting",
@@ -222,6 +224,7 @@ std::optional<SourceEvent> SourceDriver::reclaim() {
 std::optional<SourceEvent> SourceDriver::resume_guest() {
   // A pause that failed has left the guest as it was.
   if (!std::exchange(guest_paused_, false)) return std::nullopt;
+  forwarder_.give_back();
   if (times_.run_before == RunState::kPaused) return std::nullopt;
   Status resumed = context_.guest.resume();
   if (resumed) return std::nullopt;
@@ -261,6 +264,11 @@ void SourceDriver::step(nanoseconds idle_max) {
       return control_->receive_alive(idle_max, [&] { return context_.clock.now() < ready_until_; });
     });
   };
+  if (machine_.committed() && forwarder_.active()) {
+    const auto until = context_.clock.now() + idle_max;
+    forwarder_.run(*control_, until, context_.options.peer_timeout);
+    idle_max = std::max(nanoseconds(0), until - context_.clock.now());
+  }
   auto record = receive();
   // The final round's acknowledgement says nothing that READY does not say again.
   while (record && record->header.type == wire::RecordType::kBarrierAck) {
@@ -268,7 +276,11 @@ void SourceDriver::step(nanoseconds idle_max) {
   }
   auto next = record ? guarded([&] { return to_event(*record); })
                      : Result<SourceEvent>(std::move(record).error());
-  if (next) return drive(*std::move(next));
+  if (next) {
+    const bool started = next->kind == Kind::kStarted && next->attempt == machine_.attempt();
+    if (started && machine_.committed()) note_started();
+    return drive(*std::move(next));
+  }
   if (machine_.committed()) {
     // Whatever it was, the target may run the guest: only its answer counts now.
     remember(std::move(next).error().at(Phase::kHandover));
@@ -279,6 +291,14 @@ void SourceDriver::step(nanoseconds idle_max) {
   }
   link_failed_ = next.error().code == ErrorCode::kLinkLost;
   fail(std::move(next).error().at(Phase::kHandover));
+}
+
+/// The guest runs at the target; the network may take a while to notice.
+void SourceDriver::note_started() {
+  if (!forwarder_.active()) return;
+  forwarder_.started();
+  forwarder_.run(*control_, context_.clock.now() + context_.options.forward,
+                 context_.options.peer_timeout);
 }
 
 Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) {

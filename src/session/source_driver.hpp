@@ -9,6 +9,7 @@
 #include "migrate/clock.hpp"
 #include "migrate/migration.hpp"
 #include "session/handover.hpp"
+#include "session/packet_forwarder.hpp"
 #include "transport/record_channel.hpp"
 #include "wire/messages.hpp"
 
@@ -42,6 +43,7 @@ class SourceDriver {
     std::function<wire::Offer(std::uint32_t attempt)> make_offer;
     /// What hashing all memory took here, for this attempt; 0 where it was not done.
     std::function<nanoseconds()> hash_took;
+    PacketSource* packets = nullptr;  ///< What OutgoingOptions::forward sends; nullptr: nothing.
   };
   SourceDriver(Context context, std::unique_ptr<RecordChannel> control);
 
@@ -78,6 +80,7 @@ class SourceDriver {
     RunState run_before = RunState::kRunning;
   };
   [[nodiscard]] const Times& times() const { return times_; }
+  [[nodiscard]] const PacketForwarder::Counts& forwarded() const { return forwarder_.counts(); }
 
  private:
   std::optional<SourceEvent> perform(const SourceAction& action, bool& skip_rest);
@@ -89,6 +92,7 @@ class SourceDriver {
   std::optional<SourceEvent> resume_guest();
   void release_guest();
   void send_released(std::uint32_t attempt);
+  void note_started();
   void send_abort(const SourceAction& action);
   Result<SourceEvent> to_event(const RecordChannel::Record& record);
   Result<SourceEvent> on_ready(const wire::Ready& ready);
@@ -98,6 +102,7 @@ class SourceDriver {
   Context context_;
   std::unique_ptr<RecordChannel> control_;
   SourceHandover machine_;
+  PacketForwarder forwarder_;
   Times times_;
   std::optional<Error> error_;
   Refusal refusal_ = Refusal::kNone;

@@ -27,6 +27,7 @@ wire::Hello make_hello(const wire::SessionId& id, const GuestDescription& guest,
   // A guest that stands all along is sent in one piece: there are no rounds to go on with.
   const bool resume = options.reconnect.count() > 0 && options.strategy != Strategy::kStopCopy;
   if (!resume) hello.features &= ~wire::kFeatureResume;
+  if (options.forward.count() == 0) hello.features &= ~wire::kFeatureForward;
   if (options.compress.mode != CompressionChoice::Mode::kNone) {
     hello.encodings = wire::kEncodingsKnown;
     hello.codecs = wire::kCodecsKnown;

@@ -51,6 +51,12 @@ inline constexpr std::size_t kVoidWordsMax = std::size_t{128} << 10;
 /// A source comes back after a lost link within this, or not at all: longer than any outage that
 /// somebody waits for.
 inline constexpr std::uint32_t kResumeWindowMsMax = 86'400'000;
+/// FORWARD: an Ethernet header, the smallest frame there is; and what IP can have in one, with room
+/// for headers and tags.
+inline constexpr std::size_t kForwardFrameBytesMin = 14;
+inline constexpr std::size_t kForwardFrameBytesMax = 65'600;
+/// A guest has no more network cards than this.
+inline constexpr std::uint32_t kForwardCardsMax = 256;
 /// A record type this version does not know but may skip.
 inline constexpr std::size_t kOptionalBytesMax = std::size_t{64} << 10;
 

@@ -325,6 +325,15 @@ void describe(Codec& codec, Message& message) {
   describe(codec, message.error);
 }
 
+template <typename Codec>
+void describe(Codec& codec, Is<Forward> auto& forward) {
+  codec.u32(forward.card);
+  codec.require(forward.card < kForwardCardsMax, "no guest has that many network cards");
+  codec.blob(forward.frame, {"frame", kForwardFrameBytesMax});
+  codec.require(forward.frame.size() >= kForwardFrameBytesMin,
+                "a frame that is shorter than its header");
+}
+
 /// What makes a HELLO unreadable for this version, found before the rest of it is looked at: its
 /// first fields are those of every version.
 Status check_hello_start(std::span<const std::byte> body) {

@@ -34,7 +34,9 @@ inline constexpr std::uint16_t kVersionMax = 1;
 /// peer's are ignored.
 inline constexpr std::uint64_t kFeatureVerifyFull = std::uint64_t{1} << 0;
 inline constexpr std::uint64_t kFeatureResume = std::uint64_t{1} << 1;
-inline constexpr std::uint64_t kFeaturesKnown = kFeatureVerifyFull | kFeatureResume;
+inline constexpr std::uint64_t kFeatureForward = std::uint64_t{1} << 2;
+inline constexpr std::uint64_t kFeaturesKnown =
+    kFeatureVerifyFull | kFeatureResume | kFeatureForward;
 
 /// In HELLO what the source would use, in WELCOME what it may use (no more than it asked for).
 struct SessionLimits {
@@ -287,6 +289,13 @@ struct Discarded {
   Error error;
 };
 
+/// Source to target, after COMMIT, with kFeatureForward: a frame that came to the guest there.
+struct Forward {
+  static constexpr RecordType kType = RecordType::kForward;
+  std::uint32_t card = 0;        ///< Of the guest's, from 0; less than kForwardCardsMax.
+  std::vector<std::byte> frame;  ///< Ethernet, without its checksum.
+};
+
 /// Every struct above that is a body.
 // clang-format off
 #define MIGRATE_WIRE_MESSAGES(X)                                          \
@@ -294,7 +303,8 @@ struct Discarded {
   X(Ping) X(Pong) X(Alive) X(Regions) X(Barrier) X(BarrierAck)            \
   X(ResumeTerms) X(Resume) X(Resumed) X(Void) X(VoidEnd) X(Voided)        \
   X(SectionBegin) X(SectionEnd) X(StateEnd)                               \
-  X(Offer) X(Ready) X(Commit) X(Started) X(Released) X(Abort) X(Discarded)
+  X(Offer) X(Ready) X(Commit) X(Started) X(Released) X(Abort) X(Discarded) \
+  X(Forward)
 // clang-format on
 
 /// One record, header and body, in `out` (what was there is replaced, its memory kept). Fails with

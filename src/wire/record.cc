@@ -54,6 +54,7 @@ constexpr TypeTraits kTypes[] = {
     {RecordType::kReleased, "RELEASED", 4, Keying::kKeyed},
     {RecordType::kAbort, "ABORT", 5 + kErrorBytesMax, Keying::kKeyed},
     {RecordType::kDiscarded, "DISCARDED", 5 + kErrorBytesMax, Keying::kKeyed},
+    {RecordType::kForward, "FORWARD", 8 + kForwardFrameBytesMax, Keying::kKeyed},
     {RecordType::kAlive, "ALIVE", 0, Keying::kKeyed},
 };
 

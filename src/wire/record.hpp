@@ -56,6 +56,7 @@ enum class RecordType : std::uint16_t {
   kReleased = 0x0034,
   kAbort = 0x0035,
   kDiscarded = 0x0036,
+  kForward = 0x0037,
   kAlive = 0x8001,
 };
 /// A reader that does not know a type with this bit skips the record.

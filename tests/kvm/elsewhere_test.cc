@@ -25,6 +25,7 @@ struct UnusedSource final : KvmSourceHooks {
   Status relinquish() override { return unused(); }
   Status reclaim() override { return unused(); }
   Status release() override { return unused(); }
+  PacketSource* waiting_packets() override { return nullptr; }
   void note(std::string_view) override {}
   static Error unused() { return make_error(ErrorCode::kInternal, "called"); }
 };
@@ -36,6 +37,7 @@ struct UnusedTarget final : KvmTargetHooks {
   Status yield() override { return unused(); }
   Status start(RunState) override { return unused(); }
   void discard() override {}
+  PacketSink* packet_sink() override { return nullptr; }
   void note(std::string_view) override {}
   static Error unused() { return make_error(ErrorCode::kInternal, "called"); }
 };

@@ -43,6 +43,7 @@ class TinySourceHooks final : public KvmSourceHooks {
   Status relinquish() override { return {}; }
   Status reclaim() override { return {}; }
   Status release() override { return {}; }
+  PacketSource* waiting_packets() override { return nullptr; }
   void note(std::string_view text) override { notes.emplace_back(text); }
 
   RunState state = RunState::kPaused;
@@ -80,6 +81,7 @@ class TinyTargetHooks final : public KvmTargetHooks {
     if (state == RunState::kRunning) guest->resume();
     return {};
   }
+  PacketSink* packet_sink() override { return nullptr; }
   void discard() override {
     ++discards;
     guest.reset();

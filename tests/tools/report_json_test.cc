@@ -44,11 +44,12 @@ Report full_report() {
 
 TEST(ReportJson, HasTheKeysOfTheContractInTheirOrder) {
   const Json json = to_json(full_report(), {"Linux 6.1", "A processor"});
-  EXPECT_EQ(keys(json),
-            (Names{"schema", "version",   "outcome",  "strategy",        "session",     "options",
-                   "guest",  "host",      "attempts", "total_ms",        "downtime_ms", "phases_ms",
-                   "rounds", "pages",     "bytes",    "bandwidth_mib_s", "cpu_s",       "predicted",
-                   "faults", "integrity", "error",    "reconnects",      "takeover"}));
+  EXPECT_EQ(
+      keys(json),
+      (Names{"schema", "version",   "outcome",  "strategy",        "session",     "options",
+             "guest",  "host",      "attempts", "total_ms",        "downtime_ms", "phases_ms",
+             "rounds", "pages",     "bytes",    "bandwidth_mib_s", "cpu_s",       "predicted",
+             "faults", "integrity", "error",    "reconnects",      "takeover",    "forwarded"}));
   EXPECT_EQ(keys(json["host"]), (Names{"kernel", "cpu"}));
   EXPECT_EQ(keys(json["phases_ms"]),
             (Names{"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages",

@@ -208,7 +208,46 @@ StreamMaker resumed() {
   return maker;
 }
 
+Forward frame_of(std::uint32_t card, std::size_t bytes) {
+  return {card, std::vector<std::byte>(bytes, std::byte{7})};
+}
+
+/// Frames come to the guest at the source while it starts at the target, and a little longer.
+StreamMaker forwarded() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.allow_forward();
+  maker.open();
+  maker.end_round(true);
+  maker.state(0);
+  maker.offer(1);
+  maker.ready(1);
+  maker.send(Commit{1});
+  maker.send(frame_of(0, 60));
+  maker.reply(Started{1, 45});
+  maker.send(frame_of(1, 14));
+  maker.send(Released{1});
+  return maker;
+}
+
 // ---- Invalid streams: stop_copy() with one thing wrong.
+
+StreamMaker forward_before_commit() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.allow_forward();
+  maker.open();
+  maker.end_round(true);
+  maker.state(0);
+  maker.offer(1);
+  maker.ready(1);
+  maker.send(frame_of(0, 60));
+  return maker;
+}
+
+StreamMaker forward_unasked() {
+  StreamMaker maker = committed();
+  maker.send(frame_of(0, 60));
+  return maker;
+}
 
 /// The valid beginning: opened, one batch sent in round 0.
 StreamMaker begun() {
@@ -437,6 +476,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"valid/aborted_attempt", aborted_attempt},
       {"valid/discarded", discarded},
       {"valid/asked_after_start", asked_after_start},
+      {"valid/forwarded", forwarded},
       {"valid/lost", lost},
       {"valid/refused", refused},
       {"valid/resumed", resumed},
@@ -455,6 +495,8 @@ std::vector<GoldenFile> make_golden_files() {
       {"invalid/region.page_outside_region", page_outside_region},
       {"invalid/handover.commit_before_ready", commit_before_ready},
       {"invalid/handover.commit_after_abort", commit_after_abort},
+      {"invalid/forward.forward_before_commit", forward_before_commit},
+      {"invalid/forward.forward_unasked", forward_unasked},
       {"invalid/session.wrong_proof", wrong_proof},
       {"invalid/session.resume_without_proof", resume_without_proof},
       {"invalid/resume.page_not_void", page_not_void},

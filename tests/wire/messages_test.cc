@@ -44,7 +44,7 @@ class EveryMessage : public ::testing::Test {};
 using AllMessages =
     ::testing::Types<Hello, Welcome, Join, Joined, Ask, Answer, ErrorRecord, Ping, Pong, Alive,
                      Regions, Barrier, BarrierAck, SectionBegin, SectionEnd, StateEnd, Offer, Ready,
-                     Commit, Started, Released, Abort, Discarded>;
+                     Commit, Started, Released, Abort, Discarded, Forward>;
 TYPED_TEST_SUITE(EveryMessage, AllMessages);
 
 TYPED_TEST(EveryMessage, ComesBackAsItWasSent) {

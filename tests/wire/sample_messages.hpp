@@ -163,6 +163,11 @@ class Samples {
   void fill(Commit& m) { m.attempt = u32(); }
   void fill(Started& m) { m = {u32(), random_()}; }
   void fill(Released& m) { m.attempt = u32(); }
+  void fill(Forward& m) {
+    m.card = static_cast<std::uint32_t>(below(kForwardCardsMax));
+    m.frame.resize(kForwardFrameBytesMin + below(100));
+    for (std::byte& byte : m.frame) byte = static_cast<std::byte>(random_());
+  }
   void fill(Abort& m) {
     m.attempt = u32();
     m.scope = coin() ? AbortScope::kAttempt : AbortScope::kSession;

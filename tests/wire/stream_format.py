@@ -55,6 +55,7 @@ TYPES = {
     0x0034: ("RELEASED", 4, KEYED),
     0x0035: ("ABORT", 5 + _ERROR_MAX, KEYED),
     0x0036: ("DISCARDED", 5 + _ERROR_MAX, KEYED),
+    0x0037: ("FORWARD", 8 + 65600, KEYED),
     0x8001: ("ALIVE", 0, KEYED),
 }
 OPTIONAL_BIT, OPTIONAL_MAX = 0x8000, 64 << 10
@@ -310,6 +311,8 @@ _PARSERS = {
     "COMMIT": _numbers(("attempt", "I")),
     "STARTED": _numbers(("attempt", "I"), ("start_us", "Q")),
     "RELEASED": _numbers(("attempt", "I")),
+    "FORWARD": lambda f: {"card": f.bounded("I", 0, 255, "card"),
+                          "frame": f.bytes(f.bounded("I", 14, 65600, "frame"))},
 }
 
 

@@ -247,6 +247,11 @@ void StreamMaker::allow_resume() {
   welcome_.features |= kFeatureResume;
 }
 
+void StreamMaker::allow_forward() {
+  hello_.features |= kFeatureForward;
+  welcome_.features |= kFeatureForward;
+}
+
 void StreamMaker::resume(std::uint32_t round) {
   first_connection_ = next_connection_;
   next_connection_ = static_cast<std::uint16_t>(next_connection_ + hello_.bulk_lanes + 1);

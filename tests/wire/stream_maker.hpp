@@ -80,6 +80,7 @@ class StreamMaker {
 
   /// Before open(): both sides know feature bit 1.
   void allow_resume();
+  void allow_forward();
   /// After a link that was lost in the rounds: RESUME on a new control lane, RESUMED for `round`,
   /// which is the open one or, when its acknowledgement was lost, the next.
   void resume(std::uint32_t round);

@@ -351,6 +351,10 @@ class Handover:
             raise Violation("handover", "COMMIT of attempt %d, which is not READY" % attempt)
         self.committed.add(attempt)
 
+    def forward(self):
+        if self.attempt not in self.committed or self.attempt in self.ended:
+            raise Violation("forward", "FORWARD of a guest that is not handed over")
+
     def on_started(self, message):
         attempt = message["attempt"]
         if attempt not in self.committed or attempt in self.discarded:

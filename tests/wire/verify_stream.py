@@ -21,7 +21,7 @@ _EVERYWHERE = {"ERROR", "PING", "PONG"}
 _ALLOWED = {
     ("control", TO_TARGET): _EVERYWHERE | {
         "HELLO", "RESUME_TERMS", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA",
-        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT", "ALIVE"},
+        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT", "ALIVE", "FORWARD"},
     ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "ALIVE", "BARRIER_ACK", "READY", "STARTED",
                                            "DISCARDED", "ANSWER"},
     ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER"},
@@ -204,6 +204,11 @@ class Verifier:
         if not self.welcome["features"] & 2 or self.terms:
             raise Violation("resume", "RESUME_TERMS twice, or without the feature")
         self.terms = True
+
+    def _on_forward(self, _connection, _stream, _forward):
+        if not self.welcome["features"] & 4:
+            raise Violation("forward", "FORWARD without the feature")
+        self.handover.forward()
 
     def _on_resume(self, connection, _stream, resume):
         self._check_proof(resume, 40)

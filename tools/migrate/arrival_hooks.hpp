@@ -26,6 +26,7 @@ class ArrivalHooks final : public KvmTargetHooks {
     vmm_.discard();
     on_discard_();
   }
+  PacketSink* packet_sink() override { return vmm_.packet_sink(); }
   void note(std::string_view text) override { vmm_.note(text); }
 
   [[nodiscard]] std::shared_ptr<vmm::Vmm> vmm() const { return vmm_.vmm(); }

@@ -173,6 +173,10 @@ Json to_json(const Report& report, const HostFacts& host) {
       {"reconnects", {{"count", report.reconnects.count}, {"ms", finite(report.reconnects.ms)}}},
       // Of a target, once its guest runs: whoever told the network fills it in.
       {"takeover", nullptr},
+      {"forwarded",
+       {{"frames", report.forwarded.frames},
+        {"bytes", report.forwarded.bytes},
+        {"dropped", report.forwarded.dropped}}},
   };
 }
 
@@ -257,6 +261,9 @@ void take_figures(const Json& json, Report& report) {
   take(part(json, "integrity"), "sampled", report.integrity.sampled);
   take(part(json, "reconnects"), "count", report.reconnects.count);
   take(part(json, "reconnects"), "ms", report.reconnects.ms);
+  take(part(json, "forwarded"), "frames", report.forwarded.frames);
+  take(part(json, "forwarded"), "bytes", report.forwarded.bytes);
+  take(part(json, "forwarded"), "dropped", report.forwarded.dropped);
 }
 
 }  // namespace

@@ -123,4 +123,29 @@ std::shared_ptr<Vmm> VmmTargetHooks::vmm() const {
   return vmm_;
 }
 
+PacketSource* VmmSourceHooks::waiting_packets() {
+  return vmm_->config().nets.empty() ? nullptr : this;
+}
+
+Result<std::vector<GuestFrame>> VmmSourceHooks::take_waiting(std::size_t frames_max,
+                                                             std::size_t bytes_max) {
+  MIGRATE_ASSIGN(auto taken, vmm_->take_waiting_frames(frames_max, bytes_max));
+  std::vector<GuestFrame> frames;
+  frames.reserve(taken.size());
+  for (CardFrame& one : taken) frames.push_back({one.card, std::move(one.frame)});
+  return frames;
+}
+
+void VmmSourceHooks::give_back(std::vector<GuestFrame> frames) {
+  for (const GuestFrame& frame : frames) vmm_->deliver_frame(frame.card, frame.bytes);
+}
+
+PacketSink* VmmTargetHooks::packet_sink() { return host_.nets.empty() ? nullptr : this; }
+
+bool VmmTargetHooks::deliver(const GuestFrame& frame) {
+  const auto guest = vmm();
+  return guest != nullptr && frame.card < guest->config().nets.size() &&
+         guest->deliver_frame(frame.card, frame.bytes);
+}
+
 }  // namespace migrate::vmm

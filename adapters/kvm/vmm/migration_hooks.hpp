@@ -17,7 +17,7 @@ namespace migrate::vmm {
 
 /// Lets a Vmm leave. Pass to make_kvm_source(vmm->kvm_vm(), hooks, source_options(*vmm)); must
 /// outlive the source.
-class VmmSourceHooks final : public KvmSourceHooks {
+class VmmSourceHooks final : public KvmSourceHooks, private PacketSource {
  public:
   explicit VmmSourceHooks(std::shared_ptr<Vmm> vmm) : vmm_(std::move(vmm)) {}
 
@@ -31,14 +31,20 @@ class VmmSourceHooks final : public KvmSourceHooks {
   Status relinquish() override;
   Status reclaim() override;
   Status release() override;
+  PacketSource* waiting_packets() override;
   void note(std::string_view text) override;
 
  private:
+  // PacketSource
+  Result<std::vector<GuestFrame>> take_waiting(std::size_t frames_max,
+                                               std::size_t bytes_max) override;
+  void give_back(std::vector<GuestFrame> frames) override;
+
   std::shared_ptr<Vmm> vmm_;
 };
 
 /// Makes a Vmm from a description. Pass to make_kvm_target(); must outlive the target.
-class VmmTargetHooks final : public KvmTargetHooks {
+class VmmTargetHooks final : public KvmTargetHooks, private PacketSink {
  public:
   explicit VmmTargetHooks(ArrivalConfig host = {}) : host_(std::move(host)) {}
 
@@ -48,12 +54,15 @@ class VmmTargetHooks final : public KvmTargetHooks {
   Status yield() override;
   Status start(RunState state) override;
   void discard() override;
+  PacketSink* packet_sink() override;
   void note(std::string_view text) override;
 
   /// The guest, from build() on; nullptr before and after discard(). Any thread.
   [[nodiscard]] std::shared_ptr<Vmm> vmm() const MIGRATE_EXCLUDES(mutex_);
 
  private:
+  bool deliver(const GuestFrame& frame) override;  // PacketSink
+
   const ArrivalConfig host_;
   mutable Mutex mutex_;
   std::shared_ptr<Vmm> vmm_ MIGRATE_GUARDED_BY(mutex_);

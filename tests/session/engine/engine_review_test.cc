@@ -54,6 +54,7 @@ class WatchfulTarget final : public TargetGuest, private PageSink {
     seen_->changed.wait_for(lock, milliseconds(100), [&] { return seen_->written_after_drop; });
   }
   std::vector<FaultSource> fault_sources() override { return {}; }
+  PacketSink* packet_sink() override { return nullptr; }
 
  private:
   Status update_regions(const RegionDelta& delta) override {

@@ -32,6 +32,19 @@ class TestHost final : public Incoming::Host {
   Migration& run_;
 };
 
+class TakeoverLog final : public Takeover {
+ public:
+  explicit TakeoverLog(Migration& run) : run_(run) {}
+  void taken_over(const TakenOver& guest) noexcept override {
+    run_.takeovers.push_back({guest.session, guest.guest, guest.started_at, run_.world.running,
+                              run_.host_started,
+                              run_.network->bytes()[0].in(test::Direction::kToSource)});
+  }
+
+ private:
+  Migration& run_;
+};
+
 class EventLog final : public Observer {
  public:
   explicit EventLog(Migration& run) : run_(run) {}
@@ -88,9 +101,11 @@ Migration::Migration(RunSpec run_spec)
   }
   TestHost host(*this);
   EventLog events(*this);
+  TakeoverLog takeover(*this);
   Outgoing outgoing(std::move(source_guest), spec.outgoing, &events, spec.source_arbiter);
   Incoming incoming(std::make_unique<FakeTarget>(world, spec.target), spec.incoming, host, nullptr,
-                    spec.target_arbiter);
+                    spec.target_arbiter, system_clock(), &takeover);
+  if (spec.watch_run) spec.watch_run(*this);
   if (spec.ready) spec.ready(outgoing, incoming);
   std::promise<IncomingResult> promise;
   auto arrived = promise.get_future();
@@ -118,6 +133,8 @@ std::string Migration::text() const {
 void expect_one_owner(Migration& run) {
   SCOPED_TRACE(run.text());
   EXPECT_LE(run.world.running_max, 1);
+  // The network hears of a guest that has started, once, and of no other.
+  EXPECT_EQ(run.takeovers.size(), run.target().started() ? 1u : 0u);
   const bool was_running = run.spec.source.run_state == RunState::kRunning;
   if (run.out.outcome == Outcome::kUncertain) {
     // Paused here; whether it runs there is what is not known here.

@@ -15,6 +15,8 @@
 
 namespace migrate::testing {
 
+struct Migration;
+
 struct RunSpec {
   std::vector<Region> regions;  ///< Empty: one region of 64 pages and one of 100, far apart.
   FakeSource::Script source;
@@ -29,10 +31,21 @@ struct RunSpec {
   /// Called with what can be cancelled, before anything runs.
   std::function<void(Outgoing&, Incoming&)> ready;
   std::function<void(const Event&)> on_source_event;
+  std::function<void(Migration&)> watch_run;  ///< Before anything runs.
   /// Puts something before what connects the source.
   std::function<std::unique_ptr<Connector>(std::unique_ptr<Connector>)> wrap_connector;
 
   RunSpec();
+};
+
+/// How things stood when the network was told that the guest is at the target.
+struct ToldNetwork {
+  std::string session;
+  std::string guest;
+  SteadyTime started_at;
+  int running = 0;              ///< Hosts on which the guest ran.
+  int host_started = 0;         ///< How often Incoming::Host had heard of it.
+  std::uint64_t to_source = 0;  ///< Bytes that the control lane had carried that way.
 };
 
 /// Everything that is left after a run.
@@ -47,6 +60,7 @@ struct Migration {
   IncomingResult in;
   int host_ready = 0;
   int host_started = 0;
+  std::vector<ToldNetwork> takeovers;
   std::vector<std::string> source_events;
   /// What each channel had carried when the source first said an event of that name.
   std::map<std::string, std::vector<test::LaneBytes>> bytes_at;

@@ -43,6 +43,19 @@ TEST(EngineStream, AStopCopyObeysTheSpecification) {
   expect_valid(run, "stop-copy");
 }
 
+TEST(EngineStream, FramesThatFollowTheGuestObeyTheSpecification) {
+  RunSpec spec;
+  spec.outgoing.forward = std::chrono::milliseconds(20);
+  spec.target.cards = true;
+  spec.source.packets = [] {
+    return std::vector<GuestFrame>{{0, std::vector<std::byte>(60, std::byte{1})}};
+  };
+  Migration run(std::move(spec));
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  EXPECT_GT(run.in.report.forwarded.frames, 0u);
+  expect_valid(run, "forwarded");
+}
+
 TEST(EngineStream, AFailureAtTheTargetObeysTheSpecification) {
   RunSpec spec;
   spec.target.fail_load = ErrorCode::kGuest;

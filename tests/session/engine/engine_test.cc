@@ -53,6 +53,28 @@ std::vector<Mode> modes() {
 
 INSTANTIATE_TEST_SUITE_P(Engine, EveryMode, ::testing::ValuesIn(modes()));
 
+TEST(Engine, TheNetworkIsToldWhenStartedHasLeftAndBeforeAllElse) {
+  RunSpec spec;
+  std::uint64_t before = 0;
+  Migration* running = nullptr;
+  spec.target.hook = [&](const char* where) {
+    if (std::string_view(where) != "start" || running == nullptr) return;
+    EXPECT_TRUE(running->takeovers.empty()) << "the guest does not run yet";
+    before = running->network->bytes()[0].in(test::Direction::kToSource);
+  };
+  spec.watch_run = [&](Migration& run) { running = &run; };
+  Migration run(std::move(spec));
+  ASSERT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+  ASSERT_EQ(run.takeovers.size(), 1u);
+  const ToldNetwork& told = run.takeovers.front();
+  EXPECT_EQ(told.running, 1);
+  EXPECT_EQ(told.host_started, 0) << "first the network, then the host";
+  EXPECT_GT(told.to_source, before) << "STARTED has left";
+  EXPECT_EQ(told.session, run.out.report.session);
+  EXPECT_EQ(told.guest, run.out.report.guest.name);
+  EXPECT_NE(told.started_at, SteadyTime{});
+}
+
 TEST_P(EveryMode, AnIdleGuestArrivesEqualAndRuns) {
   Migration run(spec());
   expect_one_owner(run);

@@ -1,5 +1,7 @@
 #include "tests/session/engine/fake_guest.hpp"
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 
 namespace migrate::testing {
@@ -376,6 +378,27 @@ std::span<std::byte> FakeTarget::mapped(const RegionId& region) {
 Status FakeTarget::install(const RegionId& region, GuestPage page,
                            std::span<const std::byte> bytes) {
   return write(region, {page, 1}, bytes);
+}
+
+Result<std::vector<GuestFrame>> FakeSource::take_waiting(std::size_t frames_max,
+                                                         std::size_t /*bytes_max*/) {
+  EXPECT_FALSE(running_) << "frames are taken from a guest that runs";
+  EXPECT_FALSE(released_) << "frames are taken from a guest that is gone";
+  auto frames = script_.packets();
+  EXPECT_LE(frames.size(), frames_max) << "the script's fault";
+  return frames;
+}
+
+void FakeSource::give_back(std::vector<GuestFrame> frames) {
+  EXPECT_FALSE(running_) << "what was taken comes first";
+  given_back_ = std::move(frames);
+}
+
+bool FakeTarget::deliver(const GuestFrame& frame) {
+  EXPECT_TRUE(started_) << "frames come to a guest that does not run";
+  if (delivered_.size() == script_.frames_max) return false;
+  delivered_.push_back(frame);
+  return true;
 }
 
 }  // namespace migrate::testing

@@ -51,7 +51,10 @@ enum class TrackerStyle {
   kManual,          ///< Like KVM's manual protect: bits stay until rearm() clears them.
 };
 
-class FakeSource final : public SourceGuest, private PageSource, private DirtyTracker {
+class FakeSource final : public SourceGuest,
+                         private PageSource,
+                         private DirtyTracker,
+                         private PacketSource {
  public:
   struct Script {
     TrackerStyle style = TrackerStyle::kManual;
@@ -62,6 +65,9 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
     std::function<void(FakeSource&, const char* where)> writes;
     ErrorCode fail_pause{}, fail_save{}, fail_reclaim{}, fail_collect{};  ///< 0: works.
     int collects_before_failure = 0;
+    /// Frames that wait for the guest, each time it is asked while it stands; empty: it has no
+    /// cards.
+    std::function<std::vector<GuestFrame>()> packets;
     std::function<void()> on_read;  ///< Called before each read(), by a lane where it is one's.
   };
 
@@ -95,8 +101,15 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   Status relinquish() override;
   Status reclaim() override;
   Status release() override;
+  PacketSource* waiting_packets() override { return script_.packets ? this : nullptr; }
+  /// What came to the guest here after all.
+  [[nodiscard]] const std::vector<GuestFrame>& given_back() const { return given_back_; }
 
  private:
+  // PacketSource
+  Result<std::vector<GuestFrame>> take_waiting(std::size_t frames_max,
+                                               std::size_t bytes_max) override;
+  void give_back(std::vector<GuestFrame> frames) override;
   // PageSource
   Result<std::vector<Region>> regions() override { return memory_.regions(); }
   Result<ReadOutcome> read(const RegionId& region, PageRange range,
@@ -127,17 +140,20 @@ class FakeSource final : public SourceGuest, private PageSource, private DirtyTr
   bool running_ = false;
   bool holds_lock_ = false;
   bool released_ = false;
+  std::vector<GuestFrame> given_back_;
   int pauses_ = 0;
   double throttle_ = 0;
   double throttle_max_ = 0;
 };
 
-class FakeTarget final : public TargetGuest, private PageSink {
+class FakeTarget final : public TargetGuest, private PageSink, private PacketSink {
  public:
   struct Script {
     bool mapped = true;
     ErrorCode fail_prepare{}, fail_load{}, fail_acquire{}, fail_start{};
     std::size_t state_bytes = 300;
+    bool cards = false;                           ///< It takes frames,
+    std::size_t frames_max = 1000;                ///< so many.
     std::function<void(const char* where)> hook;  ///< "load", "acquire", "start", "written".
   };
   FakeTarget(World& world, Script script);
@@ -157,8 +173,11 @@ class FakeTarget final : public TargetGuest, private PageSink {
   Status start(RunState state) override;
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
+  PacketSink* packet_sink() override { return script_.cards ? this : nullptr; }
+  [[nodiscard]] const std::vector<GuestFrame>& delivered() const { return delivered_; }
 
  private:
+  bool deliver(const GuestFrame& frame) override;
   Status update_regions(const RegionDelta& delta) override;
   Status write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) override;
   Status zero(const RegionId& region, PageRange range) override;
@@ -174,6 +193,7 @@ class FakeTarget final : public TargetGuest, private PageSink {
   bool started_ = false;
   bool discarded_ = false;
   bool holds_lock_ = false;
+  std::vector<GuestFrame> delivered_;
 };
 
 /// What FakeSource saves and FakeTarget expects, by size.
