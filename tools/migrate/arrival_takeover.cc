@@ -130,8 +130,12 @@ Json ArrivalTakeover::report() {
           {"hook", hook_ ? hook_json(choice_.hook, hook_->wait(deadline)) : Json(nullptr)}};
 }
 
-void ArrivalTakeover::stop() noexcept {
+void ArrivalTakeover::stop_announcing() noexcept {
   if (announcer_) announcer_->stop();
+}
+
+void ArrivalTakeover::stop() noexcept {
+  stop_announcing();
   if (hook_) hook_->stop();
 }
 

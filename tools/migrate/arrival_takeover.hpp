@@ -37,6 +37,8 @@ class ArrivalTakeover final : public Takeover {
   /// What has become of it; null for a guest that has neither cards nor a hook. Waits until all is
   /// sent and the hook has ended.
   [[nodiscard]] Json report();
+  /// Announces nothing more: the guest is about to leave again. Any thread, from prepare() on.
+  void stop_announcing() noexcept;
   /// Ends what still runs, and lets report() return. Any thread, from prepare() on.
   void stop() noexcept;
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "announce_options.hpp"
 #include "base/huge_pages.hpp"
 #include "command.hpp"
 #include "cpu_baseline_file.hpp"
@@ -113,9 +114,12 @@ Result<Running> start(const vmm::VmmConfig& config, const RuntimeDir& folder) {
   Running running;
   MIGRATE_ASSIGN(NameLock name, folder.take_name(config.name));
   MIGRATE_ASSIGN(auto vmm, vmm::Vmm::create(config));
+  // Its cards have their MAC addresses now; announced only where it stays here after all.
+  auto cards = announced_cards(vmm->config().nets, {});
   running.guest = std::make_unique<VmmGuest>(std::shared_ptr<vmm::Vmm>(std::move(vmm)));
   MIGRATE_TRY(running.guest->resume());
   MIGRATE_ASSIGN(running.hosting, Hosting::create(*running.guest, std::move(name), folder, false));
+  running.hosting->host().set_network({std::move(cards), {}, nullptr});
   MIGRATE_TRY(running.hosting->open());
   return running;
 }

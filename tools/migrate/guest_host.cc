@@ -113,6 +113,26 @@ void GuestHost::set_arrival_report(const Json& report) {
   hub_.publish_report(report);
 }
 
+void GuestHost::set_network(Network network) {
+  MutexLock lock(mutex_);
+  network_ = std::move(network);
+}
+
+/// The network may have heard that the guest is at the target.
+void GuestHost::announce(const std::string& session) {
+  if (network_.cards.empty()) return;
+  auto made = make_announcer(network_.cards, network_.schedule);
+  if (!made) {
+    log_line(LogLevel::kWarning,
+             "the network is not told that the guest is here: " + made.error().to_text());
+    hub_.publish(Event{"announce-failed", Phase::kNone, 0, made.error().to_text()});
+    return;
+  }
+  announcer_ = *std::move(made);
+  announcer_->taken_over({session, guest_.facts().name, std::chrono::steady_clock::now()});
+  hub_.publish(Event{"announced", Phase::kNone, 0, "the guest's addresses are here"});
+}
+
 Status GuestHost::check_here(const char* what) const {
   switch (activity_) {
     case Activity::kHere:
@@ -177,6 +197,9 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
     outgoing_.reset();
     return std::move(started).error();
   }
+  // What is still said here would bring the network back to a guest that has left.
+  announcer_.reset();
+  if (network_.before_leaving) network_.before_leaving();
   request_ = std::move(request);
   report_.reset();
   activity_ = Activity::kMigrating;
@@ -251,6 +274,7 @@ Status GuestHost::resolve(bool resume, bool force) {
     MutexLock lock(mutex_);
     activity_ = status ? Activity::kHere : Activity::kUncertain;
     if (status) {
+      if (resume) announce(kept_.uncertain->session());
       kept_.uncertain.reset();
       kept_.guest.reset();
     }

@@ -4,16 +4,19 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/event_fd.hpp"
 #include "base/mutex.hpp"
 #include "event_hub.hpp"
 #include "exit_code.hpp"
 #include "hosted_guest.hpp"
+#include "migrate/announce.hpp"
 #include "migrate/endpoint.hpp"
 #include "migrate/migration.hpp"
 #include "signals.hpp"
@@ -67,6 +70,15 @@ class GuestHost final : private Observer {
   /// What its arrival looked like, for followers; comes when the source has confirmed.
   void set_arrival_report(const Json& report) MIGRATE_EXCLUDES(mutex_);
 
+  /// What the network is told where the guest runs on here after all (resolve()), and what ends
+  /// earlier announcements when it begins to leave. Before any migration.
+  struct Network {
+    std::vector<AnnouncedCard> cards;
+    AnnounceSchedule schedule;
+    std::function<void()> before_leaving;
+  };
+  void set_network(Network network) MIGRATE_EXCLUDES(mutex_);
+
   /// kBusy while it migrates, kUncertain while its owner is not known.
   Status pause() MIGRATE_EXCLUDES(mutex_);
   Status resume() MIGRATE_EXCLUDES(mutex_);
@@ -94,6 +106,7 @@ class GuestHost final : private Observer {
   void on_progress(const Progress& progress) override;
   void on_event(const Event& event) override;
 
+  void announce(const std::string& session) MIGRATE_REQUIRES(mutex_);
   Status check_here(const char* what) const MIGRATE_REQUIRES(mutex_);
   void run_migration(std::unique_ptr<Connector> connector);
   void finish_migration(OutgoingResult result) MIGRATE_EXCLUDES(mutex_);
@@ -117,6 +130,8 @@ class GuestHost final : private Observer {
   std::unique_ptr<Outgoing> outgoing_ MIGRATE_GUARDED_BY(mutex_);
   // Of an uncertain handover. `uncertain` uses `guest`, so it goes first.
   OutgoingResult kept_ MIGRATE_GUARDED_BY(mutex_);
+  Network network_ MIGRATE_GUARDED_BY(mutex_);
+  std::unique_ptr<Announcer> announcer_ MIGRATE_GUARDED_BY(mutex_);
   std::thread thread_ MIGRATE_GUARDED_BY(mutex_);
 };
 

@@ -81,6 +81,9 @@ Status ReceiveSession::on_described(const GuestDescription& description) {
 Status ReceiveSession::on_ready() {
   MIGRATE_TRY(hosting_->open());
   takeover_.prepare(cards_);
+  const AnnounceChoice& announce = options_.takeover.announce;
+  hosting_->host().set_network({announced_cards(cards_, announce), announce.schedule,
+                                [this] { takeover_.stop_announcing(); }});
   return {};
 }
 
