@@ -9,6 +9,7 @@ from testbed import GUEST_IP, GUEST_IP6, GUEST_MAC, HOSTS
 
 # Somebody else's, or the guest's in another life.
 OLD_MAC = "52:54:00:78:00:66"
+# Even, to end where it began.
 MOVES = int(os.environ.get("MIGRATE_NET_MOVES", "10"))
 
 
