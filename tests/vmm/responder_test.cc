@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapters/kvm/vmm/demo_guest/card_memory.hpp"
+#include "adapters/kvm/vmm/devices/virtio_net.hpp"
 #include "adapters/kvm/vmm/migration_hooks.hpp"
 #include "tests/vmm/section_tape.hpp"
 #include "tests/vmm/tap_neighbour.hpp"
@@ -253,6 +254,31 @@ TEST_F(Responder, MovesWithItsCountersAndWhatCameToTheTargetBeforeTheStart) {
   EXPECT_FALSE(here_->has_carrier());
   EXPECT_TRUE(here_->silent());
   EXPECT_EQ(from->take_waiting_frames(1, 1).error().code, ErrorCode::kGuest);
+}
+
+// Broadcasts come to the target's tap for as long as the guest runs at the source.
+TEST_F(Responder, WhatFilledTheTargetsQueueLeavesRoomForWhatComesInTheBlackout) {
+  constexpr int kMoreThanAQueue = 1500;
+  const auto from = make_responder();
+  resume(*from);
+  Way way(from, arrival());
+  Status done = prepare(way);
+  ASSERT_TRUE(done) << done.error().to_text();
+  there_->wait_until_it_takes_frames();
+  for (int i = 0; i < kMoreThanAQueue; ++i) there_->send(numbered(500'000));
+  ASSERT_TRUE(way.source->pause());
+  done = carry_over(way);
+  ASSERT_TRUE(done) << done.error().to_text();
+  send_numbers(*there_, 0, kFrames);
+  ASSERT_TRUE(way.target->start(RunState::kRunning));
+  ASSERT_TRUE(way.source->release());
+  int stale = 0;
+  int number = number_of(there_->receive());
+  for (; number == 500'000; number = number_of(there_->receive())) ++stale;
+  EXPECT_LE(stale, static_cast<int>(VirtioNet::kKeptFrames));
+  EXPECT_EQ(number, 0);
+  expect_answers(*there_, 1, kFrames);
+  expect_next_is_new(*there_);
 }
 
 TEST_F(Responder, AFailedMoveLosesNothingThatCameMeanwhile) {

@@ -39,6 +39,8 @@ class VirtioDevices {
   [[nodiscard]] std::size_t nets() const { return nets_.size(); }
   [[nodiscard]] VirtioNet& net(std::size_t card) const;
   [[nodiscard]] int port(std::size_t card) const;
+  /// Of each card: see VirtioNet::shed_waiting().
+  void shed_waiting_frames() const;
   /// The guest is gone: see Tap::close(). While quiesced.
   void close_ports();
 

@@ -216,10 +216,11 @@ Status Vmm::Impl::save_devices(StateWriter& writer) {
   return board_->save(writer);
 }
 
-// Its own section begins each attempt.
+// Its own section begins each attempt: the source has just paused.
 Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
   if (section.name != kOwnSection) return board_->load(section, reader);
   board_->begin_load();
+  board_->devices().shed_waiting_frames();
   MIGRATE_ASSIGN(OwnState own, read_own_section(section, reader, config_.vcpus));
   console_.replace(own.console);
   MutexLock lock(mutex_);

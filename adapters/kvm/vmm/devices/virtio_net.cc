@@ -155,6 +155,16 @@ ssize_t VirtioNet::next_packet() {
     std::memcpy(packet_.data() + kPacketHeaderBytes, delivered_.data(), delivered_.size());
     return static_cast<ssize_t>(kPacketHeaderBytes + delivered_.size());
   }
+  if (!kept_.empty()) {
+    const auto bytes = static_cast<ssize_t>(kept_.front().size());
+    std::ranges::copy(kept_.front(), packet_.begin());
+    kept_.pop_front();
+    return bytes;
+  }
+  return read_port();
+}
+
+ssize_t VirtioNet::read_port() {
   ssize_t bytes = 0;
   do {
     bytes = ::read(port_, packet_.data(), packet_.size());
@@ -180,6 +190,21 @@ bool VirtioNet::take_waiting(std::vector<std::byte>& frame) {
     if (static_cast<std::size_t>(bytes) < kPacketHeaderBytes + kFrameBytesMin) continue;
     frame.assign(packet_.begin() + kPacketHeaderBytes, packet_.begin() + bytes);
     return true;
+  }
+}
+
+void VirtioNet::shed_waiting() {
+  // More than a tap's queue holds, so that a flood cannot keep us here.
+  constexpr int kTakenMax = 4096;
+  kept_.clear();
+  for (int taken = 0; taken < kTakenMax; ++taken) {
+    const ssize_t bytes = read_port();
+    if (bytes <= 0) return;
+    kept_.emplace_back(packet_.begin(), packet_.begin() + bytes);
+    if (kept_.size() > kKeptFrames) {
+      kept_.pop_front();
+      ++dropped_;
+    }
   }
 }
 

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,11 +25,13 @@ namespace migrate::vmm {
 /// arrives while the guest has no buffers, or while the device is quiesced, waits in the tap's own
 /// queue, from the moment it was opened; past its length (txqueuelen, 1000 by default: 998 frames
 /// measured) the newest are dropped there. At a target it so holds what came to all (broadcasts)
-/// while the guest still ran at the source, too. So nothing is read before the guest runs, and of a
-/// guest that is paused and goes on here all is kept. Frames that come by deliver() go before those
-/// in the tap.
+/// while the guest still ran at the source, too, and sheds it as the state arrives. Nothing else is
+/// read before the guest runs, and of a guest that is paused and goes on here all is kept. Frames
+/// that come by deliver() go before those in the tap.
 class VirtioNet final : public VirtioDevice {
  public:
+  static constexpr std::size_t kKeptFrames = 64;
+
   /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
   /// blocking, each with a header of kPacketHeaderBytes, as Tap's does. It and `ram` must outlive
   /// this.
@@ -54,6 +57,11 @@ class VirtioNet final : public VirtioDevice {
   /// The next frame that waits, delivered or in the port, so that the guest will not get it here;
   /// false when there is none. While quiesced, one thread.
   bool take_waiting(std::vector<std::byte>& frame);
+
+  /// Of what waits in the port keeps the newest kKeptFrames for the guest: room for what comes from
+  /// now on, where broadcasts have filled the port's queue for a guest that ran elsewhere. While
+  /// quiesced.
+  void shed_waiting();
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::uint32_t type() const override;
@@ -84,6 +92,7 @@ class VirtioNet final : public VirtioDevice {
   Result<Outcome> send_some();
   Result<Outcome> receive_some();
   [[nodiscard]] ssize_t next_packet();
+  [[nodiscard]] ssize_t read_port();
   Result<bool> receive(std::span<std::byte> packet);
   void send(const Chain& chain);
   void complete(Virtqueue& queue, std::uint32_t written);
@@ -105,6 +114,7 @@ class VirtioNet final : public VirtioDevice {
   Chain chain_;
   std::vector<std::byte> packet_;
   std::vector<std::byte> delivered_;
+  std::deque<std::vector<std::byte>> kept_;  ///< By shed_waiting(), as the port gave them.
 
   FrameBacklog backlog_;
   // Last: its thread uses all of the above.
