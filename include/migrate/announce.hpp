@@ -35,8 +35,8 @@ class Takeover {
  public:
   virtual ~Takeover() = default;
   /// Called once, by Incoming::run()'s thread: after the guest has started and STARTED was handed
-  /// to the link, and before anything else is done. Never for a session that ends otherwise. Must
-  /// return at once: what takes time goes to a thread of its own.
+  /// to the link (Host::on_started() was before), and before anything else is done. Never for a
+  /// session that ends otherwise. Must return at once: what takes time goes to a thread of its own.
   virtual void taken_over(const TakenOver& guest) noexcept = 0;
 };
 

@@ -104,7 +104,8 @@ class Incoming {
     /// The guest is about to arrive: open the control socket here. Called once, before READY, and
     /// outside the downtime where the strategy has rounds.
     virtual Status on_ready() = 0;
-    /// The guest has started, and STARTED is on its way.
+    /// The guest has started, and STARTED goes out next, so that whoever hears at the source that
+    /// the migration is done finds the guest here. Must return at once: the source waits for it.
     virtual void on_started() = 0;
   };
 

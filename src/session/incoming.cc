@@ -145,7 +145,8 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .boot = welcome.boot,
       .load = [this](std::uint32_t attempt) { return load(attempt); },
       .run_state = [this] { return offer_->run_state; },
-      .on_started = [this] { on_started(); },
+      .on_started = [this] { host_.on_started(); },
+      .on_told = [this] { tell_network(); },
       .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
                                                     control_.get());

@@ -42,7 +42,7 @@ class Incoming::Impl {
   void on_lane() noexcept;
   Status make_receivers(std::vector<std::unique_ptr<RecordChannel>> lanes);
   void stop_lanes();
-  void on_started();
+  void tell_network();
   void refuse(Error error);
   void finish(IncomingResult& result);
   void fill_report(IncomingResult& result);

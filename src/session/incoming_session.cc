@@ -273,16 +273,13 @@ Status Incoming::Impl::take_commit(const wire::Commit& commit) {
   return {};
 }
 
-/// The network first: every moment that it is late is one in which nobody reaches the guest.
-void Incoming::Impl::on_started() {
-  if (takeover_ != nullptr) {
-    Status told = guarded([&]() -> Status {
-      takeover_->taken_over({to_text(session_id_), description_.name, driver_->started_at()});
-      return {};
-    });
-    static_cast<void>(told);
-  }
-  host_.on_started();
+void Incoming::Impl::tell_network() {
+  if (takeover_ == nullptr) return;
+  Status told = guarded([&]() -> Status {
+    takeover_->taken_over({to_text(session_id_), description_.name, driver_->started_at()});
+    return {};
+  });
+  static_cast<void>(told);
 }
 
 Status Incoming::Impl::take_forward(wire::Forward forward) {

@@ -149,8 +149,10 @@ std::optional<TargetEvent> TargetDriver::perform_unguarded(const TargetAction& a
     case ActionKind::kStartGuest:
       return start_guest();
     case ActionKind::kSendStarted: {
-      auto result = send(wire::Started{action.attempt, start_us_});
+      // It may be sent anew to a source that comes back; each is told once.
       if (context_.on_started) std::exchange(context_.on_started, nullptr)();
+      auto result = send(wire::Started{action.attempt, start_us_});
+      if (context_.on_told) std::exchange(context_.on_told, nullptr)();
       return result;
     }
     case ActionKind::kYield:

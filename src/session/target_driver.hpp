@@ -29,7 +29,8 @@ class TargetDriver {
     /// Verifies and loads what was offered, takes the locks; the durations go into READY.
     std::function<Result<wire::Ready>(std::uint32_t attempt)> load;
     std::function<RunState()> run_state;  ///< Of the latest OFFER.
-    std::function<void()> on_started;     ///< STARTED was handed to the link.
+    std::function<void()> on_started;     ///< The guest runs; STARTED goes out next.
+    std::function<void()> on_told;        ///< STARTED was handed to the link.
     /// Called before the guest is dropped: from then on nothing may write to its memory.
     std::function<void()> stop_lanes;
   };

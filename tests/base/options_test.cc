@@ -38,6 +38,7 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
       {"compress", "auto"},
       {"delta-cache", "32M"},
       {"switchover-bandwidth", "same"},
+      {"forward", "0s"},
       {"io", "auto"},
       {"zerocopy", "off"}};
   ASSERT_EQ(outgoing_option_registry().size(), expected.size());

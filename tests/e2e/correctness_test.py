@@ -8,7 +8,7 @@ from harness import DONE, TwoHosts, wait_for
 REPORT_KEYS = {
     "schema", "version", "outcome", "strategy", "session", "options", "guest", "host", "attempts",
     "total_ms", "downtime_ms", "phases_ms", "rounds", "pages", "bytes", "bandwidth_mib_s", "cpu_s",
-    "predicted", "faults", "integrity", "reconnects", "error"}
+    "predicted", "faults", "integrity", "reconnects", "takeover", "forwarded", "error"}
 PHASES = {"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages", "state_load",
           "handover", "start", "verify", "postcopy"}
 # From the guest's last instruction to its first; they are disjoint and sum to the downtime.

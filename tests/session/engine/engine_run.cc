@@ -25,7 +25,10 @@ class TestHost final : public Incoming::Host {
     ++run_.host_ready;
     return {};
   }
-  void on_started() override { ++run_.host_started; }
+  void on_started() override {
+    ++run_.host_started;
+    run_.host_heard_at = run_.network->bytes()[0].in(test::Direction::kToSource);
+  }
   std::atomic<bool> described{false};
 
  private:

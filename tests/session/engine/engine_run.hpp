@@ -60,6 +60,8 @@ struct Migration {
   IncomingResult in;
   int host_ready = 0;
   int host_started = 0;
+  /// What had left for the source when the host heard of the start.
+  std::uint64_t host_heard_at = 0;
   std::vector<ToldNetwork> takeovers;
   std::vector<std::string> source_events;
   /// What each channel had carried when the source first said an event of that name.
