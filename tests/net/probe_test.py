@@ -133,7 +133,8 @@ class Testbeds(OnATestbed):
             self.assertEqual(len(self.namespaces(name)), len(testbed.NAMESPACES))
             again = subprocess.run([*command, "up", name], check=False, capture_output=True, text=True)
             self.assertEqual(again.returncode, 1)
-            self.assertIn("testbed: ", again.stderr)
+            self.assertIn("already", again.stderr)
+            self.assertEqual(len(self.namespaces(name)), len(testbed.NAMESPACES), "the first one's are left alone")
         finally:
             for _ in range(2):
                 subprocess.run([*command, "down", name], check=True)

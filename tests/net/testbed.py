@@ -92,6 +92,10 @@ class Testbed:
         why = problem()
         if why:
             raise TestbedError(why)
+        taken = [self.namespace(place) for place in NAMESPACES if self._there(place)]
+        if taken:
+            # Somebody else's, who would lose it if this were undone.
+            raise TestbedError(f"there is a namespace {taken[0]} already: take another prefix, or `down` it first")
         try:
             for place in NAMESPACES:
                 _run(["ip", "netns", "add", self.namespace(place)])
@@ -109,8 +113,11 @@ class Testbed:
     def down(self):
         for place in NAMESPACES:
             # A namespace that is not there is none to remove.
-            if os.path.exists(os.path.join("/run/netns", self.namespace(place))):
+            if self._there(place):
                 _run(["ip", "netns", "del", self.namespace(place)])
+
+    def _there(self, place):
+        return os.path.exists(os.path.join("/run/netns", self.namespace(place)))
 
     def __enter__(self):
         # It reads until this process is gone, or closes the pipe: either way the testbed goes. Signals
