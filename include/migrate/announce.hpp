@@ -73,7 +73,7 @@ struct AnnounceReport {
   std::uint64_t frames_failed = 0;
   /// From the guest's start to the first frame in the kernel's hands; nullopt: none was sent.
   std::optional<double> first_ms;
-  std::uint32_t fdb_entries = 0;    ///< Set in forwarding tables of this host's bridges.
+  std::uint32_t fdb_entries = 0;  ///< In forwarding tables of this host's bridges: set, each once.
   std::vector<std::string> errors;  ///< In words, each once, at most a dozen.
   bool over = false;                ///< Nothing more will be sent.
 };
@@ -93,8 +93,9 @@ class Announcer : public Takeover {
 };
 
 /// kNotFound for an interface that is not there, kUnsupported for one that will not do, kPermission
-/// without CAP_NET_RAW; each says what would. What may mend itself until the guest starts, such as
-/// an interface that is down, becomes part of AnnounceReport::errors, and is tried.
+/// without CAP_NET_RAW; each says what would. So only where no card can be announced: what one of
+/// several lacks becomes part of AnnounceReport::errors. So does what may mend itself until the
+/// guest starts, such as an interface that is down, which is tried.
 [[nodiscard]] Result<std::unique_ptr<Announcer>> make_announcer(
     const std::vector<AnnouncedCard>& cards, AnnounceSchedule schedule = {});
 

@@ -20,15 +20,23 @@ using takeover::Outlet;
 // A report is read by people; the same failure at each step says no more.
 constexpr std::size_t kErrorsMax = 12;
 
-/// Beyond the outlets, which belong to whoever sends: taken_over()'s thread the frames that are due
-/// at once, then the announcer's own.
+/// An outlet, and what has become of it.
+struct Way {
+  Outlet outlet;
+  bool lost = false;     ///< Its interface went; one of the same name may be there.
+  bool counted = false;  ///< Its entry in the bridge's table.
+};
+
+/// Beyond the ways, which belong to whoever sends: taken_over()'s thread the frames that are due at
+/// once, then the announcer's own.
 class FrameAnnouncer final : public Announcer {
  public:
-  FrameAnnouncer(std::vector<Outlet> outlets, AnnounceSchedule schedule)
-      : outlets_(std::move(outlets)), schedule_(std::move(schedule)) {
-    for (Outlet& outlet : outlets_) {
-      for (std::string& doubt : outlet.doubts) note_error(std::move(doubt));
-      if (outlet.fdb_port != 0) fdb_due_.push_back(&outlet);
+  FrameAnnouncer(std::vector<Way> ways, const std::vector<Error>& failures,
+                 AnnounceSchedule schedule)
+      : ways_(std::move(ways)), schedule_(std::move(schedule)) {
+    for (const Error& failure : failures) note_error(failure.to_text());
+    for (Way& way : ways_) {
+      for (std::string& doubt : way.outlet.doubts) note_error(std::move(doubt));
     }
   }
   ~FrameAnnouncer() override {
@@ -46,7 +54,7 @@ class FrameAnnouncer final : public Announcer {
       MIGRATE_CHECK(!started_at_);
       if (stopped_) return;
     }
-    // The thread waits for started_at_: until then the outlets are this thread's.
+    // The thread waits for started_at_: until then the ways are this thread's.
     std::size_t done = 0;
     if (!schedule_.at.empty() && schedule_.at.front().count() == 0) {
       send_all(guest.started_at);
@@ -86,12 +94,12 @@ class FrameAnnouncer final : public Announcer {
       if (started_at_) begin = *started_at_;
       next = next_;
     }
-    // What came first was the frames': a bridge's table takes a lock of the kernel's that others
-    // may hold for long.
-    if (next > 0) set_fdb_entries();
+    // What came first was the frames': what asks the kernel for an interface, or sets a bridge's
+    // table, takes a lock of the kernel's that others may hold for long.
+    if (next > 0) finish_step(begin);
     for (; next < schedule_.at.size() && wait_for(begin + schedule_.at[next]); ++next) {
       send_all(begin);
-      set_fdb_entries();
+      finish_step(begin);
     }
     MutexLock lock(mutex_);
     report_.over = true;
@@ -107,12 +115,48 @@ class FrameAnnouncer final : public Announcer {
     return false;
   }
 
+  bool is_stopped() const {
+    MutexLock lock(mutex_);
+    return stopped_;
+  }
+
   void send_all(SteadyTime begin) noexcept {
-    for (Outlet& outlet : outlets_) {
-      for (const takeover::Frame& frame : outlet.frames) {
-        note_sent(guarded([&] { return outlet.socket.send(frame.bytes); }), begin);
+    for (Way& way : ways_) {
+      for (const takeover::Frame& frame : way.outlet.frames) {
+        const Status sent = guarded([&] { return way.outlet.socket.send(frame.bytes); });
+        way.lost = !sent && sent.error().code == ErrorCode::kNotFound;
+        if (way.lost) break;  // Tried again as a whole.
+        note_sent(sent, begin);
       }
     }
+  }
+
+  void finish_step(SteadyTime begin) noexcept {
+    for (Way& way : ways_) {
+      if (is_stopped()) return;
+      if (way.lost) send_anew(way, begin);
+      if (way.outlet.fdb_port != 0) set_fdb_entry(way);
+    }
+  }
+
+  /// By the interface that has the name now: a bridge may have been made anew since it was opened.
+  void send_anew(Way& way, SteadyTime begin) noexcept {
+    const Status opened = open_anew(way);
+    for (const takeover::Frame& frame : way.outlet.frames) {
+      if (opened) {
+        note_sent(guarded([&] { return way.outlet.socket.send(frame.bytes); }), begin);
+      } else {
+        note_sent(opened, begin);
+      }
+    }
+    way.lost = false;
+  }
+
+  static Status open_anew(Way& way) noexcept {
+    return guarded([&way]() -> Status {
+      MIGRATE_ASSIGN(way.outlet, takeover::open_outlet(way.outlet.card));
+      return {};
+    });
   }
 
   void note_sent(const Status& sent, SteadyTime begin) noexcept {
@@ -127,16 +171,22 @@ class FrameAnnouncer final : public Announcer {
     if (!report_.first_ms) report_.first_ms = std::max(0.0, since.count());
   }
 
-  /// Tried at each step until it works: a port may not forward yet when its guest starts.
-  void set_fdb_entries() noexcept {
-    std::erase_if(fdb_due_, [this](const Outlet* outlet) {
-      const Status set = guarded(
-          [&] { return takeover::set_fdb_entry(outlet->fdb_port, outlet->mac, outlet->vlan); });
-      MutexLock lock(mutex_);
-      if (!set) note(set.error());
-      report_.fdb_entries += set ? 1 : 0;
-      return set.has_value();
-    });
+  /// At each step, as the frames: the port may not forward yet when its guest starts, and a late
+  /// frame of the guest's from its source makes the bridge learn the way there again.
+  void set_fdb_entry(Way& way) noexcept {
+    const auto set = [&way] {
+      const Outlet& outlet = way.outlet;
+      return takeover::set_fdb_entry(outlet.fdb_port, outlet.card.mac, outlet.card.vlan);
+    };
+    Status done = guarded(set);
+    if (!done && done.error().code == ErrorCode::kNotFound && open_anew(way)) done = guarded(set);
+    MutexLock lock(mutex_);
+    if (!done) {
+      note(done.error());
+    } else if (!way.counted) {
+      way.counted = true;
+      ++report_.fdb_entries;
+    }
   }
 
   void note(const Error& error) noexcept MIGRATE_REQUIRES(mutex_) {
@@ -157,8 +207,7 @@ class FrameAnnouncer final : public Announcer {
     errors.push_back(std::move(text));
   }
 
-  std::vector<Outlet> outlets_;
-  std::vector<const Outlet*> fdb_due_;  // Of the thread, once it runs.
+  std::vector<Way> ways_;
   const AnnounceSchedule schedule_;
 
   mutable Mutex mutex_;
@@ -174,12 +223,17 @@ class FrameAnnouncer final : public Announcer {
 
 Result<std::unique_ptr<Announcer>> make_announcer(const std::vector<AnnouncedCard>& cards,
                                                   AnnounceSchedule schedule) {
-  std::vector<Outlet> outlets;
+  std::vector<Way> ways;
+  std::vector<Error> failures;
   for (const AnnouncedCard& card : cards) {
-    MIGRATE_ASSIGN(Outlet outlet, takeover::open_outlet(card));
-    outlets.push_back(std::move(outlet));
+    if (auto outlet = takeover::open_outlet(card)) {
+      ways.push_back({*std::move(outlet)});
+    } else {
+      failures.push_back(std::move(outlet).error());
+    }
   }
-  auto announcer = std::make_unique<FrameAnnouncer>(std::move(outlets), std::move(schedule));
+  if (ways.empty() && !failures.empty()) return failures.front();
+  auto announcer = std::make_unique<FrameAnnouncer>(std::move(ways), failures, std::move(schedule));
   MIGRATE_TRY(announcer->start());
   return std::unique_ptr<Announcer>(std::move(announcer));
 }

@@ -35,6 +35,10 @@ Status set_fdb_entry(int port_index, const MacAddress& mac, std::optional<std::u
     MIGRATE_ASSIGN(refused, try_entry(netlink, port_index, mac, std::nullopt));
   }
   if (refused == 0) return {};
+  if (refused == ENODEV) {
+    return make_errno_error(ErrorCode::kNotFound, refused,
+                            "the guest's port on the bridge is gone");
+  }
   const std::string what = "cannot set " + to_text(mac) + " in the bridge's forwarding table";
   if (refused == EPERM || refused == EACCES) {
     // Also what a port in which the bridge forwards nothing says.
@@ -43,6 +47,17 @@ Status set_fdb_entry(int port_index, const MacAddress& mac, std::optional<std::u
   }
   return make_errno_error(ErrorCode::kIo, refused, what)
       .advise("see `bridge link` and `bridge fdb`; it learns when the guest sends");
+}
+
+Status check_may_set_fdb() {
+  MIGRATE_ASSIGN(Netlink netlink, Netlink::open());
+  // The kernel asks for the capability before it looks at what is wanted: here nothing that is.
+  MIGRATE_ASSIGN(const int refused, try_entry(netlink, 0, MacAddress{}, std::nullopt));
+  if (refused != EPERM && refused != EACCES) return {};
+  return make_errno_error(ErrorCode::kPermission, refused,
+                          "the bridge's forwarding table cannot be set: it learns where the guest "
+                          "is only when that sends")
+      .advise("run as root or with CAP_NET_ADMIN (setcap cap_net_raw,cap_net_admin+ep)");
 }
 
 }  // namespace migrate::takeover

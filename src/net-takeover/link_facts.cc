@@ -24,6 +24,14 @@ std::uint32_t number_of(std::span<const std::byte> value) {
   return number;
 }
 
+bool filters_vlans(std::span<const std::byte> bridge_data) {
+  bool on = false;
+  for_each_attribute(bridge_data, [&on](auto type, auto value) {
+    if (type == IFLA_BR_VLAN_FILTERING && !value.empty()) on = value.front() != std::byte{0};
+  });
+  return on;
+}
+
 LinkFacts parse(std::span<const std::byte> body) {
   LinkFacts facts;
   ifinfomsg info{};
@@ -33,6 +41,7 @@ LinkFacts parse(std::span<const std::byte> body) {
   facts.up = (info.ifi_flags & IFF_UP) != 0;
   facts.ethernet = info.ifi_type == ARPHRD_ETHER;
   int master = 0;
+  std::span<const std::byte> data;
   for_each_attribute(body.subspan(NLMSG_ALIGN(sizeof info)), [&](auto type, auto value) {
     if (type == IFLA_IFNAME) facts.name = text_of(value);
     if (type == IFLA_MTU) facts.mtu = number_of(value);
@@ -41,9 +50,12 @@ LinkFacts parse(std::span<const std::byte> body) {
     for_each_attribute(value, [&](auto inner, auto text) {
       if (inner == IFLA_INFO_KIND) facts.kind = text_of(text);
       if (inner == IFLA_INFO_SLAVE_KIND) facts.port_of = text_of(text);
+      if (inner == IFLA_INFO_DATA) data = text;
     });
   });
   if (facts.port_of == "bridge") facts.bridge = master;
+  // What the data mean is the kind's to say.
+  if (facts.kind == "bridge") facts.vlan_filtering = filters_vlans(data);
   return facts;
 }
 

@@ -17,6 +17,7 @@ struct LinkFacts {
   std::uint32_t mtu = 0;
   bool up = false;
   bool ethernet = false;
+  bool vlan_filtering = false;  ///< A bridge that keeps VLANs apart.
 };
 
 /// kNotFound for an interface that this network namespace does not have, kInvalidArgument for what

@@ -10,9 +10,6 @@
 namespace migrate::takeover {
 namespace {
 
-// What the kernel says of one interface is a few KiB, more with many virtual functions.
-constexpr std::size_t kAnswerBytes = 64 * 1024;
-
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) {
   return std::as_bytes(std::span(&value, 1));
@@ -24,6 +21,10 @@ T read(std::span<const std::byte> bytes) {
   T value;
   std::memcpy(&value, bytes.data(), sizeof value);
   return value;
+}
+
+Error cut_off() {
+  return make_errno_error(ErrorCode::kIo, EMSGSIZE, "the kernel's answer is longer than expected");
 }
 
 }  // namespace
@@ -82,10 +83,10 @@ void for_each_attribute(
   }
 }
 
-Result<Netlink> Netlink::open() {
+Result<Netlink> Netlink::open(std::size_t answer_bytes) {
   Fd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
   if (!fd) return make_errno_error(ErrorCode::kIo, errno, "cannot ask the kernel for interfaces");
-  return Netlink(std::move(fd));
+  return Netlink(std::move(fd), answer_bytes);
 }
 
 Result<int> Netlink::ask(NetlinkRequest& request,
@@ -94,18 +95,20 @@ Result<int> Netlink::ask(NetlinkRequest& request,
   if (::send(fd_.get(), message.data(), message.size(), 0) < 0) {
     return make_errno_error(ErrorCode::kIo, errno, "cannot ask the kernel about an interface");
   }
-  std::vector<std::byte> buffer(kAnswerBytes);
+  std::vector<std::byte> buffer(answer_bytes_);
   // The kernel has answered within send(): only the reading of all of it is left.
   for (;;) {
-    const ssize_t got = ::recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+    // With MSG_TRUNC it is the length of the whole, also of what had no room.
+    const ssize_t got = ::recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT | MSG_TRUNC);
     if (got < 0) {
       if (errno == EINTR) continue;
       return make_errno_error(ErrorCode::kIo, errno, "the kernel's answer cannot be read");
     }
+    if (static_cast<std::size_t>(got) > buffer.size()) return cut_off();
     std::span<const std::byte> rest(buffer.data(), static_cast<std::size_t>(got));
     while (rest.size() >= sizeof(nlmsghdr)) {
       const auto header = read<nlmsghdr>(rest);
-      if (header.nlmsg_len < sizeof header || header.nlmsg_len > rest.size()) break;
+      if (header.nlmsg_len < sizeof header || header.nlmsg_len > rest.size()) return cut_off();
       const auto body = rest.subspan(sizeof header, header.nlmsg_len - sizeof header);
       if (header.nlmsg_type == NLMSG_ERROR && body.size() >= sizeof(nlmsgerr)) {
         return -read<nlmsgerr>(body).error;

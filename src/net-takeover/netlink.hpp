@@ -39,15 +39,19 @@ void for_each_attribute(
 /// Used by one thread.
 class Netlink {
  public:
-  static Result<Netlink> open();
+  /// What the kernel says of one interface is a few KiB, more with many virtual functions.
+  static constexpr std::size_t kAnswerBytes = 64 * 1024;
+  static Result<Netlink> open(std::size_t answer_bytes = kAnswerBytes);
   /// Sends it and reads the answer; `take`, if any, gets the body of each message but the last. The
-  /// kernel's refusal is an errno, 0 for none; an error of this socket is an Error.
+  /// kernel's refusal is an errno, 0 for none; an error of this socket is an Error, and so is an
+  /// answer longer than expected.
   Result<int> ask(NetlinkRequest& request,
                   const std::function<void(std::span<const std::byte>)>& take = nullptr);
 
  private:
-  explicit Netlink(Fd fd) : fd_(std::move(fd)) {}
+  Netlink(Fd fd, std::size_t answer_bytes) : fd_(std::move(fd)), answer_bytes_(answer_bytes) {}
   Fd fd_;
+  std::size_t answer_bytes_;
 };
 
 }  // namespace migrate::takeover

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,14 +13,14 @@
 namespace migrate::takeover {
 
 struct Outlet {
+  AnnouncedCard card;
   PacketSocket socket;
   std::vector<Frame> frames;
-  MacAddress mac;
-  std::optional<std::uint16_t> vlan;
   int fdb_port = 0;  ///< The guest's port on a bridge of this host; 0: there is none.
   std::vector<std::string> doubts;  ///< What is wrong now and may be right when the guest starts.
 };
 
+/// By the names that interfaces have now: one that was made anew is another one.
 [[nodiscard]] Result<Outlet> open_outlet(const AnnouncedCard& card);
 
 }  // namespace migrate::takeover

@@ -52,7 +52,9 @@ Status PacketSocket::send(std::span<const std::byte> frame) {
   }
   if (sent == static_cast<ssize_t>(frame.size())) return {};
   const int failure = sent < 0 ? errno : EIO;
-  return make_errno_error(ErrorCode::kIo, failure, "cannot send on '" + name_ + "'")
+  const bool gone = failure == ENXIO || failure == ENODEV || failure == ENETDOWN;
+  return make_errno_error(gone ? ErrorCode::kNotFound : ErrorCode::kIo, failure,
+                          "cannot send on '" + name_ + "'")
       .advise(failure == ENETDOWN ? "`ip link set " + name_ + " up`" : "see `ip -s link`");
 }
 

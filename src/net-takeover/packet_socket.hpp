@@ -15,7 +15,8 @@ class PacketSocket {
  public:
   /// kPermission without CAP_NET_RAW, kUnsupported where the interface is no Ethernet or too small.
   static Result<PacketSocket> open(const LinkFacts& link);
-  /// Does not wait: a queue that is full is an error.
+  /// Does not wait: a queue that is full is an error. kNotFound when the interface has gone, or is
+  /// down: one of the same name may have taken its place.
   [[nodiscard]] Status send(std::span<const std::byte> frame);
 
  private:

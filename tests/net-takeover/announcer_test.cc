@@ -2,6 +2,7 @@
 // believe, before it has announced a guest and after.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 
 #include <thread>
 
@@ -204,6 +205,77 @@ TEST_F(AnnouncerTest, AnInterfaceThatStaysDownIsSaidAndHarmsNobody) {
   EXPECT_EQ(report.frames_failed, 6u);
   EXPECT_FALSE(report.first_ms);
   EXPECT_GE(report.errors.size(), 2u);
+}
+
+TEST_F(AnnouncerTest, ACardThatCannotBeAnnouncedSilencesNoOther) {
+  move(kMac);
+  testing::connect(b_, "lone", b_, "other-end");
+  AnnouncedCard lone = card(kOtherMac);
+  lone.port = "lone";
+  AnnouncedCard gone = card(kOtherMac);
+  gone.port = "gone";
+  std::unique_ptr<Announcer> announcer;
+  b_.run([&] {
+    auto made = make_announcer({lone, card(kMac), gone}, {{milliseconds(0)}});
+    ASSERT_TRUE(made) << made.error().to_text();
+    announcer = *std::move(made);
+    announcer->taken_over(now());
+  });
+  ASSERT_TRUE(announcer);
+  EXPECT_TRUE(comes_true([&] { return port_of(switch_, "sw", kMac) == "port-b"; }));
+  announcer->wait(std::chrono::steady_clock::now() + kPatience);
+  const AnnounceReport report = announcer->report();
+  EXPECT_EQ(report.frames_sent, 3u);
+  EXPECT_THAT(report.errors, ::testing::UnorderedElementsAre(::testing::HasSubstr("'lone'"),
+                                                             ::testing::HasSubstr("'gone'")));
+}
+
+TEST_F(AnnouncerTest, WhatTheBridgeLearnsFromALateFrameIsSetRight) {
+  move(kMac);
+  AnnounceSchedule long_one{{milliseconds(0)}};
+  for (int i = 1; i <= 30; ++i) long_one.at.emplace_back(i * 1'900);
+  const auto announcer = this->announcer(card(kMac), long_one);
+  b_.run([&] { announcer->taken_over(now()); });
+  ASSERT_TRUE(comes_true([&] { return port_of(b_, "br0", kMac) == "tap"; }));
+  // As the bridge does for a frame of the guest's that was still under way.
+  b_.must(std::string("bridge fdb replace ") + kMac + " dev uplink master dynamic");
+  EXPECT_TRUE(comes_true([&] { return port_of(b_, "br0", kMac) == "tap"; }));
+  announcer->stop();
+  EXPECT_EQ(announcer->report().fdb_entries, 1u);
+}
+
+TEST_F(AnnouncerTest, ABridgeThatWasMadeAnewIsFound) {
+  move(kMac);
+  const auto announcer = this->announcer(card(kMac), {{milliseconds(0)}});
+  b_.must(
+      "ip link del dev br0; ip link add name br0 type bridge forward_delay 0;"
+      "ip link set dev br0 up; ip link set dev tap master br0; ip link set dev uplink master br0");
+  b_.run([&] { announcer->taken_over(now()); });
+  announcer->wait(std::chrono::steady_clock::now() + kPatience);
+  const AnnounceReport report = announcer->report();
+  EXPECT_THAT(report.errors, ::testing::IsEmpty());
+  EXPECT_EQ(report.frames_sent, 3u);
+  EXPECT_EQ(report.frames_failed, 0u);
+  EXPECT_EQ(report.fdb_entries, 1u);
+  EXPECT_TRUE(comes_true([&] { return port_of(switch_, "sw", kMac) == "port-b"; }));
+}
+
+TEST_F(AnnouncerTest, WithoutCapabilitiesItSaysWhichBeforehand) {
+  // Of this thread alone: that of run() ends with it.
+  b_.run([&] {
+    testing::drop_capabilities({CAP_NET_ADMIN});
+    const auto made = make_announcer({card(kMac)});
+    ASSERT_TRUE(made) << made.error().to_text();
+    EXPECT_THAT((*made)->report().errors,
+                ::testing::ElementsAre(::testing::HasSubstr("CAP_NET_ADMIN")));
+  });
+  b_.run([&] {
+    testing::drop_capabilities({CAP_NET_RAW, CAP_NET_ADMIN});
+    const auto made = make_announcer({card(kMac)});
+    ASSERT_FALSE(made);
+    EXPECT_EQ(made.error().code, ErrorCode::kPermission);
+    EXPECT_NE(made.error().remedy.find("CAP_NET_RAW"), std::string::npos) << made.error().remedy;
+  });
 }
 
 TEST_F(AnnouncerTest, ItEndsEarlyWhenItIsDropped) {

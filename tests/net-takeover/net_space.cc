@@ -2,8 +2,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
@@ -59,6 +63,21 @@ void NetSpace::must(const std::string& command) const {
 
 std::string NetSpace::path() const {
   return "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(fd_.get());
+}
+
+void drop_capabilities(std::initializer_list<int> capabilities) {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  ASSERT_EQ(::syscall(SYS_capget, &header, data), 0) << std::strerror(errno);
+  for (const int one : capabilities) {
+    auto& word = data[CAP_TO_INDEX(one)];
+    for (auto* const set : {&word.effective, &word.permitted, &word.inheritable}) {
+      *set &= ~CAP_TO_MASK(one);
+    }
+    // Or root's programs have it again.
+    ASSERT_EQ(::prctl(PR_CAPBSET_DROP, one, 0, 0, 0), 0) << std::strerror(errno);
+  }
+  ASSERT_EQ(::syscall(SYS_capset, &header, data), 0) << std::strerror(errno);
 }
 
 void connect(const NetSpace& a, const std::string& name_a, const NetSpace& b,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
 #include <string>
 
 #include "base/fd.hpp"
@@ -29,6 +30,9 @@ class NetSpace {
   Fd fd_;
   std::string why_not_;
 };
+
+/// Takes `capabilities` (CAP_...) from the calling thread, and from what it starts.
+void drop_capabilities(std::initializer_list<int> capabilities);
 
 /// A pair of connected interfaces, both up and silent: no IPv6 unless asked for.
 void connect(const NetSpace& a, const std::string& name_a, const NetSpace& b,
