@@ -25,7 +25,7 @@ count() {
   while :; do
     n=$((n + 1))
     echo $n >count
-    usleep 5000
+    usleep 50000
   done
 }
 memory() {
@@ -36,7 +36,7 @@ memory() {
     [ "$(md5sum <pattern)" = "$sum" ] || fault "the pattern in memory has changed"
     n=$((n + 1))
     echo $n >passes
-    usleep 500000
+    usleep 1000000
   done
 }
 disk() {
@@ -49,7 +49,7 @@ disk() {
     back=$(dd if=/dev/vda bs=4096 skip=$at count=1 iflag=direct 2>/dev/null | head -n 1)
     [ "$back" = "$record" ] || fault "the disk has '$back' where '$record' was written"
     echo $n >writes
-    usleep 50000
+    usleep 200000
   done
 }
 clocks() {
@@ -60,7 +60,7 @@ clocks() {
     last=$now now=$(date +%s)
     [ "$now" -ge "$wall" ] || fault "the date went from $wall to $now"
     wall=$now
-    usleep 20000
+    usleep 100000
   done
 }
 for load in count memory disk clocks; do $load & done
