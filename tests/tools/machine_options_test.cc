@@ -71,6 +71,8 @@ TEST(MachineOptions, WhatMakesNoSenseIsRefusedWithARemedy) {
                            "tap=a,tap=b",
                            "tap=a,mac=1:2",
                            "ip=192.0.2.7",
+                           "tap=a,announce=",
+                           "tap=a,announce=b,announce=c",
                            "tap=a,ip=",
                            "tap=a,ip=192.0.2.7/24",
                            "tap=a,ip=192.0.2.256",
@@ -96,7 +98,7 @@ TEST(MachineOptions, WhatMakesNoSenseIsRefusedWithARemedy) {
 TEST(MachineOptions, AChoiceIsTheSameAfterItsWords) {
   MachineOptions given;
   given.disks = {"/a", "b,ro"};
-  given.nets = {"tap=t0", "tap=t1,mac=52:54:00:12:34:56,ip=192.0.2.7,ip=fe80::7"};
+  given.nets = {"tap=t0,announce=br7", "tap=t1,mac=52:54:00:12:34:56,ip=192.0.2.7,ip=fe80::7"};
   given.console = "file:out";
   given.kernel = "vmlinuz";
   given.initrd = "initrd";
@@ -116,6 +118,8 @@ TEST(MachineOptions, AChoiceIsTheSameAfterItsWords) {
   ASSERT_EQ(again->disks.size(), 2u);
   EXPECT_TRUE(again->disks[1].read_only);
   ASSERT_EQ(again->nets.size(), 2u);
+  EXPECT_EQ(again->nets[0].announce, "br7");
+  EXPECT_EQ(again->nets[1].announce, "");
   EXPECT_EQ(again->nets[1].tap, "t1");
   EXPECT_EQ(again->nets[1].addresses.size(), 2u);
   EXPECT_EQ(again->kernel, (std::filesystem::current_path() / "vmlinuz").string());

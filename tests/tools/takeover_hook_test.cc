@@ -43,6 +43,18 @@ class TakeoverHookTest : public ::testing::Test {
     text << in.rdbuf();
     return text.str();
   }
+  /// Whether the process whose number is in that file goes.
+  bool goes(const std::string& name) const {
+    const auto gone = [child = std::stoi(file(name))] {
+      std::ifstream stat("/proc/" + std::to_string(child) + "/stat");
+      std::string text;
+      std::getline(stat, text);
+      return text.empty() || text.find(") Z ") != std::string::npos;
+    };
+    const auto until = patience();
+    while (!gone() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    return gone();
+  }
   std::string path(const std::string& name) const { return (scratch_.path() / name).string(); }
 
   testing::ScratchFolder scratch_;
@@ -88,17 +100,36 @@ TEST_F(TakeoverHookTest, OneThatHangsIsKilledWithAllItStarted) {
   const auto end = run("sleep 1000 & echo $! > " + path("child") + "; wait", milliseconds(300));
   ASSERT_TRUE(end);
   EXPECT_EQ(end->kind, HookEnd::Kind::kTimeout);
-  const int child = file("child").empty() ? 0 : std::stoi(file("child"));
-  if (child == 0) return;  // It was killed before it had come so far.
-  const auto until = patience();
-  const auto gone = [child] {
-    std::ifstream stat("/proc/" + std::to_string(child) + "/stat");
-    std::string text;
-    std::getline(stat, text);
-    return text.empty() || text.find(") Z ") != std::string::npos;
-  };
-  while (!gone() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
-  EXPECT_TRUE(gone());
+  if (file("child").empty()) return;  // It was killed before it had come so far.
+  EXPECT_TRUE(goes("child"));
+}
+
+TEST_F(TakeoverHookTest, WhatItLeavesInTheBackgroundEndsWithIt) {
+  const auto end = run("sleep 1000 & echo $! > " + path("child"));
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->kind, HookEnd::Kind::kOk) << end->text;
+  EXPECT_TRUE(goes("child"));
+}
+
+TEST_F(TakeoverHookTest, OneInASessionOfItsOwnStays) {
+  const auto end = run("setsid sleep 1000 & echo $! > " + path("child") +
+                       "; until [ \"$(cut -d' ' -f6 /proc/$!/stat)\" = $! ]; do :; done");
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->kind, HookEnd::Kind::kOk) << end->text;
+  const int child = std::stoi(file("child"));
+  EXPECT_EQ(::kill(child, SIGKILL), 0) << "it should still be there";
+}
+
+TEST_F(TakeoverHookTest, OneThatIsStoppedBeforeItRunsHasAnEnd) {
+  auto hook = TakeoverHook::create("touch " + path("ran"), minutes(1));
+  ASSERT_TRUE(hook);
+  (*hook)->stop();
+  (*hook)->run({});
+  const auto end = (*hook)->wait(patience());
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->kind, HookEnd::Kind::kStopped);
+  hook->reset();
+  EXPECT_FALSE(std::filesystem::exists(path("ran")));
 }
 
 TEST_F(TakeoverHookTest, EndsWithItsGuest) {

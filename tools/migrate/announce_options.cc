@@ -1,8 +1,31 @@
 #include "announce_options.hpp"
 
 #include "net-takeover/link_facts.hpp"
+#include "net-takeover/outlets.hpp"
 
 namespace migrate::tool {
+namespace {
+
+Status check_interface(const std::string& name, const char* option) {
+  if (name.empty()) return {};
+  auto link = takeover::link_facts(name);
+  if (link) return {};
+  link.error().message = option + (": " + link.error().message);
+  return std::move(link).error();
+}
+
+/// Where the card with this number is announced; empty: on the bridge of its tap.
+std::string leave_by(const std::vector<vmm::NetConfig>& nets, std::size_t number,
+                     const AnnounceChoice& choice) {
+  if (number < choice.by_card.size() && !choice.by_card[number].empty()) {
+    return choice.by_card[number];
+  }
+  if (nets.size() == 1 || choice.leave_by.empty()) return choice.leave_by;
+  const auto tap = takeover::link_facts(nets[number].tap);
+  return tap && tap->bridge != 0 ? "" : choice.leave_by;
+}
+
+}  // namespace
 
 void add_announce_options(CLI::App& command, AnnounceChoice& choice) {
   CLI::Option* none = command.add_flag_callback(
@@ -11,8 +34,9 @@ void add_announce_options(CLI::App& command, AnnounceChoice& choice) {
   command
       .add_option("--announce", choice.leave_by,
                   "Where the network is told that the guest is here now (default: the bridge that "
-                  "its tap belongs to)")
+                  "its tap belongs to); with several cards only of those whose tap has no bridge")
       ->type_name("IFACE")
+      ->each([&choice](const std::string&) { choice.asked = true; })
       ->excludes(none);
   command
       .add_option_function<std::string>(
@@ -23,6 +47,7 @@ void add_announce_options(CLI::App& command, AnnounceChoice& choice) {
               throw CLI::ValidationError("--announce-schedule", schedule.error().to_text());
             }
             choice.schedule = *std::move(schedule);
+            choice.asked = true;
           },
           "When, since the guest's start (default: " + to_text(AnnounceSchedule{}) + ")")
       ->type_name("TIME,...")
@@ -30,11 +55,36 @@ void add_announce_options(CLI::App& command, AnnounceChoice& choice) {
 }
 
 Status check_announce(const AnnounceChoice& choice) {
-  if (!choice.enabled || choice.leave_by.empty()) return {};
-  auto link = takeover::link_facts(choice.leave_by);
-  if (link) return {};
-  link.error().message = "--announce: " + link.error().message;
-  return std::move(link).error();
+  if (!choice.enabled) return {};
+  for (const std::string& name : choice.by_card) {
+    MIGRATE_TRY(check_interface(name, "--net ...,announce"));
+  }
+  return check_interface(choice.leave_by, "--announce");
+}
+
+std::vector<std::string> announce_doubts(std::vector<vmm::NetConfig> nets,
+                                         const AnnounceChoice& choice) {
+  if (nets.empty() && choice.asked) {
+    return {"without --net there is no card to announce, and guests with cards are refused"};
+  }
+  // Which they will have the guest brings.
+  for (vmm::NetConfig& net : nets) net.mac = net.mac.value_or(MacAddress{});
+  std::vector<std::string> doubts;
+  for (const AnnouncedCard& card : announced_cards(nets, choice)) {
+    auto outlet = takeover::open_outlet(card);
+    if (!outlet) {
+      doubts.push_back(outlet.error().to_text());
+      continue;
+    }
+    for (std::string& doubt : outlet->doubts) doubts.push_back(std::move(doubt));
+  }
+  return doubts;
+}
+
+std::vector<std::string> announced_by_card(const std::vector<NetChoice>& nets) {
+  std::vector<std::string> names;
+  for (const NetChoice& net : nets) names.push_back(net.announce);
+  return names;
 }
 
 std::vector<std::string> announce_arguments(const AnnounceChoice& choice) {
@@ -48,9 +98,10 @@ std::vector<AnnouncedCard> announced_cards(const std::vector<vmm::NetConfig>& ne
                                            const AnnounceChoice& choice) {
   std::vector<AnnouncedCard> cards;
   if (!choice.enabled) return cards;
-  for (const vmm::NetConfig& net : nets) {
+  for (std::size_t i = 0; i < nets.size(); ++i) {
+    const vmm::NetConfig& net = nets[i];
     if (!net.mac) continue;
-    cards.push_back({net.tap, choice.leave_by, *net.mac, net.addresses, net.vlan});
+    cards.push_back({net.tap, leave_by(nets, i, choice), *net.mac, net.addresses, net.vlan});
   }
   return cards;
 }

@@ -58,8 +58,9 @@ std::vector<std::string> takeover_arguments(const TakeoverChoice& choice) {
   return words;
 }
 
-void ArrivalTakeover::prepare(std::vector<vmm::NetConfig> cards) {
+void ArrivalTakeover::prepare(std::vector<vmm::NetConfig> cards, std::string name) {
   cards_ = std::move(cards);
+  name_ = std::move(name);
   const auto note = [this](const char* what, const Error& error) {
     errors_.push_back(error.to_text());
     log_line(LogLevel::kWarning, what + error.to_text());
@@ -82,6 +83,7 @@ void ArrivalTakeover::prepare(std::vector<vmm::NetConfig> cards) {
     hook_ = *std::move(hook);
   } else {
     note("the takeover hook cannot be run: ", hook.error());
+    hook_failure_ = HookEnd{HookEnd::Kind::kNotStarted, 0, 0, hook.error().to_text()};
   }
 }
 
@@ -92,13 +94,17 @@ void ArrivalTakeover::taken_over(const TakenOver& guest) noexcept {
     hook_->run(variables(guest));
     return {};
   });
-  if (!begun) log_line(LogLevel::kWarning, "the takeover hook cannot be run: out of memory");
+  if (begun) return;
+  hook_out_of_memory_ = true;
+  log_line(LogLevel::kWarning, "the takeover hook cannot be run: out of memory");
 }
 
 TakeoverHook::Variables ArrivalTakeover::variables(const TakenOver& guest) const {
-  TakeoverHook::Variables all = {{"MIGRATE_SESSION", guest.session},
-                                 {"MIGRATE_GUEST", guest.guest},
-                                 {"MIGRATE_CARDS", std::to_string(cards_.size())}};
+  TakeoverHook::Variables all = {
+      {"MIGRATE_SESSION", guest.session},
+      // The name that was checked: guest.guest is whatever the source says.
+      {"MIGRATE_GUEST", name_},
+      {"MIGRATE_CARDS", std::to_string(cards_.size())}};
   for (std::size_t i = 0; i < cards_.size(); ++i) {
     const vmm::NetConfig& card = cards_[i];
     const std::string end = i == 0 ? "" : "_" + std::to_string(i + 1);
@@ -127,11 +133,24 @@ Json ArrivalTakeover::report() {
           {"first_ms", announced.first_ms ? Json(*announced.first_ms) : Json(nullptr)},
           {"fdb_entries", announced.fdb_entries},
           {"errors", errors},
-          {"hook", hook_ ? hook_json(choice_.hook, hook_->wait(deadline)) : Json(nullptr)}};
+          {"hook", hook_json(choice_.hook, hook_end(deadline))}};
 }
 
-void ArrivalTakeover::stop_announcing() noexcept {
-  if (announcer_) announcer_->stop();
+std::optional<HookEnd> ArrivalTakeover::hook_end(SteadyTime deadline) {
+  if (hook_out_of_memory_) return HookEnd{HookEnd::Kind::kNotStarted, 0, 0, "out of memory"};
+  return hook_ ? hook_->wait(deadline) : hook_failure_;
+}
+
+bool ArrivalTakeover::stop_announcing() noexcept {
+  if (!announcer_) return false;
+  bool over = false;
+  // Without the memory for a report there was something to come: nothing is lost by that.
+  static_cast<void>(guarded([&]() -> Status {
+    over = announcer_->report().over;
+    return {};
+  }));
+  announcer_->stop();
+  return !over;
 }
 
 void ArrivalTakeover::stop() noexcept {

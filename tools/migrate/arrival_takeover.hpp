@@ -2,7 +2,9 @@
 // the operator's hook.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,27 +32,32 @@ class ArrivalTakeover final : public Takeover {
   explicit ArrivalTakeover(TakeoverChoice choice) : choice_(std::move(choice)) {}
 
   /// All that can be made before the guest starts; what fails is logged and stands in the report.
-  /// Once, before taken_over().
-  void prepare(std::vector<vmm::NetConfig> cards);
+  /// `name` is the guest's at this host. Once, before taken_over().
+  void prepare(std::vector<vmm::NetConfig> cards, std::string name);
   void taken_over(const TakenOver& guest) noexcept override;
 
   /// What has become of it; null for a guest that has neither cards nor a hook. Waits until all is
   /// sent and the hook has ended.
   [[nodiscard]] Json report();
-  /// Announces nothing more: the guest is about to leave again. Any thread, from prepare() on.
-  void stop_announcing() noexcept;
+  /// Announces nothing more: the guest is about to leave again. True when something was still to
+  /// come. Any thread, from prepare() on.
+  bool stop_announcing() noexcept;
   /// Ends what still runs, and lets report() return. Any thread, from prepare() on.
   void stop() noexcept;
 
  private:
   [[nodiscard]] TakeoverHook::Variables variables(const TakenOver& guest) const;
+  [[nodiscard]] std::optional<HookEnd> hook_end(SteadyTime deadline);
 
   const TakeoverChoice choice_;
   // Made by prepare() and not changed afterwards; what they point to is for any thread.
   std::vector<vmm::NetConfig> cards_;
+  std::string name_;
   std::unique_ptr<Announcer> announcer_;
   std::unique_ptr<TakeoverHook> hook_;
   std::vector<std::string> errors_;
+  std::optional<HookEnd> hook_failure_;  ///< Why it cannot be run; as all here, before stop().
+  std::atomic<bool> hook_out_of_memory_ = false;
 };
 
 }  // namespace migrate::tool

@@ -2,8 +2,10 @@
 #include <cstdio>
 #include <memory>
 
+#include "base/log.hpp"
 #include "command.hpp"
 #include "migrate/announce.hpp"
+#include "net-takeover/link_facts.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -34,6 +36,17 @@ Result<AnnouncedCard> card_of(const AnnounceOptions& options) {
   return card;
 }
 
+/// What is sent into a guest's own port the guest alone hears.
+void note_guests_port(const AnnounceOptions& options, AnnounceReport& report) {
+  if (options.fdb) return;
+  const auto link = takeover::link_facts(options.interface);
+  if (!link || link->bridge == 0 || (link->kind != "tun" && link->kind != "veth")) return;
+  report.errors.push_back("'" + options.interface +
+                          "' is a port of a bridge: only what is behind that port has heard it; "
+                          "with --fdb, or with the bridge's name, the network does");
+  log_line(LogLevel::kWarning, report.errors.back());
+}
+
 Result<AnnounceReport> announce_all(const AnnounceOptions& options) {
   MIGRATE_ASSIGN(const AnnouncedCard card, card_of(options));
   MIGRATE_ASSIGN(AnnounceSchedule schedule, parse_announce_schedule(options.schedule));
@@ -51,6 +64,7 @@ Result<AnnounceReport> announce_all(const AnnounceOptions& options) {
                                           why)
         .advise("`ip link show " + options.interface + "` says what is with the interface");
   }
+  note_guests_port(options, report);
   return report;
 }
 

@@ -234,14 +234,17 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   const auto machine = parse_machine(options.machine);
   if (!machine) return fail(global, machine.error());
   options.session.guest.disks = machine->disks;
-  options.session.guest.nets = machine->nets;
+  options.session.guest.nets = cards_of(machine->nets);
+  AnnounceChoice& announce = options.session.takeover.announce;
+  announce.by_card = announced_by_card(machine->nets);
   options.session.guest.console = machine->console;
   options.session.guest.kernel = machine->kernel;
   options.session.guest.initrd = machine->initrd;
   options.machine_words = machine_arguments(*machine);
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
-  if (const Status there = check_announce(options.session.takeover.announce); !there) {
-    return fail(global, there.error());
+  if (const Status there = check_announce(announce); !there) return fail(global, there.error());
+  for (const std::string& doubt : announce_doubts(options.session.guest.nets, announce)) {
+    log_line(LogLevel::kWarning, "guests that arrive may not be announced: " + doubt);
   }
   const auto endpoint = listen_endpoint(options);
   if (!endpoint) return fail(global, endpoint.error());

@@ -46,7 +46,8 @@ vmm::LinuxGuest linux_guest(const RunOptions& options, MachineChoice machine, bo
   return guest;
 }
 
-Result<vmm::VmmConfig> vmm_config(const RunOptions& options, bool in_terminal) {
+Result<vmm::VmmConfig> vmm_config(const RunOptions& options, MachineChoice machine,
+                                  bool in_terminal) {
   MIGRATE_TRY(check_guest_name(options.name));
   vmm::VmmConfig config;
   config.name = options.name;
@@ -59,8 +60,7 @@ Result<vmm::VmmConfig> vmm_config(const RunOptions& options, bool in_terminal) {
     MIGRATE_ASSIGN(config.cpu, read_cpu_baseline(options.cpu));
   }
   MIGRATE_ASSIGN(config.huge_page_bytes, parse_huge_pages(options.huge_pages));
-  MIGRATE_ASSIGN(MachineChoice machine, parse_machine(options.machine));
-  config.nets = std::move(machine.nets);
+  config.nets = cards_of(machine.nets);
   if (!options.machine.kernel.empty()) {
     config.linux_guest = linux_guest(options, std::move(machine), in_terminal);
   }
@@ -110,12 +110,13 @@ struct Running {
 };
 
 /// A guest with its memory filled, running, with its control socket open.
-Result<Running> start(const vmm::VmmConfig& config, const RuntimeDir& folder) {
+Result<Running> start(const vmm::VmmConfig& config, const AnnounceChoice& announce,
+                      const RuntimeDir& folder) {
   Running running;
   MIGRATE_ASSIGN(NameLock name, folder.take_name(config.name));
   MIGRATE_ASSIGN(auto vmm, vmm::Vmm::create(config));
   // Its cards have their MAC addresses now; announced only where it stays here after all.
-  auto cards = announced_cards(vmm->config().nets, {});
+  auto cards = announced_cards(vmm->config().nets, announce);
   running.guest = std::make_unique<VmmGuest>(std::shared_ptr<vmm::Vmm>(std::move(vmm)));
   MIGRATE_TRY(running.guest->resume());
   MIGRATE_ASSIGN(running.hosting, Hosting::create(*running.guest, std::move(name), folder, false));
@@ -125,7 +126,12 @@ Result<Running> start(const vmm::VmmConfig& config, const RuntimeDir& folder) {
 }
 
 int run(const GlobalOptions& global, const RunOptions& options) {
-  const auto config = vmm_config(options, !global.json && !options.detach);
+  auto machine = parse_machine(options.machine);
+  if (!machine) return fail(global, machine.error());
+  AnnounceChoice announce;
+  announce.by_card = announced_by_card(machine->nets);
+  if (const Status there = check_announce(announce); !there) return fail(global, there.error());
+  const auto config = vmm_config(options, *std::move(machine), !global.json && !options.detach);
   if (!config) return fail(global, config.error());
   const auto folder = RuntimeDir::open();
   if (!folder) return fail(global, folder.error());
@@ -137,7 +143,7 @@ int run(const GlobalOptions& global, const RunOptions& options) {
   }
   const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
   if (!signals) return fail(global, signals.error());
-  auto running = start(*config, *folder);
+  auto running = start(*config, announce, *folder);
   if (!running) return fail(global, running.error());
 
   const std::filesystem::path socket = folder->socket_path(options.name);

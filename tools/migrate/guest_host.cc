@@ -133,6 +133,17 @@ void GuestHost::announce(const std::string& session) {
   hub_.publish(Event{"announced", Phase::kNone, 0, "the guest's addresses are here"});
 }
 
+/// What is still said here would bring the network back to a guest that has left. Waits for
+/// nothing.
+void GuestHost::end_announcements() {
+  MutexLock lock(mutex_);
+  if (announcer_) {
+    cut_short_ = cut_short_ || !announcer_->report().over;
+    announcer_->stop();
+  }
+  if (network_.before_leaving && network_.before_leaving()) cut_short_ = true;
+}
+
 Status GuestHost::check_here(const char* what) const {
   switch (activity_) {
     case Activity::kHere:
@@ -197,9 +208,7 @@ Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
     outgoing_.reset();
     return std::move(started).error();
   }
-  // What is still said here would bring the network back to a guest that has left.
-  announcer_.reset();
-  if (network_.before_leaving) network_.before_leaving();
+  cut_short_ = false;
   request_ = std::move(request);
   report_.reset();
   activity_ = Activity::kMigrating;
@@ -218,6 +227,8 @@ void GuestHost::finish_migration(OutgoingResult result) {
     lost_ = result.outcome == Outcome::kLost;
     const bool uncertain = result.outcome == Outcome::kUncertain && result.uncertain != nullptr;
     activity_ = uncertain ? Activity::kUncertain : Activity::kHere;
+    const bool stays = result.outcome == Outcome::kFailed || result.outcome == Outcome::kCancelled;
+    if (stays && cut_short_) announce(result.report.session);
     if (uncertain) {
       kept_ = std::move(result);
       // Whoever wanted it stopped did not mean the only copy there may be.
@@ -350,6 +361,7 @@ void GuestHost::on_event(const Event& event) {
   // A follower whose guest's process is killed must know whether COMMIT can have been sent: the
   // guest is not paused before everybody has heard that it will be.
   if (event.phase == Phase::kQuiesce) {
+    end_announcements();
     hub_.drain(std::chrono::steady_clock::now() + kSwitchoverHeardMax);
   }
   log_line(LogLevel::kInfo, event.name + (event.detail.empty() ? "" : ": " + event.detail));

@@ -70,12 +70,13 @@ class GuestHost final : private Observer {
   /// What its arrival looked like, for followers; comes when the source has confirmed.
   void set_arrival_report(const Json& report) MIGRATE_EXCLUDES(mutex_);
 
-  /// What the network is told where the guest runs on here after all (resolve()), and what ends
-  /// earlier announcements when it begins to leave. Before any migration.
+  /// What the network is told where the guest runs on here after all: after resolve(), and after a
+  /// migration that has failed but cut earlier announcements short. `before_leaving` ends these,
+  /// before the guest is paused to leave; true when some were still to come. Before any migration.
   struct Network {
     std::vector<AnnouncedCard> cards;
     AnnounceSchedule schedule;
-    std::function<void()> before_leaving;
+    std::function<bool()> before_leaving;
   };
   void set_network(Network network) MIGRATE_EXCLUDES(mutex_);
 
@@ -107,6 +108,7 @@ class GuestHost final : private Observer {
   void on_event(const Event& event) override;
 
   void announce(const std::string& session) MIGRATE_REQUIRES(mutex_);
+  void end_announcements() MIGRATE_EXCLUDES(mutex_);
   Status check_here(const char* what) const MIGRATE_REQUIRES(mutex_);
   void run_migration(std::unique_ptr<Connector> connector);
   void finish_migration(OutgoingResult result) MIGRATE_EXCLUDES(mutex_);
@@ -132,6 +134,7 @@ class GuestHost final : private Observer {
   OutgoingResult kept_ MIGRATE_GUARDED_BY(mutex_);
   Network network_ MIGRATE_GUARDED_BY(mutex_);
   std::unique_ptr<Announcer> announcer_ MIGRATE_GUARDED_BY(mutex_);
+  bool cut_short_ MIGRATE_GUARDED_BY(mutex_) = false;  ///< Announcements, by this migration.
   std::thread thread_ MIGRATE_GUARDED_BY(mutex_);
 };
 

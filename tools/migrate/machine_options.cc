@@ -12,6 +12,7 @@ constexpr std::string_view kTap = "tap=";
 constexpr std::string_view kMac = "mac=";
 constexpr std::string_view kIp = "ip=";
 constexpr std::string_view kVlan = "vlan=";
+constexpr std::string_view kAnnounce = "announce=";
 constexpr std::string_view kFile = "file:";
 
 std::string absolute(const std::string& path) {
@@ -36,13 +37,14 @@ Status add_address(vmm::NetConfig& net, const vmm::IpAddress& address, const std
   return {};
 }
 
-std::string words_of(const vmm::NetConfig& net) {
+std::string words_of(const NetChoice& net) {
   std::string words = std::string(kTap) + net.tap;
   if (net.mac) words.append(",").append(kMac).append(vmm::to_text(*net.mac));
   for (const vmm::IpAddress& address : net.addresses) {
     words.append(",").append(kIp).append(vmm::to_text(address));
   }
   if (net.vlan) words.append(",").append(kVlan).append(std::to_string(*net.vlan));
+  if (!net.announce.empty()) words.append(",").append(kAnnounce).append(net.announce);
   return words;
 }
 
@@ -65,7 +67,7 @@ void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option
       .add_option("--net", options.nets,
                   "A tap interface that is there, once for each of the guest's network cards, and "
                   "what the guest is reached by there")
-      ->type_name("tap=IF[,mac=M][,ip=A]...[,vlan=N]")
+      ->type_name("tap=IF[,mac=M][,ip=A]...[,vlan=N][,announce=IF]")
       ->allow_extra_args(false);
 }
 
@@ -81,9 +83,9 @@ Result<vmm::DiskConfig> parse_disk(const std::string& text) {
   return disk;
 }
 
-Result<vmm::NetConfig> parse_net(const std::string& text) {
+Result<NetChoice> parse_net(const std::string& text) {
   const std::string remedy = "give tap=IF, or tap=IF,mac=52:54:00:12:34:56,ip=192.0.2.7";
-  vmm::NetConfig net;
+  NetChoice net;
   for (std::string_view rest = text; !rest.empty();) {
     const std::size_t comma = rest.find(',');
     const std::string_view part = rest.substr(0, comma);
@@ -97,12 +99,18 @@ Result<vmm::NetConfig> parse_net(const std::string& text) {
       MIGRATE_TRY(add_address(net, address, text));
     } else if (part.starts_with(kVlan) && !net.vlan) {
       MIGRATE_ASSIGN(net.vlan, parse_vlan(part.substr(kVlan.size())));
+    } else if (part.starts_with(kAnnounce) && part != kAnnounce && net.announce.empty()) {
+      net.announce = part.substr(kAnnounce.size());
     } else {
       return bad_option("--net", text, "is not understood at '" + std::string(part) + "'", remedy);
     }
   }
   if (net.tap.empty()) return bad_option("--net", text, "names no tap interface", remedy);
   return net;
+}
+
+std::vector<vmm::NetConfig> cards_of(const std::vector<NetChoice>& nets) {
+  return {nets.begin(), nets.end()};
 }
 
 Result<std::optional<vmm::ConsoleConfig>> parse_console(const std::string& text) {
@@ -147,7 +155,7 @@ std::vector<std::string> machine_arguments(const MachineChoice& choice) {
   for (const vmm::DiskConfig& disk : choice.disks) {
     add("--disk", disk.path + (disk.read_only ? std::string(kReadOnly) : ""));
   }
-  for (const vmm::NetConfig& net : choice.nets) {
+  for (const NetChoice& net : choice.nets) {
     add("--net", words_of(net));
   }
   if (choice.console) {

@@ -24,10 +24,15 @@ struct MachineOptions {
 /// null.
 void add_machine_options(CLI::App& command, MachineOptions& options, CLI::Option* kernel);
 
+/// A card, and where it is announced.
+struct NetChoice : vmm::NetConfig {
+  std::string announce;  ///< An interface of this host; empty: none is named for this card.
+};
+
 /// Read from the words: paths are absolute, for a session's process may stand elsewhere.
 struct MachineChoice {
   std::vector<vmm::DiskConfig> disks;
-  std::vector<vmm::NetConfig> nets;
+  std::vector<NetChoice> nets;
   std::optional<vmm::ConsoleConfig> console;
   std::string kernel;
   std::string initrd;
@@ -38,8 +43,11 @@ struct MachineChoice {
 
 /// "FILE" or "FILE,ro".
 [[nodiscard]] Result<vmm::DiskConfig> parse_disk(const std::string& text);
-/// "tap=IF", "tap=IF,mac=52:54:00:12:34:56", and any number of "ip=A", of either protocol.
-[[nodiscard]] Result<vmm::NetConfig> parse_net(const std::string& text);
+/// "tap=IF", "tap=IF,mac=52:54:00:12:34:56", "vlan=N", "announce=IF", and any number of "ip=A", of
+/// either protocol.
+[[nodiscard]] Result<NetChoice> parse_net(const std::string& text);
+/// The cards alone, for the machine.
+[[nodiscard]] std::vector<vmm::NetConfig> cards_of(const std::vector<NetChoice>& nets);
 /// "stdio", "pty" or "file:PATH"; nullopt for "none" and nothing.
 [[nodiscard]] Result<std::optional<vmm::ConsoleConfig>> parse_console(const std::string& text);
 

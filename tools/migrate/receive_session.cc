@@ -80,10 +80,10 @@ Status ReceiveSession::on_described(const GuestDescription& description) {
 
 Status ReceiveSession::on_ready() {
   MIGRATE_TRY(hosting_->open());
-  takeover_.prepare(cards_);
+  takeover_.prepare(cards_, guest_->facts().name);
   const AnnounceChoice& announce = options_.takeover.announce;
   hosting_->host().set_network({announced_cards(cards_, announce), announce.schedule,
-                                [this] { takeover_.stop_announcing(); }});
+                                [this] { return takeover_.stop_announcing(); }});
   return {};
 }
 
@@ -106,12 +106,15 @@ void ReceiveSession::discarded() {
   guest_.reset();
 }
 
-void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen) {
+void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen,
+                             const std::function<void()>& on_migration_over) {
   IncomingResult result = incoming_->run(*acceptor);
   acceptor.reset();
   line_.clear();
   if (is_started()) answer_late_questions(result.report, reopen);
   Json report = to_json(result.report, host_facts());
+  // Before the hook is waited for: it may take long, and is no arriving guest.
+  on_migration_over();
   // Waits until the network has been told all: nobody is kept waiting but the reader.
   if (result.outcome == Outcome::kDone) report["takeover"] = takeover_.report();
   print_report(global_, report);
@@ -145,8 +148,7 @@ void ReceiveSession::answer_late_questions(const Report& report, const Reopen& r
 int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const SignalFd& signals,
                         const std::function<void()>& on_migration_over) {
   Status begun = start_thread(thread_, "migration", [this, &acceptor, &reopen, &on_migration_over] {
-    migrate(std::move(acceptor), reopen);
-    on_migration_over();
+    migrate(std::move(acceptor), reopen, on_migration_over);
   });
   if (!begun) {
     acceptor.reset();

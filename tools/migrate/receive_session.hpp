@@ -44,8 +44,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
 
   /// Takes the session from `acceptor`, prints its report, hosts the guest on. The exit code: 0
   /// once the guest has stopped or left; SIGTERM and SIGINT end it as they end `run`. When the
-  /// session has ended the acceptor is dropped and `on_migration_over` called; a source that has
-  /// not confirmed by then is answered on another one.
+  /// session has ended the acceptor is dropped and `on_migration_over` called, before its hook is
+  /// waited for; a source that has not confirmed by then is answered on another one.
   int run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const SignalFd& signals,
           const std::function<void()>& on_migration_over);
 
@@ -61,7 +61,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   void on_event(const Event& event) override;
 
   void discarded();
-  void migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen);
+  void migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen,
+               const std::function<void()>& on_migration_over);
   void answer_late_questions(const Report& report, const Reopen& reopen);
   bool wait_for_start(const SignalFd& signals);
   [[nodiscard]] bool is_described() MIGRATE_EXCLUDES(mutex_);

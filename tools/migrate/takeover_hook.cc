@@ -156,7 +156,11 @@ void TakeoverHook::serve() {
   {
     MutexLock lock(mutex_);
     while (!variables_ && !stopped_) changed_.wait(mutex_);
-    if (!variables_) return;
+    if (stopped_) {
+      end_ = {HookEnd::Kind::kStopped, 0, 0, {}};
+      changed_.notify_all();
+      return;
+    }
     variables = *variables_;
   }
   const auto begin = std::chrono::steady_clock::now();
@@ -204,8 +208,9 @@ HookEnd TakeoverHook::await(pid_t child) {
       cut = HookEnd{HookEnd::Kind::kStopped, 0, 0, "it was killed, because its guest has ended"};
     }
   }
+  // Also what it has left in the background, while its number is still its own: not reaped yet.
   // Without a descriptor of it nothing bounds the wait: it is not let to run at all.
-  if (cut || !process) ::kill(-child, SIGKILL);
+  ::kill(-child, SIGKILL);
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }

@@ -33,7 +33,8 @@ class TakeoverHook {
  public:
   using Variables = std::vector<std::pair<std::string, std::string>>;
 
-  /// `command` is the shell's; what runs longer than `limit` is killed.
+  /// `command` is the shell's; what runs longer than `limit` is killed, and what is still in its
+  /// process group when the shell has ended.
   static Result<std::unique_ptr<TakeoverHook>> create(std::string command,
                                                       std::chrono::milliseconds limit);
   /// Kills what still runs.
@@ -41,7 +42,7 @@ class TakeoverHook {
 
   /// Runs it, with `variables` added to the environment. Once; does not wait for anything.
   void run(Variables variables);
-  /// Kills it, or keeps it from running. Any thread.
+  /// Kills it, or keeps it from running: either way wait() has its end. Any thread.
   void stop() noexcept;
   /// Its end; nullopt while it runs and where it never was to. Waits until `deadline`.
   [[nodiscard]] std::optional<HookEnd> wait(SteadyTime deadline);
