@@ -91,6 +91,10 @@ struct PauseResult {
 struct GuestFrame {
   std::uint32_t card = 0;
   std::vector<std::byte> bytes;
+  /// At its source: the guest gets it here or not at all, so it follows. False for what came to all
+  /// (the target's card has it, too), for what the guest sent itself and for other receivers'
+  /// frames: taken in their order, for a guest that goes on here, and never sent.
+  bool follows = true;
 };
 
 /// Frames that come to a guest at its source while it stands. Called from the coordinator's thread,
@@ -104,7 +108,7 @@ class PacketSource {
   virtual Result<std::vector<GuestFrame>> take_waiting(std::size_t frames_max,
                                                        std::size_t bytes_max) = 0;
   /// The guest goes on here: what was taken comes to it before anything else, as far as there is
-  /// room.
+  /// room. For lack of memory it may throw std::bad_alloc: then some are lost.
   virtual void give_back(std::vector<GuestFrame> frames) = 0;
 };
 

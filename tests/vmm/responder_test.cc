@@ -1,7 +1,6 @@
 // A real guest answers on a real tap: frames of every kind, frames that are broken, and frames that
 // come while nobody runs.
 #include <gmock/gmock.h>
-#include <poll.h>
 
 #include <cstring>
 #include <optional>
@@ -307,10 +306,7 @@ TEST_F(Responder, WaitingFramesGoToTheTargetBeforeThoseOfItsTap) {
   ASSERT_TRUE(done) << done.error().to_text();
   there_->wait_until_it_takes_frames();
   ASSERT_TRUE(way.source->pause());
-  ASSERT_EQ(from->waiting_frames_fds().size(), 1u);
-  pollfd waits{from->waiting_frames_fds()[0], POLLIN, 0};
   send_numbers(*here_, 0, kFrames);
-  EXPECT_EQ(::poll(&waits, 1, 30'000), 1);
   send_numbers(*there_, kFrames, kFrames + 10);
   const auto to = way.to_hooks.vmm();
   int taken = 0;
@@ -334,7 +330,6 @@ TEST_F(Responder, WaitingFramesGoToTheTargetBeforeThoseOfItsTap) {
   while (forward(50, 1 << 20) != 0) {
   }
   EXPECT_EQ(taken, kFrames);
-  EXPECT_EQ(::poll(&waits, 1, 0), 0);
   EXPECT_FALSE(to->deliver_frame(1, std::vector<std::byte>(60))) << "there is one card";
   ASSERT_TRUE(way.target->start(RunState::kRunning));
   ASSERT_TRUE(way.source->release());
@@ -344,7 +339,6 @@ TEST_F(Responder, WaitingFramesGoToTheTargetBeforeThoseOfItsTap) {
   EXPECT_TRUE(to->deliver_frame(0, std::as_bytes(std::span(late))));
   EXPECT_EQ(number_of(there_->receive()), 4242);
   expect_next_is_new(*there_);
-  EXPECT_EQ(to->frames_overrun(), 0u);
 }
 
 TEST_F(Responder, WhatWasTakenAndGivenBackIsAnsweredHere) {
@@ -369,15 +363,14 @@ TEST_F(Responder, WhatWasTakenAndGivenBackIsAnsweredHere) {
   expect_next_is_new(*here_);
 }
 
-TEST_F(Responder, TooManyDeliveredFramesAreDroppedAndCounted) {
+TEST_F(Responder, TooManyDeliveredFramesAreDropped) {
   const auto vmm = make_responder();
   const Bytes frame = numbered(1);
   int delivered = 0;
   while (delivered < 100'000 && vmm->deliver_frame(0, std::as_bytes(std::span(frame)))) ++delivered;
   EXPECT_EQ(delivered, 1024);
-  EXPECT_EQ(vmm->frames_overrun(), 1u);
-  vmm->drop_delivered_frames();
   resume(*vmm);
+  for (int i = 0; i < delivered; ++i) ASSERT_EQ(number_of(here_->receive()), 1);
   expect_next_is_new(*here_);
 }
 

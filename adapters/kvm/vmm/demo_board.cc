@@ -96,15 +96,11 @@ void DemoBoard::read_port(std::uint16_t, std::span<std::byte> into) {
 }
 
 bool DemoBoard::write_memory(std::uint64_t address, std::span<const std::byte> from) {
-  if (config_.nets.empty()) return false;
-  bus_.write(address, from);
-  return true;
+  return bus_.write(address, from);
 }
 
 bool DemoBoard::read_memory(std::uint64_t address, std::span<std::byte> into) {
-  if (config_.nets.empty()) return false;
-  bus_.read(address, into);
-  return true;
+  return bus_.read(address, into);
 }
 
 Status DemoBoard::quiesce(SteadyTime deadline) {

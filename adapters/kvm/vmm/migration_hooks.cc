@@ -132,7 +132,7 @@ Result<std::vector<GuestFrame>> VmmSourceHooks::take_waiting(std::size_t frames_
   MIGRATE_ASSIGN(auto taken, vmm_->take_waiting_frames(frames_max, bytes_max));
   std::vector<GuestFrame> frames;
   frames.reserve(taken.size());
-  for (CardFrame& one : taken) frames.push_back({one.card, std::move(one.frame)});
+  for (CardFrame& one : taken) frames.push_back({one.card, std::move(one.frame), one.follows});
   return frames;
 }
 

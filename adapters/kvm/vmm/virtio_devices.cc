@@ -114,7 +114,6 @@ void VirtioDevices::reset() {
 }
 
 VirtioNet& VirtioDevices::net(std::size_t card) const { return *nets_[card]->device; }
-int VirtioDevices::port(std::size_t card) const { return nets_[card]->tap.fd(); }
 
 void VirtioDevices::shed_waiting_frames() const {
   for (const auto& net : nets_) net->device->shed_waiting();

@@ -35,10 +35,9 @@ class VirtioDevices {
   /// As their drivers do.
   void reset();
 
-  /// The network cards, in their order, and their taps' descriptors.
+  /// The network cards, in their order.
   [[nodiscard]] std::size_t nets() const { return nets_.size(); }
   [[nodiscard]] VirtioNet& net(std::size_t card) const;
-  [[nodiscard]] int port(std::size_t card) const;
   /// Of each card: see VirtioNet::shed_waiting().
   void shed_waiting_frames() const;
   /// The guest is gone: see Tap::close(). While quiesced.

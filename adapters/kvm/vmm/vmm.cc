@@ -79,28 +79,9 @@ Result<std::vector<CardFrame>> Vmm::take_waiting_frames(std::size_t frames_max,
   return impl_->take_waiting_frames(frames_max, bytes_max);
 }
 
-std::vector<int> Vmm::waiting_frames_fds() const {
-  const VirtioDevices& devices = impl_->board().devices();
-  std::vector<int> fds;
-  for (std::size_t card = 0; card < devices.nets(); ++card) fds.push_back(devices.port(card));
-  return fds;
-}
-
 bool Vmm::deliver_frame(std::uint32_t card, std::span<const std::byte> frame) {
   const VirtioDevices& devices = impl_->board().devices();
   return card < devices.nets() && devices.net(card).deliver(frame);
-}
-
-void Vmm::drop_delivered_frames() {
-  const VirtioDevices& devices = impl_->board().devices();
-  for (std::size_t card = 0; card < devices.nets(); ++card) devices.net(card).drop_delivered();
-}
-
-std::uint64_t Vmm::frames_overrun() const {
-  const VirtioDevices& devices = impl_->board().devices();
-  std::uint64_t overrun = 0;
-  for (std::size_t card = 0; card < devices.nets(); ++card) overrun += devices.net(card).overrun();
-  return overrun;
 }
 
 std::shared_ptr<SoftwareBitmap> Vmm::device_writes() const { return impl_->board().writes(); }

@@ -74,6 +74,9 @@ struct GuestStats {
 struct CardFrame {
   std::uint32_t card = 0;
   std::vector<std::byte> frame;
+  /// It reaches the guest here and nowhere else. False: it came to all (a broadcast), also where
+  /// the guest is going, or is the guest's own or another's.
+  bool follows = true;
 };
 
 /// One virtual machine: its memory, its vCPU threads, its ports. All methods may be called from any
@@ -150,21 +153,16 @@ class Vmm {
   Status give_up_disks();
 
   /// Network cards: their number is config().nets.size(). A paused guest's frames wait in its taps.
-  /// Descriptors that are readable (poll) when some do, a card each; they live as long as this.
-  [[nodiscard]] std::vector<int> waiting_frames_fds() const;
-  /// Takes frames that wait for a paused guest, in their order, one card's after the other's, so
-  /// that it does not get them here: at most `frames_max`, and none more once they have
-  /// `bytes_max` bytes. Empty when there are none; does not wait for any. kBusy while the guest
-  /// runs, kGuest when it has ended or left: its taps are closed then.
+  /// Takes some, in their order, one card's after the other's and beginning with another card each
+  /// time, so that the guest does not get them here: at most `frames_max`, and none more once they
+  /// have `bytes_max` bytes. Empty when there are none; does not wait for any. kBusy while the
+  /// guest runs, kGuest when it has ended or left: its taps are closed then.
   Result<std::vector<CardFrame>> take_waiting_frames(std::size_t frames_max, std::size_t bytes_max);
   /// A frame for card `card`, as if it had come from the network. At once when the guest runs; else
   /// it waits until then, and goes before what waits in the tap. So a source that goes on gets back
-  /// what was taken. False: too many wait (FrameBacklog), and it is dropped; see frames_overrun().
+  /// what was taken. False: too many wait (FrameBacklog), no card takes one as long, or there is no
+  /// such card; it is dropped.
   bool deliver_frame(std::uint32_t card, std::span<const std::byte> frame);
-  /// Forgets what was delivered and has not reached the guest.
-  void drop_delivered_frames();
-  /// Delivered frames that were dropped, of all cards.
-  [[nodiscard]] std::uint64_t frames_overrun() const;
 
   /// Where devices mark what they write to guest memory, for KvmSourceOptions::vmm_writes; null for
   /// a guest whose devices write none.

@@ -249,13 +249,18 @@ Result<std::vector<CardFrame>> Vmm::Impl::take_waiting_frames(std::size_t frames
   std::vector<CardFrame> frames;
   std::size_t bytes = 0;
   CardFrame next;
-  for (; next.card < devices.nets(); ++next.card) {
+  for (std::size_t i = 0; i < devices.nets(); ++i) {
+    next.card = static_cast<std::uint32_t>((first_card_ + i) % devices.nets());
+    const VirtioNet& net = devices.net(next.card);
     while (frames.size() < frames_max && bytes < bytes_max &&
            devices.net(next.card).take_waiting(next.frame)) {
+      next.follows = net.is_reached_here_alone(next.frame);
       bytes += next.frame.size();
       frames.push_back(next);
     }
   }
+  // One that is flooded does not keep the others' frames here.
+  if (devices.nets() > 0) first_card_ = (first_card_ + 1) % devices.nets();
   return frames;
 }
 

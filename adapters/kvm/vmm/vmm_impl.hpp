@@ -87,7 +87,8 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
 
   // Held for the whole of pause, resume and end, so that they do not cross. Before mutex_.
   mutable Mutex control_mutex_;
-  bool restart_late_ MIGRATE_GUARDED_BY(control_mutex_) = false;  ///< And the log says so.
+  std::size_t first_card_ MIGRATE_GUARDED_BY(control_mutex_) = 0;  ///< Whose frames are next.
+  bool restart_late_ MIGRATE_GUARDED_BY(control_mutex_) = false;   ///< And the log says so.
   // Before each vCPU's own.
   mutable Mutex mutex_;
   VmmState state_ MIGRATE_GUARDED_BY(mutex_) = VmmState::kPaused;

@@ -6,10 +6,7 @@ namespace migrate::vmm {
 
 bool FrameBacklog::put(std::span<const std::byte> frame) {
   MutexLock lock(mutex_);
-  if (frames_.size() == kFramesMax || frame.size() > kBytesMax - bytes_) {
-    ++overrun_;
-    return false;
-  }
+  if (frames_.size() == kFramesMax || frame.size() > kBytesMax - bytes_) return false;
   frames_.emplace_back(frame.begin(), frame.end());
   bytes_ += frame.size();
   return true;
@@ -22,17 +19,6 @@ bool FrameBacklog::take(std::vector<std::byte>& frame) {
   frames_.pop_front();
   bytes_ -= frame.size();
   return true;
-}
-
-void FrameBacklog::clear() {
-  MutexLock lock(mutex_);
-  frames_.clear();
-  bytes_ = 0;
-}
-
-std::uint64_t FrameBacklog::overrun() const {
-  MutexLock lock(mutex_);
-  return overrun_;
 }
 
 }  // namespace migrate::vmm

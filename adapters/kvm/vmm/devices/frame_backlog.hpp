@@ -11,8 +11,8 @@
 
 namespace migrate::vmm {
 
-/// In order, bounded: what comes when it is full is dropped and counted, as at the end of a tap's
-/// queue. Any thread.
+/// In order, bounded: what comes when it is full is dropped, as at the end of a tap's queue. Any
+/// thread.
 class FrameBacklog {
  public:
   /// What a tap's own queue holds by default (its txqueuelen, 1000), of frames of 1500 bytes.
@@ -23,15 +23,11 @@ class FrameBacklog {
   bool put(std::span<const std::byte> frame) MIGRATE_EXCLUDES(mutex_);
   /// The oldest, into `frame`, which is made as long; false when there is none.
   bool take(std::vector<std::byte>& frame) MIGRATE_EXCLUDES(mutex_);
-  void clear() MIGRATE_EXCLUDES(mutex_);
-  /// Frames that were not taken in.
-  [[nodiscard]] std::uint64_t overrun() const MIGRATE_EXCLUDES(mutex_);
 
  private:
   mutable Mutex mutex_;
   std::deque<std::vector<std::byte>> frames_ MIGRATE_GUARDED_BY(mutex_);
   std::size_t bytes_ MIGRATE_GUARDED_BY(mutex_) = 0;
-  std::uint64_t overrun_ MIGRATE_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace migrate::vmm

@@ -173,13 +173,22 @@ ssize_t VirtioNet::read_port() {
 }
 
 bool VirtioNet::deliver(std::span<const std::byte> frame) {
-  if (frame.size() < kFrameBytesMin || frame.size() > kFrameBytesMax) {
+  const bool possible = frame.size() >= kFrameBytesMin && frame.size() <= kFrameBytesMax;
+  if (!possible || !backlog_.put(frame)) {
     ++dropped_;
-    return true;  // Lost, as on any wire.
+    return false;
   }
-  const bool taken = backlog_.put(frame);
   worker_->kick();
-  return taken;
+  return true;
+}
+
+bool VirtioNet::is_reached_here_alone(std::span<const std::byte> frame) const {
+  if (frame.size() < kFrameBytesMin) return false;
+  const auto is_mine = [&](std::span<const std::byte> address) {
+    return std::ranges::equal(address, std::as_bytes(std::span(mac_.bytes)));
+  };
+  constexpr std::size_t kAddress = 6;  // The receiver's, then the sender's.
+  return is_mine(frame.first(kAddress)) && !is_mine(frame.subspan(kAddress, kAddress));
 }
 
 bool VirtioNet::take_waiting(std::vector<std::byte>& frame) {

@@ -42,21 +42,22 @@ class VirtioNet final : public VirtioDevice {
   struct Counts {
     std::uint64_t received = 0;
     std::uint64_t sent = 0;
-    std::uint64_t dropped = 0;  ///< In either direction: too long, too short, refused by the tap.
+    /// In either direction: too long, too short, refused by the tap, too many delivered.
+    std::uint64_t dropped = 0;
   };
   /// Since it was made. Any thread.
   [[nodiscard]] Counts counts() const;
 
   /// A frame for the guest from elsewhere than the port, without a packet's header. Any thread, at
-  /// any time: it waits for the guest to run. False: too many wait already; counted.
+  /// any time: it waits for the guest to run. False: too many wait already, or it is too long or
+  /// too short; dropped and counted.
   bool deliver(std::span<const std::byte> frame);
-  /// Forgets what was delivered and has not reached the guest.
-  void drop_delivered() { backlog_.clear(); }
-  /// Delivered frames that were not taken in. Any thread.
-  [[nodiscard]] std::uint64_t overrun() const { return backlog_.overrun(); }
   /// The next frame that waits, delivered or in the port, so that the guest will not get it here;
   /// false when there is none. While quiesced, one thread.
   bool take_waiting(std::vector<std::byte>& frame);
+  /// Whether a frame is for this card alone and from another: what comes to all reaches the guest
+  /// wherever its network is, and what it has sent comes back to it nowhere.
+  [[nodiscard]] bool is_reached_here_alone(std::span<const std::byte> frame) const;
 
   /// Of what waits in the port keeps the newest kKeptFrames for the guest: room for what comes from
   /// now on, where broadcasts have filled the port's queue for a guest that ran elsewhere. While
