@@ -41,6 +41,9 @@ class Channel {
 
   /// Bytes given to send() that the peer's kernel has not acknowledged, 0 where unknown.
   [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;
+  /// Whether send() of so many bytes would return at once and whole, though the peer takes none of
+  /// them now. May say no where it would. For the sending thread.
+  [[nodiscard]] virtual bool has_room(std::size_t bytes) const = 0;
   /// "10.0.0.2:4444" or the like, for messages.
   [[nodiscard]] virtual std::string peer() const = 0;
   /// Who the peer has proved to be, the same on each of its channels: "sha256:" and the fingerprint

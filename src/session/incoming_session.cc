@@ -226,8 +226,9 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
       return take_abort(std::move(abort));
     }
     case wire::RecordType::kForward: {
-      // Before COMMIT the frames are the source's guest's, and there is none here to have them.
-      if (!forward_agreed_ || !driver_->machine().ended()) {
+      // Before COMMIT the frames are the source's guest's, and there is none here to have them; and
+      // a connection that was opened to ask carries nothing else.
+      if (!forward_agreed_ || !driver_->machine().ended() || asked_) {
         return RecordChannel::unexpected(record, wire::RecordType::kCommit);
       }
       MIGRATE_ASSIGN(auto forward, wire::decode<wire::Forward>(record.body));

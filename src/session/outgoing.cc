@@ -103,6 +103,13 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   agreed_ = {opened->welcome.encodings, opened->welcome.codecs};
   resume_agreed_ = (opened->welcome.features & wire::kFeatureResume) != 0;
   const bool forward = (opened->welcome.features & wire::kFeatureForward) != 0;
+  if (options_.forward.count() > 0 && !forward) {
+    say("forward-unavailable",
+        guest_->waiting_packets() == nullptr
+            ? "nothing is forwarded: the guest has no network cards whose frames can be had"
+            : "nothing is forwarded: the target cannot give the guest frames",
+        Phase::kSetup);
+  }
   bulk_lanes_ = opened->welcome.bulk_lanes;
   target_identity_ = opened->control->channel().peer_identity();
   digest_.emplace(opened->hasher);

@@ -266,7 +266,7 @@ void SourceDriver::step(nanoseconds idle_max) {
   };
   if (machine_.committed() && forwarder_.active()) {
     const auto until = context_.clock.now() + idle_max;
-    forwarder_.run(*control_, until, context_.options.peer_timeout);
+    forwarder_.run(*control_, until);
     idle_max = std::max(nanoseconds(0), until - context_.clock.now());
   }
   auto record = receive();
@@ -297,8 +297,8 @@ void SourceDriver::step(nanoseconds idle_max) {
 void SourceDriver::note_started() {
   if (!forwarder_.active()) return;
   forwarder_.started();
-  forwarder_.run(*control_, context_.clock.now() + context_.options.forward,
-                 context_.options.peer_timeout);
+  forwarder_.run(*control_, context_.clock.now() + context_.options.forward);
+  forwarder_.stop();
 }
 
 Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) {

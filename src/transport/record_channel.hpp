@@ -126,6 +126,7 @@ class RecordChannel {
   Status receive_content(std::span<iovec> parts, nanoseconds idle_max);
 
   Channel& channel() { return *channel_; }
+  [[nodiscard]] const Channel& channel() const { return *channel_; }
   [[nodiscard]] std::uint64_t sent_bytes() const { return sent_bytes_; }
   [[nodiscard]] std::uint64_t received_bytes() const { return received_bytes_; }
 

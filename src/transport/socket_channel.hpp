@@ -24,6 +24,7 @@ class SocketChannel final : public Channel {
   void resume_after_interrupt() noexcept override { state_.resume_after_interrupt(); }
   void shutdown() noexcept override { state_.shutdown(); }
   [[nodiscard]] std::size_t unsent_bytes() const override { return state_.unsent_bytes(); }
+  [[nodiscard]] bool has_room(std::size_t bytes) const override { return state_.has_room(bytes); }
   [[nodiscard]] std::string peer() const override { return state_.peer(); }
   [[nodiscard]] std::string peer_identity() const override { return {}; }
 

@@ -1,11 +1,15 @@
 #include "transport/socket_state.hpp"
 
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdint>
 #include <utility>
 
 #include "migrate/options.hpp"
@@ -105,6 +109,19 @@ std::size_t SocketState::unsent_bytes() const {
   int bytes = 0;
   if (::ioctl(socket_.get(), SIOCOUTQ, &bytes) != 0 || bytes < 0) return 0;
   return static_cast<std::size_t>(bytes);
+}
+
+bool SocketState::has_room(std::size_t bytes) const {
+  // Of the kernel's account, which is of memory: its own for a buffer, and pages begun.
+  constexpr std::size_t kBufferOverhead = 2048;
+  pollfd writable{fd(), POLLOUT, 0};
+  if (::poll(&writable, 1, 0) != 1 || (writable.revents & POLLOUT) == 0) return false;
+  std::array<std::uint32_t, SK_MEMINFO_VARS> memory{};
+  socklen_t size = sizeof memory;
+  if (::getsockopt(fd(), SOL_SOCKET, SO_MEMINFO, memory.data(), &size) != 0) return false;
+  const std::size_t room = memory[SK_MEMINFO_SNDBUF];
+  const std::size_t used = std::max(memory[SK_MEMINFO_WMEM_ALLOC], memory[SK_MEMINFO_WMEM_QUEUED]);
+  return used + bytes + bytes / 4 + kBufferOverhead <= room;
 }
 
 }  // namespace migrate

@@ -61,6 +61,8 @@ class SocketState {
   void drop() noexcept;
   /// On a UNIX socket the kernel counts its buffers, so this is an upper bound there.
   [[nodiscard]] std::size_t unsent_bytes() const;
+  /// As Channel::has_room().
+  [[nodiscard]] bool has_room(std::size_t bytes) const;
 
  private:
   const Fd socket_;

@@ -338,6 +338,12 @@ void TlsChannel::shutdown() noexcept {
   inner_->shutdown();
 }
 
+bool TlsChannel::has_room(std::size_t bytes) const {
+  // A record of its own for the handshake's late words, and none is as full as it may be.
+  const std::size_t records = bytes / kRecordBytes + 2;
+  return established_ && inner_->has_room(bytes + records * kRecordOverhead);
+}
+
 std::string TlsChannel::peer_identity() const { return established_ ? identity_ : std::string(); }
 
 std::string TlsChannel::announced_session() const {

@@ -43,6 +43,7 @@ class TlsChannel final : public Channel {
   void shutdown() noexcept override;
   /// Those of the inner channel: encrypted, so a little more than was given to send().
   [[nodiscard]] std::size_t unsent_bytes() const override { return inner_->unsent_bytes(); }
+  [[nodiscard]] bool has_room(std::size_t bytes) const override;
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
   /// Empty until the handshake is done.
   [[nodiscard]] std::string peer_identity() const override;

@@ -29,6 +29,9 @@ class InProcessNetwork::LinkChannel final : public Channel {
   [[nodiscard]] std::size_t unsent_bytes() const override {
     return link_->held(*lane_, end_.sends);
   }
+  [[nodiscard]] bool has_room(std::size_t bytes) const override {
+    return link_->has_room(*lane_, end_.sends, bytes);
+  }
   [[nodiscard]] std::string peer() const override {
     return "in-process lane " + std::to_string(lane_->number);
   }

@@ -265,6 +265,11 @@ std::size_t LinkState::held(const Lane& lane, Direction direction) const {
   return lane.pipes[index_of(direction)].held;
 }
 
+bool LinkState::has_room(const Lane& lane, Direction direction, std::size_t bytes) const {
+  MutexLock lock(mutex_);
+  return !lane.stalled && lane.pipes[index_of(direction)].held + bytes <= plan_.window_bytes;
+}
+
 void LinkState::cut(Lane& lane, InFlight in_flight) {
   lane.cut = true;
   if (in_flight == InFlight::kLost) {

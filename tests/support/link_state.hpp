@@ -68,6 +68,7 @@ class LinkState {
   void leave(Lane& lane, End& end);
   void set_flag(bool& flag, bool value, CondVar& waiters);
   std::size_t held(const Lane& lane, Direction direction) const;
+  bool has_room(const Lane& lane, Direction direction, std::size_t bytes) const;
 
   void cut_all(InFlight in_flight);
   void stall_all();

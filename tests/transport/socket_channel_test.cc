@@ -248,6 +248,30 @@ TEST_P(SocketChannel, APeerThatDiesWithUnreadBytesEndsAWaitingSend) {
   pair_.far.reset();
 }
 
+TEST_P(SocketChannel, WhatThereIsRoomForLeavesThoughThePeerReadsNothing) {
+  for (const std::size_t bytes : {100u, 1500u, 9000u}) {
+    const auto frame = random_bytes(bytes);
+    std::size_t sent = 0;
+    while (sent < (64u << 20) && pair_.near->has_room(bytes)) {
+      ASSERT_TRUE(pair_.near->send(one_part(frame), 0ms)) << sent;
+      sent += bytes;
+    }
+    EXPECT_GT(sent, 0u) << bytes;
+    EXPECT_LT(sent, 64u << 20) << "it is not said that there is room for all";
+    std::vector<std::byte> buffer(1 << 20);
+    for (std::size_t got = 0; got < sent;) {
+      const auto some = pair_.far->receive(one_part(buffer), kLong);
+      ASSERT_TRUE(some);
+      got += *some;
+    }
+    const auto give_up = std::chrono::steady_clock::now() + kLong;
+    while (!pair_.near->has_room(bytes) && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::yield();
+    }
+    EXPECT_TRUE(pair_.near->has_room(bytes));
+  }
+}
+
 TEST_P(SocketChannel, UnsentBytesFallToZeroOnceThePeerHasThem) {
   EXPECT_EQ(pair_.near->unsent_bytes(), 0u);
   EXPECT_FALSE(pair_.near->send(many_parts(64), kShort));

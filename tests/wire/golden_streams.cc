@@ -249,6 +249,22 @@ StreamMaker forward_unasked() {
   return maker;
 }
 
+/// On a connection that asks what became of the guest.
+StreamMaker forward_when_asking() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.allow_forward();
+  maker.open();
+  maker.end_round(true);
+  maker.state(0);
+  maker.offer(1);
+  maker.ready(1);
+  maker.send(Commit{1});
+  const std::uint16_t connection = maker.ask();
+  maker.reply(Started{1, 45}, connection);
+  maker.send(frame_of(0, 60), connection);
+  return maker;
+}
+
 /// The valid beginning: opened, one batch sent in round 0.
 StreamMaker begun() {
   StreamMaker maker({memory(0, 0, 8)}, 1);
@@ -497,6 +513,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"invalid/handover.commit_after_abort", commit_after_abort},
       {"invalid/forward.forward_before_commit", forward_before_commit},
       {"invalid/forward.forward_unasked", forward_unasked},
+      {"invalid/direction.forward_when_asking", forward_when_asking},
       {"invalid/session.wrong_proof", wrong_proof},
       {"invalid/session.resume_without_proof", resume_without_proof},
       {"invalid/resume.page_not_void", page_not_void},

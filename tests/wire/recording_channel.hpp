@@ -48,6 +48,7 @@ class RecordingChannel final : public Channel {
   void resume_after_interrupt() noexcept override { inner_->resume_after_interrupt(); }
   void shutdown() noexcept override { inner_->shutdown(); }
   [[nodiscard]] std::size_t unsent_bytes() const override { return inner_->unsent_bytes(); }
+  [[nodiscard]] bool has_room(std::size_t bytes) const override { return inner_->has_room(bytes); }
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
   [[nodiscard]] std::string peer_identity() const override { return inner_->peer_identity(); }
 

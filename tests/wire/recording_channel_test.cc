@@ -35,6 +35,7 @@ class ScriptedChannel final : public Channel {
   void resume_after_interrupt() noexcept override {}
   void shutdown() noexcept override {}
   std::size_t unsent_bytes() const override { return 0; }
+  bool has_room(std::size_t) const override { return true; }
   std::string peer() const override { return "script"; }
   std::string peer_identity() const override { return "psk:script"; }
 

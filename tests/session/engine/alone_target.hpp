@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "tests/session/engine/engine_run.hpp"
 #include "tests/session/engine/scripted_source.hpp"
@@ -19,16 +20,16 @@ namespace migrate::testing {
 
 class AloneTarget : public ::testing::Test, private Incoming::Host, private Observer {
  protected:
-  AloneTarget() {
+  explicit AloneTarget(FakeTarget::Script script = {}) {
     std::string path = ::testing::TempDir() + "/alone-XXXXXX";
     MIGRATE_CHECK(mkdtemp(path.data()) != nullptr);
     options_.runtime_dir = path;
     // Nobody waits for these: what ends it sooner is what the tests are about.
     options_.hello_timeout = std::chrono::hours(1);
     options_.peer_timeout = std::chrono::hours(1);
-    incoming_ = std::make_unique<Incoming>(
-        std::make_unique<FakeTarget>(world_, FakeTarget::Script{}), options_,
-        static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this));
+    incoming_ = std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, std::move(script)),
+                                           options_, static_cast<Incoming::Host&>(*this),
+                                           static_cast<Observer*>(this));
     thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
   }
   ~AloneTarget() override {

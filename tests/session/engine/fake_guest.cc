@@ -293,7 +293,9 @@ Status FakeTarget::load_state(StateReader& reader) {
       MIGRATE_TRY(StateReader::skip_unknown(*section));
     }
   }
-  if (!seen) return make_error(ErrorCode::kGuest, "no fake.cpu section");
+  if (!seen && script_.state_bytes > 0) {
+    return make_error(ErrorCode::kGuest, "no fake.cpu section");
+  }
   return {};
 }
 
@@ -384,13 +386,20 @@ Result<std::vector<GuestFrame>> FakeSource::take_waiting(std::size_t frames_max,
                                                          std::size_t /*bytes_max*/) {
   EXPECT_FALSE(running_) << "frames are taken from a guest that runs";
   EXPECT_FALSE(released_) << "frames are taken from a guest that is gone";
-  auto frames = script_.packets();
-  EXPECT_LE(frames.size(), frames_max) << "the script's fault";
+  if (waiting_.empty()) {
+    for (GuestFrame& frame : script_.packets()) waiting_.push_back(std::move(frame));
+  }
+  std::vector<GuestFrame> frames;
+  while (!waiting_.empty() && frames.size() < frames_max) {
+    frames.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
   return frames;
 }
 
 void FakeSource::give_back(std::vector<GuestFrame> frames) {
   EXPECT_FALSE(running_) << "what was taken comes first";
+  if (script_.fail_give_back) throw std::bad_alloc();
   given_back_ = std::move(frames);
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -65,9 +66,10 @@ class FakeSource final : public SourceGuest,
     std::function<void(FakeSource&, const char* where)> writes;
     ErrorCode fail_pause{}, fail_save{}, fail_reclaim{}, fail_collect{};  ///< 0: works.
     int collects_before_failure = 0;
-    /// Frames that wait for the guest, each time it is asked while it stands; empty: it has no
-    /// cards.
+    /// Frames that have come for the guest, each time somebody looks for some and none are left;
+    /// empty: it has no cards.
     std::function<std::vector<GuestFrame>()> packets;
+    bool fail_give_back = false;    ///< For lack of memory.
     std::function<void()> on_read;  ///< Called before each read(), by a lane where it is one's.
   };
 
@@ -140,6 +142,7 @@ class FakeSource final : public SourceGuest,
   bool running_ = false;
   bool holds_lock_ = false;
   bool released_ = false;
+  std::deque<GuestFrame> waiting_;
   std::vector<GuestFrame> given_back_;
   int pauses_ = 0;
   double throttle_ = 0;

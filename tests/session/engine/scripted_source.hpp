@@ -61,6 +61,12 @@ class ScriptedSource {
     if (resumed) control_ = std::move(control);
     return resumed;
   }
+  /// ASK on a new connection, which is the control lane from now on.
+  Status ask() {
+    MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
+    control_ = std::make_unique<RecordChannel>(std::move(channel), hasher_);
+    return control_->send(wire::Ask{hello_.session, secret_}, kPatience);
+  }
   [[nodiscard]] const wire::SessionId& session() const { return hello_.session; }
   [[nodiscard]] const wire::JoinSecret& secret() const { return secret_; }
   [[nodiscard]] std::uint64_t digest() const { return digest_; }
