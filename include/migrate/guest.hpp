@@ -112,10 +112,14 @@ class PacketSource {
   virtual void give_back(std::vector<GuestFrame> frames) = 0;
 };
 
-/// Frames for a guest that has started here, from its source. Called from the coordinator's thread.
+/// Frames for a guest that arrives, and has started here. Called from the coordinator's thread.
 class PacketSink {
  public:
   virtual ~PacketSink() = default;
+  /// The guest has just been paused at its source: what its network here brings from now on is for
+  /// it here, and what it brought before (broadcasts) the guest has had there. At the first section
+  /// of each attempt's state, before load_state() and within the downtime.
+  virtual void source_stands() = 0;
   /// As if it had come from the network. False: too many wait already, or there is no such card;
   /// it is dropped, and counted in the report.
   virtual bool deliver(const GuestFrame& frame) = 0;
@@ -186,7 +190,7 @@ class TargetGuest {
   /// Userfaultfds (perhaps of other processes) for lazy filling; empty where there are none.
   virtual std::vector<FaultSource> fault_sources() = 0;
   /// Where frames from the source go; nullptr where the guest cannot be given any: then none are
-  /// sent. Asked before prepare(), used after start(). Lives as long as this.
+  /// sent. Asked before prepare(). Lives as long as this.
   virtual PacketSink* packet_sink() = 0;
 };
 

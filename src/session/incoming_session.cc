@@ -246,6 +246,9 @@ Status Incoming::Impl::take_state(const RecordChannel::Record& record) {
   switch (record.header.type) {
     case wire::RecordType::kSectionBegin: {
       MIGRATE_ASSIGN(const auto begin, wire::decode<wire::SectionBegin>(record.body));
+      if (PacketSink* const sink = guest_->packet_sink(); sink != nullptr && !state_.begun()) {
+        sink->source_stands();
+      }
       return state_.take(begin);
     }
     case wire::RecordType::kSectionData:

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "adapters/kvm/vmm/demo_guest/card_memory.hpp"
-#include "adapters/kvm/vmm/devices/virtio_net.hpp"
 #include "adapters/kvm/vmm/migration_hooks.hpp"
 #include "tests/vmm/section_tape.hpp"
 #include "tests/vmm/tap_neighbour.hpp"
@@ -233,6 +232,7 @@ TEST_F(Responder, MovesWithItsCountersAndWhatCameToTheTargetBeforeTheStart) {
   EXPECT_TRUE(there_->has_carrier());
   there_->wait_until_it_takes_frames();
   ASSERT_TRUE(way.source->pause());
+  way.target->packet_sink()->source_stands();
   send_numbers(*there_, 10, 20);
   done = carry_over(way);
   ASSERT_TRUE(done) << done.error().to_text();
@@ -266,17 +266,15 @@ TEST_F(Responder, WhatFilledTheTargetsQueueLeavesRoomForWhatComesInTheBlackout) 
   there_->wait_until_it_takes_frames();
   for (int i = 0; i < kMoreThanAQueue; ++i) there_->send(numbered(500'000));
   ASSERT_TRUE(way.source->pause());
+  way.target->packet_sink()->source_stands();
+  // Also what comes before the state is loaded is the guest's.
+  send_numbers(*there_, 0, kFrames / 2);
   done = carry_over(way);
   ASSERT_TRUE(done) << done.error().to_text();
-  send_numbers(*there_, 0, kFrames);
+  send_numbers(*there_, kFrames / 2, kFrames);
   ASSERT_TRUE(way.target->start(RunState::kRunning));
   ASSERT_TRUE(way.source->release());
-  int stale = 0;
-  int number = number_of(there_->receive());
-  for (; number == 500'000; number = number_of(there_->receive())) ++stale;
-  EXPECT_LE(stale, static_cast<int>(VirtioNet::kKeptFrames));
-  EXPECT_EQ(number, 0);
-  expect_answers(*there_, 1, kFrames);
+  expect_answers(*there_, 0, kFrames);
   expect_next_is_new(*there_);
 }
 
@@ -306,6 +304,7 @@ TEST_F(Responder, WaitingFramesGoToTheTargetBeforeThoseOfItsTap) {
   ASSERT_TRUE(done) << done.error().to_text();
   there_->wait_until_it_takes_frames();
   ASSERT_TRUE(way.source->pause());
+  way.target->packet_sink()->source_stands();
   send_numbers(*here_, 0, kFrames);
   send_numbers(*there_, kFrames, kFrames + 10);
   const auto to = way.to_hooks.vmm();

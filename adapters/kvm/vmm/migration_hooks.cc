@@ -142,6 +142,10 @@ void VmmSourceHooks::give_back(std::vector<GuestFrame> frames) {
 
 PacketSink* VmmTargetHooks::packet_sink() { return host_.nets.empty() ? nullptr : this; }
 
+void VmmTargetHooks::source_stands() {
+  if (const auto guest = vmm()) guest->keep_waiting_frames();
+}
+
 bool VmmTargetHooks::deliver(const GuestFrame& frame) {
   const auto guest = vmm();
   return guest != nullptr && frame.card < guest->config().nets.size() &&

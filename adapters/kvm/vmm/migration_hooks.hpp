@@ -61,7 +61,9 @@ class VmmTargetHooks final : public KvmTargetHooks, private PacketSink {
   [[nodiscard]] std::shared_ptr<Vmm> vmm() const MIGRATE_EXCLUDES(mutex_);
 
  private:
-  bool deliver(const GuestFrame& frame) override;  // PacketSink
+  // PacketSink
+  void source_stands() override;
+  bool deliver(const GuestFrame& frame) override;
 
   const ArrivalConfig host_;
   mutable Mutex mutex_;

@@ -119,6 +119,16 @@ void VirtioDevices::shed_waiting_frames() const {
   for (const auto& net : nets_) net->device->shed_waiting();
 }
 
+void VirtioDevices::stop_shedding() const {
+  for (const auto& net : nets_) {
+    if (net->device->sheds()) net->device->keep_waiting();
+  }
+}
+
+void VirtioDevices::keep_waiting_frames() const {
+  for (const auto& net : nets_) net->device->keep_waiting();
+}
+
 void VirtioDevices::close_ports() {
   for (const auto& net : nets_) net->tap.close();
 }

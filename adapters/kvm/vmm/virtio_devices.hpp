@@ -38,8 +38,11 @@ class VirtioDevices {
   /// The network cards, in their order.
   [[nodiscard]] std::size_t nets() const { return nets_.size(); }
   [[nodiscard]] VirtioNet& net(std::size_t card) const;
-  /// Of each card: see VirtioNet::shed_waiting().
+  /// Of each card: VirtioNet::shed_waiting(), and keep_waiting() of those that shed.
   void shed_waiting_frames() const;
+  void stop_shedding() const;
+  /// Of each card: VirtioNet::keep_waiting().
+  void keep_waiting_frames() const;
   /// The guest is gone: see Tap::close(). While quiesced.
   void close_ports();
 

@@ -47,6 +47,7 @@ Result<std::unique_ptr<Vmm>> Vmm::create_incoming(const VmmConfig& config,
     return plan.error();
   }
   MIGRATE_ASSIGN(auto impl, Impl::build(config, platform));
+  impl->board().devices().shed_waiting_frames();
   return std::unique_ptr<Vmm>(new Vmm(std::move(impl)));
 }
 
@@ -78,6 +79,8 @@ Result<std::vector<CardFrame>> Vmm::take_waiting_frames(std::size_t frames_max,
                                                         std::size_t bytes_max) {
   return impl_->take_waiting_frames(frames_max, bytes_max);
 }
+
+void Vmm::keep_waiting_frames() { impl_->board().devices().keep_waiting_frames(); }
 
 bool Vmm::deliver_frame(std::uint32_t card, std::span<const std::byte> frame) {
   const VirtioDevices& devices = impl_->board().devices();

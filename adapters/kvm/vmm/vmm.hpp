@@ -158,6 +158,9 @@ class Vmm {
   /// have `bytes_max` bytes. Empty when there are none; does not wait for any. kBusy while the
   /// guest runs, kGuest when it has ended or left: its taps are closed then.
   Result<std::vector<CardFrame>> take_waiting_frames(std::size_t frames_max, std::size_t bytes_max);
+  /// Of an arriving guest: it stands at its source, so what comes to the taps here from now on is
+  /// for it. What came before it has had there, and is dropped. Before its state is loaded.
+  void keep_waiting_frames();
   /// A frame for card `card`, as if it had come from the network. At once when the guest runs; else
   /// it waits until then, and goes before what waits in the tap. So a source that goes on gets back
   /// what was taken. False: too many wait (FrameBacklog), no card takes one as long, or there is no

@@ -216,11 +216,11 @@ Status Vmm::Impl::save_devices(StateWriter& writer) {
   return board_->save(writer);
 }
 
-// Its own section begins each attempt: the source has just paused.
+// Its own section begins each attempt. Who told of the source's pause has ended the shedding then.
 Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
   if (section.name != kOwnSection) return board_->load(section, reader);
+  board_->devices().stop_shedding();
   board_->begin_load();
-  board_->devices().shed_waiting_frames();
   MIGRATE_ASSIGN(OwnState own, read_own_section(section, reader, config_.vcpus));
   console_.replace(own.console);
   MutexLock lock(mutex_);

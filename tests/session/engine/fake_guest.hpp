@@ -180,6 +180,7 @@ class FakeTarget final : public TargetGuest, private PageSink, private PacketSin
   [[nodiscard]] const std::vector<GuestFrame>& delivered() const { return delivered_; }
 
  private:
+  void source_stands() override { hook("source stands"); }
   bool deliver(const GuestFrame& frame) override;
   Status update_regions(const RegionDelta& delta) override;
   Status write(const RegionId& region, PageRange range, std::span<const std::byte> bytes) override;

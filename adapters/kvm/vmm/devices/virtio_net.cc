@@ -72,6 +72,7 @@ void VirtioNet::start(VirtioTransport& transport, std::uint64_t, std::span<Virtq
 }
 
 DeviceWorker::Next VirtioNet::work() {
+  if (shedding_) return drop_some();
   if (broken_) return {};
   const auto sent = send_some();
   const auto received = sent ? receive_some() : sent;
@@ -155,12 +156,6 @@ ssize_t VirtioNet::next_packet() {
     std::memcpy(packet_.data() + kPacketHeaderBytes, delivered_.data(), delivered_.size());
     return static_cast<ssize_t>(kPacketHeaderBytes + delivered_.size());
   }
-  if (!kept_.empty()) {
-    const auto bytes = static_cast<ssize_t>(kept_.front().size());
-    std::ranges::copy(kept_.front(), packet_.begin());
-    kept_.pop_front();
-    return bytes;
-  }
   return read_port();
 }
 
@@ -203,18 +198,35 @@ bool VirtioNet::take_waiting(std::vector<std::byte>& frame) {
 }
 
 void VirtioNet::shed_waiting() {
+  shedding_ = true;
+  worker_->start();
+  worker_->resume();
+}
+
+DeviceWorker::Next VirtioNet::drop_some() {
+  for (int i = 0; i < kTurn; ++i) {
+    if (!worker_->go_on()) return {};
+    if (read_port() <= 0) return {false, errno == EAGAIN || errno == EWOULDBLOCK};
+  }
+  return {true, false};
+}
+
+void VirtioNet::keep_waiting() {
+  if (shedding_) {
+    worker_->stop();
+    // It stands already, and is as new.
+    (void)worker_->quiesce(std::chrono::steady_clock::now());
+    shedding_ = false;
+  }
   // More than a tap's queue holds, so that a flood cannot keep us here.
   constexpr int kTakenMax = 4096;
-  kept_.clear();
-  for (int taken = 0; taken < kTakenMax; ++taken) {
-    const ssize_t bytes = read_port();
-    if (bytes <= 0) return;
-    kept_.emplace_back(packet_.begin(), packet_.begin() + bytes);
-    if (kept_.size() > kKeptFrames) {
-      kept_.pop_front();
-      ++dropped_;
-    }
+  for (int taken = 0; taken < kTakenMax && read_port() > 0; ++taken) {
   }
+}
+
+void VirtioNet::resume() {
+  if (shedding_) keep_waiting();
+  worker_->resume();
 }
 
 /// False: the packet does not fit the guest's buffer, which waits for the next one.

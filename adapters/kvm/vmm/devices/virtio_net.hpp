@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,14 +23,13 @@ namespace migrate::vmm {
 /// One thread for both directions. Packets go whole and with their checksums: no offloads. What
 /// arrives while the guest has no buffers, or while the device is quiesced, waits in the tap's own
 /// queue, from the moment it was opened; past its length (txqueuelen, 1000 by default: 998 frames
-/// measured) the newest are dropped there. At a target it so holds what came to all (broadcasts)
-/// while the guest still ran at the source, too, and sheds it as the state arrives. Nothing else is
-/// read before the guest runs, and of a guest that is paused and goes on here all is kept. Frames
-/// that come by deliver() go before those in the tap.
+/// measured) the newest are dropped there. At a target what
+/// came to all (broadcasts) while the guest still ran at the source is dropped meanwhile, from
+/// shed_waiting() to keep_waiting(). Nothing else is read before the guest runs, and of a guest
+/// that is paused and goes on here all is kept. Frames that come by deliver() go before those in
+/// the tap.
 class VirtioNet final : public VirtioDevice {
  public:
-  static constexpr std::size_t kKeptFrames = 64;
-
   /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
   /// blocking, each with a header of kPacketHeaderBytes, as Tap's does. It and `ram` must outlive
   /// this.
@@ -59,10 +57,13 @@ class VirtioNet final : public VirtioDevice {
   /// wherever its network is, and what it has sent comes back to it nowhere.
   [[nodiscard]] bool is_reached_here_alone(std::span<const std::byte> frame) const;
 
-  /// Of what waits in the port keeps the newest kKeptFrames for the guest: room for what comes from
-  /// now on, where broadcasts have filled the port's queue for a guest that ran elsewhere. While
-  /// quiesced.
+  /// The guest runs elsewhere: what comes is dropped, on the card's own thread, so that the port's
+  /// queue has room when the guest comes. For a card that is new.
   void shed_waiting();
+  /// The guest stands there: drops what has come until now, and keeps what comes from now on. Also
+  /// for a further attempt. While quiesced otherwise.
+  void keep_waiting();
+  [[nodiscard]] bool sheds() const { return shedding_; }
 
   [[nodiscard]] std::string name() const override { return name_; }
   [[nodiscard]] std::uint32_t type() const override;
@@ -75,7 +76,7 @@ class VirtioNet final : public VirtioDevice {
   void stop() override { worker_->stop(); }
   void notify(std::size_t) override { worker_->kick(); }
   Status quiesce(SteadyTime deadline) override { return worker_->quiesce(deadline); }
-  void resume() override { worker_->resume(); }
+  void resume() override;
   void save(SectionBytes& bytes) const override;
   Status check(SectionCursor& cursor) const override;
 
@@ -90,6 +91,7 @@ class VirtioNet final : public VirtioDevice {
     kStopped,    ///< Until it is started or resumed.
   };
   DeviceWorker::Next work();
+  DeviceWorker::Next drop_some();
   Result<Outcome> send_some();
   Result<Outcome> receive_some();
   [[nodiscard]] ssize_t next_packet();
@@ -112,10 +114,10 @@ class VirtioNet final : public VirtioDevice {
   VirtioTransport* transport_ = nullptr;
   std::span<Virtqueue> queues_;
   bool broken_ = false;
+  bool shedding_ = false;  ///< Set while the thread stands, too.
   Chain chain_;
   std::vector<std::byte> packet_;
   std::vector<std::byte> delivered_;
-  std::deque<std::vector<std::byte>> kept_;  ///< By shed_waiting(), as the port gave them.
 
   FrameBacklog backlog_;
   // Last: its thread uses all of the above.
