@@ -6,9 +6,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <future>
+#include <thread>
 
 #include "base/mutex.hpp"
+#include "tests/net-takeover/net_space.hpp"
 #include "tests/session/engine/fake_guest.hpp"
 #include "tests/tools/scratch_folder.hpp"
 #include "tools/migrate/control_api.hpp"
@@ -56,8 +59,10 @@ class FakeHosted final : public HostedGuest {
   Result<std::unique_ptr<SourceGuest>> make_source() override {
     FakeSource::Script script;
     script.writes = [this](FakeSource&, const char* where) {
-      if (std::string_view(where) == hold_at_) held_.set_value(), let_go_.get_future().wait();
+      if (std::string_view(where) != hold_at_) return;
       hold_at_ = "";
+      held_.set_value();
+      let_go_.get_future().wait();
     };
     return std::unique_ptr<SourceGuest>(
         std::make_unique<FakeSource>(world_, small_memory(), std::move(script)));
@@ -201,6 +206,54 @@ TEST_F(GuestHostTest, AFailedMigrationLeavesTheGuestAsItWasAndCanBeTriedAgain) {
   ASSERT_TRUE(number);
   EXPECT_EQ(*number, 2u);
   EXPECT_EQ(wait_for_report()["outcome"], "done");
+}
+
+TEST_F(GuestHostTest, AnnouncementsEndWhenTheGuestLeavesAndNotBefore) {
+  std::atomic<int> ends = 0;
+  const auto ended = [&ends] { return ++ends == 0; };  // With nothing left to come.
+  host_->set_network({{}, {}, ended});
+  const MigrationRequest nowhere = [this] {
+    const Target gone(world_, scratch_);
+    return gone.request();
+  }();
+  ASSERT_TRUE(host_->start_migration(nowhere));
+  EXPECT_EQ(wait_for_report()["outcome"], "failed");
+  EXPECT_EQ(ends, 0) << "it was not about to leave";
+  Target target(world_, scratch_);
+  guest_.hold_at("save");
+  ASSERT_TRUE(host_->start_migration(target.request()));
+  guest_.wait_until_held();
+  EXPECT_EQ(ends, 1) << "it is paused to leave";
+  guest_.let_go();
+  EXPECT_EQ(wait_for_report()["outcome"], "done");
+  EXPECT_EQ(target.wait(), Outcome::kDone);
+}
+
+TEST_F(GuestHostTest, AGuestWhoseAnnouncementsWereCutShortAndThatStaysIsAnnouncedAnew) {
+  const migrate::testing::NetSpace space;
+  if (!space.why_not().empty()) GTEST_SKIP() << space.why_not();
+  space.must("ip link add name br0 type bridge forward_delay 0 && ip link set dev br0 up");
+  migrate::testing::connect(space, "tap0", space, "card0");
+  space.must("ip link set dev tap0 master br0");
+  const std::string mac = "52:54:00:12:34:56";
+  host_->set_network({{{"tap0", "", *parse_mac(mac), {}, {}}}, {}, [] { return true; }});
+  std::optional<Target> target;
+  guest_.hold_at("save");
+  // Its thread, and the announcer's, are where the bridge is.
+  space.run([&] {
+    target.emplace(world_, scratch_);
+    ASSERT_TRUE(host_->start_migration(target->request()));
+  });
+  guest_.wait_until_held();
+  EXPECT_EQ(call("DELETE", "/v1/migration").status, 202);
+  guest_.let_go();
+  EXPECT_EQ(wait_for_report()["outcome"], "cancelled");
+  const auto known = [&] {
+    return space.sh("bridge fdb show br br0").find(mac + " dev tap0") != std::string::npos;
+  };
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (!known() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(known());
 }
 
 TEST_F(GuestHostTest, WhileItMigratesTheGuestIsNotTouched) {
