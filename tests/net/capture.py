@@ -2,7 +2,7 @@
 """What leaves by an interface from a guest: capture.py IFACE MAC, until SIGTERM.
 
 Prints one JSON object: `frames`, in the order in which they left: [nanoseconds, kind, number]. Kinds are
-udp, icmp, udp6 and icmp6 for echoes, with the probe's number; arp and other have none.
+udp, icmp, udp6 and icmp6 for echoes, with the probe's number; arp is a reply with the address of whom it is for; others have none.
 """
 
 import json
@@ -25,7 +25,8 @@ _ECHOES = {(_IPV4, 17): ("udp", None), (_IPV4, 1): ("icmp", 0), (_IPV6, 17): ("u
 def _kind(frame):
     ethertype = int.from_bytes(frame[12:14], "big")
     if ethertype == _ARP:
-        return "arp", None
+        # A reply's number is the address that it is for.
+        return "arp", int.from_bytes(frame[38:42], "big") if frame[21] == 2 else None
     if ethertype == _IPV4:
         protocol, head = frame[23], _ETHERNET + (frame[14] & 15) * 4
     elif ethertype == _IPV6:

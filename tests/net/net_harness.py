@@ -13,7 +13,7 @@ import testbed  # noqa: E402
 
 PROBE = os.environ.get("MIGRATE_PROBE", "probe")
 _HERE = os.path.dirname(os.path.abspath(__file__))
-ECHO, CAPTURE = os.path.join(_HERE, "echo.py"), os.path.join(_HERE, "capture.py")
+ECHO, CAPTURE, ASK = (os.path.join(_HERE, name) for name in ("echo.py", "capture.py", "ask.py"))
 # Of a guest on a host's tap.
 NET = f"tap=guest,mac={testbed.GUEST_MAC},ip={testbed.GUEST_IP},ip={testbed.GUEST_IP6}"
 
@@ -58,6 +58,23 @@ class Capturing:
         found = json.loads(self._process.out.splitlines()[-1])
         assert found["missed"] == 0, "the capture has missed frames"
         return found["frames"]
+
+
+class Asking:
+    """Broadcast ARP requests for the guest from the client's namespace, until it is ended."""
+
+    def __init__(self, scratch, bed):
+        place = Place(scratch, bed, "client", sys.executable)
+        self._process = place.start("-B", ASK, "lan", testbed.GUEST_IP)
+        wait_for(lambda: self._process.out or not self._process.running(), "the first request")
+
+    def end(self):
+        """The senders of all requests, in their order, as numbers."""
+        self._process.signal(signal.SIGTERM)
+        if self._process.wait() != 0:
+            raise AssertionError(f"asking failed: {self._process}")
+        told = json.loads(self._process.out.splitlines()[-1])
+        return range(told["first"], told["first"] + told["asked"])
 
 
 class Probing:

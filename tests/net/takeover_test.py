@@ -4,7 +4,7 @@ import os
 import unittest
 
 from harness import DONE, kvm_problem, wait_for
-from net_harness import NET, Capturing, NetHost, OnATestbed, Probing
+from net_harness import NET, Asking, Capturing, NetHost, OnATestbed, Probing
 from testbed import GUEST_IP, GUEST_IP6, GUEST_MAC, HOSTS
 
 # Somebody else's, or the guest's in another life.
@@ -37,11 +37,11 @@ class OfAResponder(OnATestbed):
         probing.wait_for_answers()
         return probing
 
-    def move(self, here, *recv_words):
+    def move(self, here, *recv_words, send_words=()):
         """To the other host; the client asks nothing unless it did before."""
         there = self.other(here)
         arrival = there.recv("--once", "--json", "--net", "tap=guest", *recv_words)
-        send = here.send(arrival.address)
+        send = here.send(arrival.address, *send_words)
         self.assertEqual(send.wait(), DONE, f"{send}\n{arrival}")
         self.assertEqual(self.process.wait(), DONE, self.process)
         self.process = arrival
@@ -133,6 +133,27 @@ class Takeover(OfAResponder):
                 self.assertEqual(figures["duplicated"], 0)
                 # Whatever is lost was lost while nobody answered.
                 self.assertLessEqual(figures["lost"], figures["gap_ms"] * report["rate_hz"] / 1000 + 1)
+        self.stop(self.b)
+
+    def test_WhatFollowsIsWhatCameToTheGuestAloneAndOnce(self):
+        """All hear a broadcast at both hosts: were it to follow, the guest would get it twice."""
+        self.start()
+        captures = [Capturing(self.scratch, self.bed, host) for host in HOSTS]
+        asking = Asking(self.scratch, self.bed)
+        probing = self.probe()
+        self.move(self.a, send_words=("--forward", "1s"))
+        probing.wait_for_answers()
+        report = probing.end()
+        asked = asking.end()
+        at_a, at_b = (capture.end() for capture in captures)
+        answered = [frame[2] for frame in at_a + at_b if frame[1] == "arp" and frame[2] in asked]
+        self.assertEqual(len(answered), len(set(answered)), "a broadcast was answered twice")
+        for at in (at_a, at_b):
+            self.assertTrue([frame for frame in at if frame[1] == "arp" and frame[2] in asked])
+        for kind, figures in report["kinds"].items():
+            echoes = [frame[2] for frame in at_a + at_b if frame[1] == kind]
+            self.assertEqual(len(echoes), len(set(echoes)), kind)
+            self.assertEqual(figures["duplicated"], 0, kind)
         self.stop(self.b)
 
 
