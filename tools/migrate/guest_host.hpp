@@ -110,7 +110,6 @@ class GuestHost final : private Observer {
   void announce(const std::string& session) MIGRATE_REQUIRES(mutex_);
   void end_announcements() MIGRATE_EXCLUDES(mutex_);
   Status check_here(const char* what) const MIGRATE_REQUIRES(mutex_);
-  void run_migration(std::unique_ptr<Connector> connector);
   void finish_migration(OutgoingResult result) MIGRATE_EXCLUDES(mutex_);
   std::optional<HostEnd> end_reached(bool guest_ended) MIGRATE_EXCLUDES(mutex_);
   void note_signal(int signal) MIGRATE_EXCLUDES(mutex_);

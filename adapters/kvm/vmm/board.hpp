@@ -9,6 +9,7 @@
 #include <string>
 
 #include "adapters/kvm/vmm/machine.hpp"
+#include "adapters/kvm/vmm/movable_devices.hpp"
 #include "adapters/kvm/vmm/virtio_devices.hpp"
 #include "adapters/kvm/vmm/vmm.hpp"
 #include "migrate/guest.hpp"
@@ -62,14 +63,8 @@ class Board {
   /// Lets devices work, before the vCPUs run. An error: they stand.
   virtual Status resume() = 0;
 
-  /// Sections of its own, while quiesced.
-  virtual Status save(StateWriter& writer) = 0;
-  /// A migration's state comes; for each attempt anew.
-  virtual void begin_load() = 0;
-  virtual Status load(const SectionInfo& section, StateReader& reader) = 0;
-  /// kProtocol when something was not among what came.
-  virtual Status check_loaded() const = 0;
-
+  /// Its devices, to be saved and loaded while quiesced.
+  [[nodiscard]] virtual MovableDevices& movable() = 0;
   /// Its network cards and what is on them.
   [[nodiscard]] virtual const VirtioDevices& devices() const = 0;
 

@@ -8,7 +8,6 @@
 #include "adapters/kvm/vmm/devices/bus.hpp"
 #include "adapters/kvm/vmm/devices/guest_ram.hpp"
 #include "adapters/kvm/vmm/guest_memory.hpp"
-#include "adapters/kvm/vmm/movable_devices.hpp"
 #include "adapters/kvm/vmm/virtio_devices.hpp"
 
 namespace migrate::vmm {
@@ -39,13 +38,7 @@ class DemoBoard final : public Board {
   }
   Status resume() override;
 
-  Status save(StateWriter& writer) override { return movable_.save(writer); }
-  void begin_load() override { movable_.begin_load(); }
-  Status load(const SectionInfo& section, StateReader& reader) override {
-    return movable_.load(section, reader);
-  }
-  Status check_loaded() const override { return movable_.check_loaded(); }
-
+  MovableDevices& movable() override { return movable_; }
   const VirtioDevices& devices() const override { return *devices_; }
 
   Status take_disks() override { return {}; }

@@ -8,10 +8,6 @@
 namespace migrate::vmm {
 namespace {
 
-Error other_machine(std::string message, std::string remedy) {
-  return make_error(ErrorCode::kIncompatible, std::move(message)).advise(std::move(remedy));
-}
-
 /// It answers to the addresses it has; others would be told to the network for nothing.
 Status check_addresses(const std::vector<NetConfig>& nets, const std::vector<NetConfig>& here) {
   for (std::size_t i = 0; i < std::min(nets.size(), here.size()); ++i) {

@@ -8,10 +8,6 @@
 namespace migrate::vmm {
 namespace {
 
-Error other_machine(std::string message, std::string remedy) {
-  return make_error(ErrorCode::kIncompatible, std::move(message)).advise(std::move(remedy));
-}
-
 /// Of the range that hypervisors' users know; the same for the same guest and card.
 MacAddress mac_of(const std::string& guest, std::size_t card) {
   const std::size_t number = std::hash<std::string>{}(guest + '/' + std::to_string(card));
@@ -39,6 +35,10 @@ std::string list_of(const std::vector<Device>& devices, const std::string& what)
 }
 
 }  // namespace
+
+Error other_machine(std::string message, std::string remedy) {
+  return make_error(ErrorCode::kIncompatible, std::move(message)).advise(std::move(remedy));
+}
 
 void complete_nets(VmmConfig& config) {
   for (std::size_t i = 0; i < config.nets.size(); ++i) {

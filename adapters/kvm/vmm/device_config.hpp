@@ -1,12 +1,16 @@
 // What a guest's disks and network cards must be at a host it arrives at.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "adapters/kvm/vmm/vmm_config.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate::vmm {
+
+/// kIncompatible: the guest is not what this host has a place for.
+[[nodiscard]] Error other_machine(std::string message, std::string remedy);
 
 /// Gives a new guest's network cards the MAC addresses that were left open.
 void complete_nets(VmmConfig& config);

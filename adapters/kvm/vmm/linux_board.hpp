@@ -13,7 +13,6 @@
 #include "adapters/kvm/vmm/devices/power_ports.hpp"
 #include "adapters/kvm/vmm/devices/serial_16550.hpp"
 #include "adapters/kvm/vmm/fresh_cpus.hpp"
-#include "adapters/kvm/vmm/movable_devices.hpp"
 #include "adapters/kvm/vmm/virtio_devices.hpp"
 #include "base/mutex.hpp"
 
@@ -44,13 +43,7 @@ class LinuxBoard final : public Board {
   void stand_for_good(SteadyTime deadline) override MIGRATE_EXCLUDES(input_mutex_);
   Status resume() override MIGRATE_EXCLUDES(input_mutex_);
 
-  Status save(StateWriter& writer) override { return movable_.save(writer); }
-  void begin_load() override { movable_.begin_load(); }
-  Status load(const SectionInfo& section, StateReader& reader) override {
-    return movable_.load(section, reader);
-  }
-  Status check_loaded() const override { return movable_.check_loaded(); }
-
+  MovableDevices& movable() override { return movable_; }
   const VirtioDevices& devices() const override { return *devices_; }
 
   Status take_disks() override { return devices_->take_disks(); }

@@ -213,14 +213,14 @@ Status Vmm::Impl::save_devices(StateWriter& writer) {
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) own.cpu_times.push_back(cpu_time(id));
   own.console = console_.newest(Console::kMovedBytesMax);
   MIGRATE_TRY(write_own_section(writer, own));
-  return board_->save(writer);
+  return board_->movable().save(writer);
 }
 
 // Its own section begins each attempt. Who told of the source's pause has ended the shedding then.
 Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
-  if (section.name != kOwnSection) return board_->load(section, reader);
+  if (section.name != kOwnSection) return board_->movable().load(section, reader);
   board_->devices().stop_shedding();
-  board_->begin_load();
+  board_->movable().begin_load();
   MIGRATE_ASSIGN(OwnState own, read_own_section(section, reader, config_.vcpus));
   console_.replace(own.console);
   MutexLock lock(mutex_);
@@ -229,7 +229,7 @@ Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
 }
 
 Status Vmm::Impl::take_arrived_disks() {
-  MIGRATE_TRY(board_->check_loaded());
+  MIGRATE_TRY(board_->movable().check_loaded());
   return board_->take_disks();
 }
 

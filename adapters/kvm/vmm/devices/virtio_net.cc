@@ -189,7 +189,7 @@ bool VirtioNet::is_reached_here_alone(std::span<const std::byte> frame) const {
 bool VirtioNet::take_waiting(std::vector<std::byte>& frame) {
   if (backlog_.take(frame)) return true;
   for (;;) {
-    const ssize_t bytes = next_packet();
+    const ssize_t bytes = read_port();
     if (bytes <= 0) return false;
     if (static_cast<std::size_t>(bytes) < kPacketHeaderBytes + kFrameBytesMin) continue;
     frame.assign(packet_.begin() + kPacketHeaderBytes, packet_.begin() + bytes);
