@@ -21,6 +21,7 @@ class WillingHost final : public Incoming::Host {
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override {}
+  void on_memory(Memory, const std::string&) override {}
 };
 
 void touch(const vmm::Vmm& guest) {
@@ -92,7 +93,9 @@ LoopbackRun move_guest(const LoopbackSetup& setup, const std::shared_ptr<vmm::Vm
   WillingHost host;
   IncomingOptions incoming_options;
   incoming_options.runtime_dir = runtime_folder();
-  Incoming incoming(make_kvm_target(from->kvm_vm().kvm_fd, to_hooks), incoming_options, host);
+  auto target_guest = make_kvm_target(from->kvm_vm().kvm_fd, to_hooks);
+  if (setup.wrap_target) target_guest = setup.wrap_target(std::move(target_guest));
+  Incoming incoming(std::move(target_guest), incoming_options, host);
   Outgoing outgoing(must(make_kvm_source(from->kvm_vm(), from_hooks)), setup.options);
 
   const WarmMemory warm(setup.warm_bytes);

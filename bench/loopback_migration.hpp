@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,6 +31,8 @@ struct LoopbackSetup {
   /// So much memory is kept warm for the target: see WarmMemory.
   std::uint64_t warm_bytes = 0;
   OutgoingOptions options;
+  /// Puts something before the guest at the target; empty: nothing.
+  std::function<std::unique_ptr<TargetGuest>(std::unique_ptr<TargetGuest>)> wrap_target;
 };
 
 struct LoopbackRun {

@@ -24,9 +24,6 @@ class NoPages final : public PageSink {
   Status zero(const RegionId&, PageRange) override { return not_here(); }
   Status read(const RegionId&, PageRange, std::span<std::byte>) override { return not_here(); }
   std::span<std::byte> mapped(const RegionId&) override { return {}; }
-  Status install(const RegionId&, GuestPage, std::span<const std::byte>) override {
-    return not_here();
-  }
 };
 
 /// prepare() refuses, so nothing else is asked of it.
@@ -35,11 +32,15 @@ class NoTarget final : public TargetGuest {
   Status prepare(const GuestDescription&) override { return not_here(); }
   PageSink& pages() override { return pages_; }
   Status load_state(StateReader&) override { return not_here(); }
+  Result<std::chrono::nanoseconds> rehearse_load() override {
+    return make_error(ErrorCode::kUnsupported, "loading is not rehearsed here");
+  }
   Status acquire() override { return not_here(); }
   Status yield() override { return not_here(); }
   Status start(RunState) override { return not_here(); }
   void discard() override {}
   std::vector<FaultSource> fault_sources() override { return {}; }
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return nullptr; }
 
  private:

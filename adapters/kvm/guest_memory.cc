@@ -67,6 +67,11 @@ Status KvmPageSource::holes(const RegionId& region, PageBitmap& holes) {
   return find_holes(*slot, holes);
 }
 
+Status KvmPageSource::release(const RegionId& region, PageRange range) {
+  MIGRATE_TRY(table_.memory(region, range));
+  return release_.release(*table_.find(region), range);
+}
+
 Status KvmPageSink::update_regions(const RegionDelta& delta) {
   const std::vector<Region> have = table_.regions();
   const bool known = std::all_of(delta.added.begin(), delta.added.end(), [&](const Region& region) {
@@ -98,11 +103,6 @@ Status KvmPageSink::read(const RegionId& region, PageRange range, std::span<std:
   MIGRATE_ASSIGN(const auto from, table_.memory(region, range));
   std::memcpy(into.data(), from.data(), from.size());
   return {};
-}
-
-Status KvmPageSink::install(const RegionId& region, GuestPage, std::span<const std::byte>) {
-  return make_error(ErrorCode::kUnsupported,
-                    "region " + to_text(region) + " has no userfaultfd to install pages by");
 }
 
 }  // namespace migrate::kvm

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "adapters/kvm/memory_release.hpp"
 #include "migrate/kvm_slot.hpp"
 #include "migrate/memory.hpp"
 
@@ -34,9 +35,12 @@ class KvmPageSource final : public PageSource {
                            std::span<std::byte> into) override;
   std::span<const std::byte> mapped(const RegionId& region) override;
   Status holes(const RegionId& region, PageBitmap& holes) override;
+  /// Gives the pages' memory back to the host; their content is lost. One thread at a time.
+  Status release(const RegionId& region, PageRange range);
 
  private:
   SlotTable table_;
+  MemoryRelease release_;
 };
 
 class KvmPageSink final : public PageSink {
@@ -50,8 +54,6 @@ class KvmPageSink final : public PageSink {
   Status zero(const RegionId& region, PageRange range) override;
   Status read(const RegionId& region, PageRange range, std::span<std::byte> into) override;
   std::span<std::byte> mapped(const RegionId& region) override { return table_.whole(region); }
-  /// kUnsupported: needs a userfaultfd, which memory slots do not have yet.
-  Status install(const RegionId& region, GuestPage page, std::span<const std::byte> bytes) override;
 
  private:
   SlotTable table_;

@@ -144,7 +144,8 @@ Result<PreflightResult> preflight(int kvm_fd, const KvmMachine& machine, const C
     faults.push_back({"memory", {}, room.error().message, room.error().remedy});
   }
   MIGRATE_TRY(refusal(faults));
-  return PreflightResult{trial->tsc_khz()};
+  const std::uint32_t tsc_khz = trial->tsc_khz();
+  return PreflightResult{tsc_khz, *std::move(trial)};
 }
 
 }  // namespace migrate::kvm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "adapters/kvm/cpu_model.hpp"
+#include "adapters/kvm/trial_vm.hpp"
 #include "migrate/kvm.hpp"
 #include "migrate/result.hpp"
 
@@ -14,6 +15,8 @@ inline constexpr std::uint32_t kTscTolerancePpm = 250;
 
 struct PreflightResult {
   std::uint32_t host_tsc_khz = 0;
+  /// What was asked. Ending it takes the kernel 5 to 15 ms: the caller's, to end when nobody waits.
+  TrialVm trial;
 };
 
 /// kIncompatible with everything that stands in the way; kNoMemory, and what else

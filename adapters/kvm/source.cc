@@ -47,6 +47,10 @@ class KvmSource final : public SourceGuest {
   Status relinquish() override { return hooks_.relinquish(); }
   Status reclaim() override { return hooks_.reclaim(); }
   Status release() override { return hooks_.release(); }
+  Status first_pages(PageBitmap& pages) override { return hooks_.first_pages(pages); }
+  Status release_pages(const RegionId& region, PageRange range) override {
+    return memory_->release(region, range);
+  }
   PacketSource* waiting_packets() override { return hooks_.waiting_packets(); }
 
  private:

@@ -2,6 +2,7 @@
 #include <charconv>
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -11,7 +12,9 @@
 #include "adapters/kvm/msrs.hpp"
 #include "adapters/kvm/parallel.hpp"
 #include "adapters/kvm/preflight.hpp"
+#include "adapters/kvm/rehearsal.hpp"
 #include "adapters/kvm/state_codec.hpp"
+#include "base/start_thread.hpp"
 #include "migrate/kvm.hpp"
 
 namespace migrate {
@@ -22,15 +25,20 @@ class KvmTarget final : public TargetGuest {
  public:
   KvmTarget(int kvm_fd, KvmTargetHooks& hooks, const KvmTargetOptions& options)
       : kvm_fd_(kvm_fd), hooks_(hooks), options_(options) {}
+  ~KvmTarget() override { wait_for_trial(); }
+  KvmTarget(const KvmTarget&) = delete;
+  KvmTarget& operator=(const KvmTarget&) = delete;
 
   Status prepare(const GuestDescription& description) override;
   PageSink& pages() override { return pages_; }
   Status load_state(StateReader& reader) override;
+  Result<std::chrono::nanoseconds> rehearse_load() override;
   Status acquire() override { return hooks_.acquire(); }
   Status yield() override { return hooks_.yield(); }
   Status start(RunState state) override { return hooks_.start(state); }
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
+  std::vector<int> vcpu_threads() override { return hooks_.vcpu_threads(); }
   PacketSink* packet_sink() override { return hooks_.packet_sink(); }
 
  private:
@@ -47,6 +55,10 @@ class KvmTarget final : public TargetGuest {
   Status apply_vcpu(std::size_t i, std::span<const Part> parts, const LoadContext& context,
                     const VcpuState& state, LoadNotes& notes);
   Status report(const std::vector<LoadNotes>& notes);
+  void end_beside(TrialVm trial);
+  void wait_for_trial() {
+    if (trial_end_.joinable()) trial_end_.join();
+  }
 
   const int kvm_fd_;
   KvmTargetHooks& hooks_;
@@ -56,25 +68,42 @@ class KvmTarget final : public TargetGuest {
   std::uint32_t host_tsc_khz_ = 0;
   std::uint64_t xsave_components_ = 0;  ///< That the guest's XCR0 may have.
   bool built_ = false;
+  CpuModel model_;
+  std::thread trial_end_;
 };
 
 Status KvmTarget::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const KvmMachine machine, kvm_machine(description));
   MIGRATE_ASSIGN(const auto* property, find_property(description, kCpuProperty, kCpuVersion));
-  MIGRATE_ASSIGN(const CpuModel model, decode_cpu_model(property->body));
-  MIGRATE_ASSIGN(const PreflightResult checked,
-                 preflight(kvm_fd_, machine, model, options_.huge_page_bytes));
+  MIGRATE_ASSIGN(model_, decode_cpu_model(property->body));
+  MIGRATE_ASSIGN(PreflightResult checked,
+                 preflight(kvm_fd_, machine, model_, options_.huge_page_bytes));
   host_tsc_khz_ = checked.host_tsc_khz;
-  xsave_components_ = xcr0_bits(model.vcpus.front());
+  end_beside(std::move(checked.trial));
+  xsave_components_ = xcr0_bits(model_.vcpus.front());
   built_ = true;
   MIGRATE_ASSIGN(vm_, hooks_.build(description, machine));
   MIGRATE_TRY(check_built(machine, vm_));
   // The same for all its vCPUs as at the source, APIC ids included.
   for (std::size_t i = 0; i < vm_.vcpu_fds.size(); ++i) {
-    MIGRATE_TRY(set_vcpu_cpuid(vm_.vcpu_fds[i], model.vcpus[i]));
+    MIGRATE_TRY(set_vcpu_cpuid(vm_.vcpu_fds[i], model_.vcpus[i]));
   }
   pages_.use(vm_.slots);
   return {};
+}
+
+/// A guest that is restored would wait for it as long as for everything else of its start.
+void KvmTarget::end_beside(TrialVm trial) {
+  wait_for_trial();
+  // Where there is no thread it ends here.
+  (void)start_thread(trial_end_, "mig-trial-end", [trial = std::move(trial)]() mutable {
+    const TrialVm ended(std::move(trial));
+  });
+}
+
+Result<std::chrono::nanoseconds> KvmTarget::rehearse_load() {
+  MIGRATE_CHECK(built_);
+  return kvm::rehearse_load(kvm_fd_, vm_.irqchip, model_);
 }
 
 void KvmTarget::discard() {

@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cinttypes>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,11 @@ namespace {
 /// Runs up to this long are overwritten where their pages exist: 16 pages take 2.5 us to overwrite
 /// and 1 us to look up, a hole punch takes 3 us for one page and 13 us for 16.
 constexpr std::uint64_t kOverwritePagesMax = 16;
+
+struct AddressSpan {
+  std::uintptr_t begin = 0;
+  std::uintptr_t end = 0;
+};
 
 std::byte* address_of(const KvmMemorySlot& slot, PageRange range) {
   return slot.host + (range.first - slot.guest_address.page()) * kPageSize;
@@ -88,6 +96,26 @@ Status find_file_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
   return {};
 }
 
+/// The parts of [begin, end) under which a file lies (/proc/self/maps): what no page table knows
+/// there reads as the file does. An image's pages are mapped so over a restored guest's memory.
+std::vector<AddressSpan> files_under(std::uintptr_t begin, std::uintptr_t end) {
+  std::vector<AddressSpan> found;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    AddressSpan span;
+    unsigned long inode = 0;
+    const int fields = std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %lu",
+                                   &span.begin, &span.end, &inode);
+    // A line that cannot be read may be a file's.
+    if (fields != 3) return {{begin, end}};
+    if (inode != 0 && span.begin < end && span.end > begin) {
+      found.push_back({std::max(span.begin, begin), std::min(span.end, end)});
+    }
+  }
+  if (!maps.eof() || maps.bad()) return {{begin, end}};
+  return found;
+}
+
 /// Pages of private anonymous memory that no page table knows, by /proc/self/pagemap.
 Status find_anonymous_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
   const Region region = region_of(slot);
@@ -103,12 +131,19 @@ Status find_anonymous_holes(const KvmMemorySlot& slot, PageBitmap& holes) {
     const auto offset = static_cast<off_t>((first_entry + done) * sizeof(std::uint64_t));
     const ssize_t got =
         ::pread(pagemap.get(), entries.data(), count * sizeof(std::uint64_t), offset);
-    if (got <= 0) return {};
+    if (got <= 0) break;
     const std::uint64_t pages = static_cast<std::uint64_t>(got) / sizeof(std::uint64_t);
     for (std::uint64_t i = 0; i < pages; ++i) {
       if ((entries[i] & kKnown) == 0) holes.set(region.id, region.range.first + (done + i));
     }
     done += pages;
+  }
+  // Huge pages have a file to the kernel also where they are anonymous.
+  if (slot.backing == Backing::kHugetlb) return {};
+  const auto begin = reinterpret_cast<std::uintptr_t>(slot.host);
+  for (const AddressSpan& span : files_under(begin, begin + slot.bytes)) {
+    holes.clear(region.id, {region.range.first + (span.begin - begin) / kPageSize,
+                            (span.end - span.begin) / kPageSize});
   }
   return {};
 }
@@ -130,6 +165,14 @@ Status zero_pages(const KvmMemorySlot& slot, PageRange range) {
   }
   std::memset(address, 0, range.bytes());
   return {};
+}
+
+Status release_pages(const KvmMemorySlot& slot, PageRange range) {
+  std::byte* address = address_of(slot, range);
+  if (slot.memfd >= 0 && punch(slot, range)) return {};
+  // EINVAL: locked memory, or huge pages of a kernel before 5.18. It stays.
+  if (::madvise(address, range.bytes(), MADV_DONTNEED) == 0 || errno == EINVAL) return {};
+  return make_errno_error(ErrorCode::kIo, errno, "cannot give guest memory back to the host");
 }
 
 Status find_holes(const KvmMemorySlot& slot, PageBitmap& holes) {

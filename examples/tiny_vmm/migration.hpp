@@ -41,6 +41,7 @@ class MovableGuest final : private KvmSourceHooks, private Observer {
   Status relinquish() override { return {}; }  // No disk: nothing that only one host may hold.
   Status reclaim() override { return {}; }
   Status release() override { return {}; }  // It stands for ever, and main() ends the process.
+  Status first_pages(PageBitmap&) override { return {}; }
   PacketSource* waiting_packets() override { return nullptr; }  // It has no network card.
   void note(std::string_view text) override;
   void on_progress(const Progress& progress) override;
@@ -70,11 +71,13 @@ class Arrival final : private KvmTargetHooks, private Incoming::Host {
   Status yield() override { return {}; }
   Status start(RunState state) override;
   void discard() override { guest_.reset(); }
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return nullptr; }
   void note(std::string_view text) override;
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override { started_.set_value(guest_); }
+  void on_memory(Memory, const std::string&) override {}
 
   const Handle kvm_;
   std::shared_ptr<MovableGuest> guest_;

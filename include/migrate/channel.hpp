@@ -17,6 +17,20 @@
 
 namespace migrate {
 
+/// What a transport knows of its way to the peer; 0 where it does not.
+struct LinkState {
+  std::uint64_t delivered_bytes_per_s = 0;  ///< As the peer acknowledged it lately.
+  bool sender_limited = false;              ///< That was all there was to send.
+  std::chrono::microseconds round_trip{0};  ///< Smoothed: with what waits in queues on the way.
+  std::chrono::microseconds round_trip_min{0};
+};
+
+/// How fast a channel hands bytes on, whatever its peer would take.
+struct Pace {
+  std::uint64_t bytes_per_s = 0;  ///< 0: as fast as it goes.
+  std::size_t unsent_max = 0;     ///< Bytes that wait in the socket before send() does; 0: its own.
+};
+
 /// A reliable, ordered stream of bytes in both directions. One thread may send while another
 /// receives; shutdown() and interrupt() may be called by any thread at any time.
 class Channel {
@@ -44,6 +58,10 @@ class Channel {
   /// Whether send() of so many bytes would return at once and whole, though the peer takes none of
   /// them now. May say no where it would. For the sending thread.
   [[nodiscard]] virtual bool has_room(std::size_t bytes) const = 0;
+  /// Where a transport can (TCP): keeps its own queues short, for others that share the link. For
+  /// the sending thread.
+  virtual void set_pace(const Pace&) {}
+  [[nodiscard]] virtual LinkState link_state() const { return {}; }
   /// "10.0.0.2:4444" or the like, for messages.
   [[nodiscard]] virtual std::string peer() const = 0;
   /// Who the peer has proved to be, the same on each of its channels: "sha256:" and the fingerprint

@@ -153,14 +153,23 @@ class SourceGuest {
   /// for a while, because a target that cannot be reached holds its locks until its lease has run
   /// out.
   virtual Status reclaim() = 0;
-  /// The guest runs at the target: drop it. Called once, after STARTED.
+  /// The guest runs at the target: drop it. Called once, after STARTED; after post-copy when all of
+  /// its memory is there.
   virtual Status release() = 0;
+  /// Adds to `pages` what the guest is going to touch first where it starts: rings and descriptors
+  /// of its devices, say. With post-copy these are sent before it starts. After pause(). Adding
+  /// none is right where nothing is known.
+  virtual Status first_pages(PageBitmap& pages) = 0;
+  /// Gives the memory of `range` back to this host: the guest runs at the target, and has these
+  /// pages there. After pause(), before release(); they are not read again.
+  virtual Status release_pages(const RegionId& region, PageRange range) = 0;
   /// What OutgoingOptions::forward sends after the guest; nullptr where it has no cards, or frames
   /// cannot be had. Lives as long as this.
   virtual PacketSource* waiting_packets() = 0;
 };
 
-/// A userfaultfd with the range of one region it serves, for post-copy and lazy restore.
+/// A userfaultfd with the range of one region it serves, for post-copy and lazy restore, where the
+/// region is not mapped in this process.
 struct FaultSource {
   int userfaultfd = -1;  ///< Stays the adapter's.
   RegionId region;
@@ -178,6 +187,10 @@ class TargetGuest {
   virtual PageSink& pages() = 0;
   /// Loads device state; may write guest memory. May be called again after a failed attempt.
   virtual Status load_state(StateReader& reader) = 0;
+  /// How long load_state() is going to take, by a state of the same shape loaded somewhere it does
+  /// no harm: neither guest memory nor the guest's devices are touched. After prepare(), before the
+  /// source is accepted. kUnsupported where it cannot be tried.
+  virtual Result<std::chrono::nanoseconds> rehearse_load() = 0;
   /// Takes what only one host may hold (disk locks), before READY.
   virtual Status acquire() = 0;
   /// Lets go of it again: the attempt failed, the source may go on.
@@ -187,8 +200,12 @@ class TargetGuest {
   virtual Status start(RunState state) = 0;
   /// Drops everything; the source keeps the guest. Not called after a start() that succeeded.
   virtual void discard() = 0;
-  /// Userfaultfds (perhaps of other processes) for lazy filling; empty where there are none.
+  /// Userfaultfds of other processes for lazy filling; empty where there are none. For regions that
+  /// pages() has mapped in this process the engine makes its own.
   virtual std::vector<FaultSource> fault_sources() = 0;
+  /// The threads that run its vCPUs (gettid(2)), by vCPU, so that post-copy can tell who waited for
+  /// memory; empty where that is not known. Once started.
+  [[nodiscard]] virtual std::vector<int> vcpu_threads() = 0;
   /// Where frames from the source go; nullptr where the guest cannot be given any: then none are
   /// sent. Asked before prepare(). Lives as long as this.
   virtual PacketSink* packet_sink() = 0;

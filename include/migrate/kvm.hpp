@@ -88,6 +88,7 @@ class KvmSourceHooks {
   virtual Status relinquish() = 0;
   virtual Status reclaim() = 0;
   virtual Status release() = 0;
+  virtual Status first_pages(PageBitmap& pages) = 0;
   virtual PacketSource* waiting_packets() = 0;
 
   /// Something an operator may want in a log, such as MSRs that cannot be moved.
@@ -134,6 +135,7 @@ class KvmTargetHooks {
   /// Drops what build() made, if it was called.
   virtual void discard() = 0;
   /// As in TargetGuest.
+  [[nodiscard]] virtual std::vector<int> vcpu_threads() = 0;
   virtual PacketSink* packet_sink() = 0;
 
   virtual void note(std::string_view text) = 0;

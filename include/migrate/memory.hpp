@@ -190,9 +190,6 @@ class PageSink {
   virtual Status read(const RegionId& region, PageRange range, std::span<std::byte> into) = 0;
   /// All of a region's memory where it is mapped in this process, else empty.
   virtual std::span<std::byte> mapped(const RegionId& region) = 0;
-  /// Puts one page (kPageSize bytes) in place atomically towards a running guest.
-  virtual Status install(const RegionId& region, GuestPage page,
-                         std::span<const std::byte> bytes) = 0;
 };
 
 }  // namespace migrate

@@ -86,6 +86,11 @@ struct IncomingResult {
   Outcome outcome = Outcome::kFailed;
   std::unique_ptr<TargetGuest> guest;  ///< Started on kDone; discarded otherwise.
   Report report;
+  /// With kLost after a start by post-copy, the guest stands and some of its memory never came. For
+  /// as long as this is kept, who touches that waits; drop it when the guest has ended, before its
+  /// memory is unmapped. That memory is inaccessible then, so that what still waits fails (EFAULT)
+  /// and no zeros go to disks.
+  std::shared_ptr<void> waiting_memory;
 };
 
 /// The receiving side of one migration. Use once.
@@ -107,6 +112,17 @@ class Incoming {
     /// The guest has started, and STARTED goes out next, so that whoever hears at the source that
     /// the migration is done finds the guest here. Must return at once: the source waits for it.
     virtual void on_started() = 0;
+    /// How the memory of a guest that was started by post-copy is getting on.
+    enum class Memory : std::uint8_t {
+      kFollows,   ///< Some of it is still at the source. Told before on_started(), for the first
+                  ///< time.
+      kWaits,     ///< The same, and the link is lost: who touches that part of it waits.
+      kComplete,  ///< All of it is here.
+      kLost,      ///< The rest will never come: the host must stop the guest and keep it so.
+    };
+    /// Until it is complete nobody may read the guest's memory to move or save it. `reason` is for
+    /// people.
+    virtual void on_memory(Memory memory, const std::string& reason) = 0;
   };
 
   /// `takeover`, like `host`, `observer`, `arbiter` and `clock`, stays the caller's and outlives
@@ -125,6 +141,9 @@ class Incoming {
 
   /// Gives up before COMMIT; false afterwards. Any thread.
   bool cancel() noexcept;
+  /// The guest that was started has ended: a source whose link is lost while memory follows is not
+  /// waited for any more. Any thread.
+  void guest_ended() noexcept;
 
  private:
   class Impl;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "migrate/policy.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate {
@@ -30,7 +31,22 @@ struct RoundReport {
   double ms = 0;
   std::uint64_t dirty_after = 0;  ///< Pages dirty when it ended.
   double dirty_rate = 0;          ///< Bytes of pages newly dirtied a second.
-  double throttle = 0;            ///< Share of run time withheld, 0..1.
+  double throttle = 0;            ///< Share of run time withheld, 0..1; mean of the vCPUs.
+  /// The same by vCPU, when the round ended; empty where none was.
+  std::vector<double> throttle_by_vcpu;
+  std::uint64_t hot_after = 0;  ///< Of dirty_after, in the writable working set.
+  /// As forecast before the round, of the whole migration.
+  Estimate predicted_downtime_ms, predicted_total_ms;
+};
+
+/// A switchover that was given up before COMMIT, after which the guest went on here.
+struct FailedAttempt {
+  std::uint32_t attempt = 0;
+  double start_ms = 0;      ///< Since the call.
+  double stood_ms = 0;      ///< From the guest's last instruction until it went on.
+  double cost_ms = 0;       ///< Until rounds went on.
+  std::string phase;        ///< What was under way.
+  std::uint64_t pages = 0;  ///< Sent in it, and sent again later.
 };
 
 /// Figures of one side. Times in milliseconds of wall time at this side; see DESIGN of the report
@@ -67,19 +83,31 @@ struct Report {
   } bytes;
   double bandwidth_mib_s = 0;
   double cpu_s = 0;
+  /// At the last switchover.
   struct {
-    double downtime_ms = 0, total_ms = 0;
+    Estimate downtime_ms, total_ms;
   } predicted;
+  std::vector<FailedAttempt> failed_attempts;
+  double capacity_mib_s = 0;  ///< Of the link, as measured by what it took.
+  /// Of post-copy, as the target saw them: from when a fault was heard of until its page was there.
   struct {
-    std::uint64_t count = 0;
-    double p50_us = 0, p99_us = 0;
+    std::uint64_t count = 0;  ///< Of pages that were at the source.
+    double p50_us = 0, p99_us = 0, max_us = 0;
+    std::uint64_t local = 0;       ///< Of pages that are zero, and needed nobody.
+    std::vector<double> stall_ms;  ///< By vCPU; empty where its threads are not known.
   } faults;
+  /// Post-copy whose source was lost: what never came.
+  struct {
+    std::uint64_t pages = 0;
+    std::vector<std::string> ranges;  ///< "0:0.0 17-42": region and pages of it, at most 1000.
+  } missing;
   struct {
     std::string digest = "off", full = "off", sampled = "off";  ///< "equal", "unequal" or "off".
   } integrity;
   struct {
-    std::uint32_t count = 0;  ///< Times that the link was lost in the rounds and came back.
-    double ms = 0;            ///< Without it, all of them together.
+    std::uint32_t count =
+        0;          ///< Times that the link was lost, in rounds or post-copy, and came back.
+    double ms = 0;  ///< Without it, all of them together.
   } reconnects;
   /// Frames that came to the guest at the source after its pause. There: sent to the target, and
   /// dropped with a link that was lost. At the target: given to the guest, and dropped there.
@@ -97,8 +125,8 @@ struct Progress {
   std::uint64_t pages_total = 0;  ///< Of the guest.
   double dirty_bytes_per_s = 0;
   double throughput_bytes_per_s = 0;  ///< On the wire.
-  double predicted_downtime_ms = 0;
-  double eta_ms = 0;  ///< Until the switchover, by the forecast; 0 when unknown.
+  double predicted_downtime_ms = 0;   ///< p50.
+  double eta_ms = 0;                  ///< Until the switchover, by the forecast; 0 when unknown.
   double elapsed_ms = 0;
   std::uint64_t bytes_sent = 0;
 };

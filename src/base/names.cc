@@ -3,6 +3,7 @@
 #include "migrate/guest.hpp"
 #include "migrate/options.hpp"
 #include "migrate/progress.hpp"
+#include "migrate/restore.hpp"
 
 namespace migrate {
 
@@ -14,6 +15,10 @@ std::string_view to_string(Strategy strategy) {
       return "stop-copy";
     case Strategy::kPrecopy:
       return "precopy";
+    case Strategy::kPostcopy:
+      return "postcopy";
+    case Strategy::kHybrid:
+      return "hybrid";
   }
   return "unknown";
 }
@@ -28,12 +33,12 @@ std::string_view to_string(VerifyMode mode) {
   return "unknown";
 }
 
-std::string_view to_string(StallStep step) {
-  switch (step) {
-    case StallStep::kThrottle:
-      return "throttle";
-    case StallStep::kAbort:
-      return "abort";
+std::string_view to_string(PushPattern pattern) {
+  switch (pattern) {
+    case PushPattern::kBubble:
+      return "bubble";
+    case PushPattern::kAddress:
+      return "address";
   }
   return "unknown";
 }
@@ -98,6 +103,18 @@ std::string to_string(const CompressionChoice& choice) {
       break;
   }
   return "zstd:" + std::to_string(choice.level);
+}
+
+std::string_view to_string(RestoreMode mode) {
+  switch (mode) {
+    case RestoreMode::kEager:
+      return "eager";
+    case RestoreMode::kLazy:
+      return "lazy";
+    case RestoreMode::kMapped:
+      return "mapped";
+  }
+  return "unknown";
 }
 
 }  // namespace migrate

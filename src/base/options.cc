@@ -1,18 +1,27 @@
 // The registry of the options of `send`.
 #include "migrate/options.hpp"
 
-#include <algorithm>
 #include <array>
 #include <charconv>
-#include <type_traits>
+
+#include "base/convergence_options.hpp"
+#include "base/option_kinds.hpp"
 
 namespace migrate {
 namespace {
 
-// Longer than any maintenance window, and far from where now + timeout overflows.
-constexpr std::chrono::hours kTimeoutMax{24};
+using options::choice_option;
+using options::choose;
+using options::count_option;
+using options::in_option;
+using options::kTimeoutMax;
+using options::refused;
+using options::time_option;
+
 // A round is a pass over all that is dirty; thousands of them mean that nothing converges.
 constexpr std::uint32_t kRoundsMax = 10'000;
+// Each pauses the guest.
+constexpr std::uint32_t kAttemptsMax = 1'000;
 // One thread and one socket a lane; published figures stop growing between 8 and 16.
 constexpr std::uint32_t kLanesMax = 64;
 
@@ -22,100 +31,26 @@ constexpr int kZstdLevelMax = 19;
 // More than a working set that is sent again and again.
 constexpr std::uint64_t kDeltaCacheMax = 64ull << 30;
 
-constexpr std::array kStrategies = {Strategy::kAuto, Strategy::kStopCopy, Strategy::kPrecopy};
+constexpr std::array kStrategies = {Strategy::kAuto, Strategy::kStopCopy, Strategy::kPrecopy,
+                                    Strategy::kPostcopy, Strategy::kHybrid};
 constexpr std::array kVerifyModes = {VerifyMode::kDigest, VerifyMode::kFull};
+constexpr std::array kPushPatterns = {PushPattern::kBubble, PushPattern::kAddress};
 constexpr std::array kSocketIos = {SocketIo::kAuto, SocketIo::kPoll, SocketIo::kUring};
-constexpr std::array kStallSteps = {StallStep::kThrottle, StallStep::kAbort};
 
-Error refused(std::string_view option, std::string_view value, const std::string& accepted) {
-  return make_error(ErrorCode::kInvalidArgument,
-                    "option " + std::string(option) + ": cannot use \"" + std::string(value) + "\"")
-      .advise("accepted: " + accepted);
-}
-
-/// The error of a parser, with the option's name in front.
-Error in_option(std::string_view option, Error error) {
-  error.message = "option " + std::string(option) + ": " + error.message;
-  return error;
-}
-
-template <typename Choices>
-std::string listed(const Choices& choices) {
-  std::string text;
-  for (const auto choice : choices) {
-    if (!text.empty()) text += ", ";
-    text += to_string(choice);
-  }
-  return text;
-}
-
-template <typename Choices>
-auto choose(std::string_view option, std::string_view value, const Choices& choices)
-    -> Result<typename Choices::value_type> {
-  for (const auto choice : choices) {
-    if (to_string(choice) == value) return choice;
-  }
-  return refused(option, value, listed(choices));
-}
-
-template <typename Enum, typename Choices>
-OptionSpec choice_option(std::string_view name, std::string_view argument, std::string_view help,
-                         Enum OutgoingOptions::*field, const Choices& choices) {
-  return {name, argument, help,
-          [=](OutgoingOptions& options, std::string_view value) -> Status {
-            MIGRATE_ASSIGN(options.*field, choose(name, value, choices));
-            return {};
-          },
-          [=](const OutgoingOptions& options) { return std::string(to_string(options.*field)); }};
-}
-
-template <typename Duration>
-OptionSpec time_option(std::string_view name, std::string_view help,
-                       Duration OutgoingOptions::*field) {
-  return {name, "TIME", help,
-          [=](OutgoingOptions& options, std::string_view value) -> Status {
-            auto parsed = parse_duration(value);
-            if (!parsed) return in_option(name, std::move(parsed).error());
-            const auto time = std::chrono::duration_cast<Duration>(*parsed);
-            if (time != *parsed || time <= Duration::zero() || time > kTimeoutMax) {
-              return refused(
-                  name, value,
-                  std::is_same_v<Duration, std::chrono::microseconds>
-                      ? "a time from 1us to 24 hours (86400s), such as 50ms"
-                      : "a time from 1ms to 24 hours (86400s), in whole ms, such as 10s");
-            }
-            options.*field = time;
-            return {};
-          },
-          [=](const OutgoingOptions& options) { return format_duration(options.*field); }};
-}
-
-OptionSpec count_option(std::string_view name, std::string_view help,
-                        std::uint32_t OutgoingOptions::*field, std::uint32_t least,
-                        std::uint32_t most) {
-  return {name, "N", help,
-          [=](OutgoingOptions& options, std::string_view value) -> Status {
-            std::uint32_t count = 0;
-            const char* end = value.data() + value.size();
-            const auto [stopped, failure] = std::from_chars(value.data(), end, count);
-            if (failure != std::errc() || stopped != end || count < least || count > most) {
-              return refused(
-                  name, value,
-                  "a whole number from " + std::to_string(least) + " to " + std::to_string(most));
-            }
-            options.*field = count;
-            return {};
-          },
-          [=](const OutgoingOptions& options) { return std::to_string(options.*field); }};
-}
+constexpr std::string_view kAutomatic = "auto";
 
 Status set_reconnect(OutgoingOptions& options, std::string_view value) {
+  if (value == kAutomatic) {
+    options.reconnect.reset();
+    return {};
+  }
   auto parsed = parse_duration(value);
   if (!parsed) return in_option("reconnect", std::move(parsed).error());
   const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(*parsed);
   if (time != *parsed || time.count() < 0 || time > kTimeoutMax) {
     return refused("reconnect", value,
-                   "a time up to 24 hours (86400s), in whole ms, such as 30s; 0s gives up at once");
+                   "a time up to 24 hours (86400s), in whole ms, such as 30s; 0s gives up at once; "
+                   "auto");
   }
   options.reconnect = time;
   return {};
@@ -138,7 +73,8 @@ std::string get_forward(const OutgoingOptions& options) {
 }
 
 std::string get_reconnect(const OutgoingOptions& options) {
-  return options.reconnect.count() == 0 ? "0s" : format_duration(options.reconnect);
+  if (!options.reconnect) return std::string(kAutomatic);
+  return options.reconnect->count() == 0 ? "0s" : format_duration(*options.reconnect);
 }
 
 Status set_bandwidth(OutgoingOptions& options, std::string_view value) {
@@ -153,6 +89,19 @@ std::string format_rate(std::uint64_t rate) {
   if (rate == 0 || rate % kMbit != 0) return std::to_string(rate);
   return rate % (1000 * kMbit) == 0 ? std::to_string(rate / (1000 * kMbit)) + "Gbit"
                                     : std::to_string(rate / kMbit) + "Mbit";
+}
+
+Status set_push_bandwidth(OutgoingOptions& options, std::string_view value) {
+  auto rate = parse_rate(value);
+  if (!rate) return in_option("push-bandwidth", std::move(rate).error());
+  options.push_bandwidth_bytes_per_s = *rate;
+  return {};
+}
+
+Status set_release(OutgoingOptions& options, std::string_view value) {
+  if (value != "early" && value != "end") return refused("release", value, "early, end");
+  options.release_early = value == "early";
+  return {};
 }
 
 constexpr std::string_view kSameBandwidth = "same";
@@ -208,35 +157,6 @@ Status set_delta_cache(OutgoingOptions& options, std::string_view value) {
   return {};
 }
 
-Status set_on_stall(OutgoingOptions& options, std::string_view value) {
-  const std::string accepted = "steps in the order to take them, each once and abort last, of " +
-                               listed(kStallSteps) + ", joined with commas";
-  std::vector<StallStep> steps;
-  std::string_view rest = value;
-  for (bool more = true; more;) {
-    const std::size_t comma = rest.find(',');
-    auto step = choose("on-stall", rest.substr(0, comma), kStallSteps);
-    const bool ended = !steps.empty() && steps.back() == StallStep::kAbort;
-    if (!step || ended || std::find(steps.begin(), steps.end(), *step) != steps.end()) {
-      return refused("on-stall", value, accepted);
-    }
-    steps.push_back(*step);
-    more = comma != std::string_view::npos;
-    if (more) rest.remove_prefix(comma + 1);
-  }
-  options.on_stall = std::move(steps);
-  return {};
-}
-
-std::string get_on_stall(const OutgoingOptions& options) {
-  std::string text;
-  for (const StallStep step : options.on_stall) {
-    if (!text.empty()) text += ',';
-    text += to_string(step);
-  }
-  return text;
-}
-
 Status set_io(OutgoingOptions& options, std::string_view value) {
   MIGRATE_ASSIGN(options.sockets.io, choose("io", value, kSocketIos));
   return {};
@@ -251,19 +171,35 @@ Status set_zero_copy(OutgoingOptions& options, std::string_view value) {
 std::vector<OptionSpec> make_registry() {
   using Options = OutgoingOptions;
   return {
-      choice_option("strategy", "auto|stop-copy|precopy",
-                    "How the guest moves; auto lets the engine choose.", &Options::strategy,
-                    kStrategies),
+      choice_option("strategy", "auto|stop-copy|precopy|postcopy|hybrid",
+                    "How the guest moves; auto is precopy, and hybrid where that does not do.",
+                    &Options::strategy, kStrategies),
       time_option("max-downtime",
                   "The guest is switched over once its predicted downtime is at most this.",
                   &Options::max_downtime),
-      count_option("max-rounds", "Passes over memory while the guest runs, at most.",
-                   &Options::max_rounds, 1, kRoundsMax),
+      options::downtime_hard_option(),
+      count_option("max-attempts", "Switchovers tried with --downtime-hard, at most.",
+                   &Options::max_attempts, 1, kAttemptsMax),
+      count_option(
+          "max-rounds",
+          "Passes over memory while the guest runs, at most, before each step of on-stall.",
+          &Options::max_rounds, 1, kRoundsMax),
+      options::policy_option(),
       {"bandwidth", "RATE", "Cap for all lanes together; 0 is no cap.", set_bandwidth,
        [](const Options& options) { return format_rate(options.bandwidth_bytes_per_s); }},
       {"switchover-bandwidth", "RATE|same",
        "Cap while the guest stands, which the downtime forecast counts on; 0 is no cap.",
        set_switchover_bandwidth, get_switchover_bandwidth},
+      {"push-bandwidth", "RATE",
+       "Post-copy: cap for what the guest does not wait for; 0 is no cap of its own.",
+       set_push_bandwidth,
+       [](const Options& options) { return format_rate(options.push_bandwidth_bytes_per_s); }},
+      choice_option("push-order", "bubble|address",
+                    "Post-copy: around the latest faults, or in order of addresses to compare.",
+                    &Options::push_order, kPushPatterns),
+      {"release", "early|end",
+       "Post-copy: when memory goes back to this host, as it arrives or all at the end.",
+       set_release, [](const Options& options) { return options.release_early ? "early" : "end"; }},
       count_option("lanes", "Connections that carry memory; 0 chooses by the number of cores.",
                    &Options::lanes, 0, kLanesMax),
       {"compress", "auto|none|zstd[:LEVEL]",
@@ -272,8 +208,8 @@ std::vector<OptionSpec> make_registry() {
       {"delta-cache", "SIZE", "Memory for pages as they were last sent, to send what changed.",
        set_delta_cache,
        [](const Options& options) { return format_size(options.delta_cache_bytes); }},
-      {"on-stall", "throttle,abort", "What to do, in this order, when pre-copy does not converge.",
-       set_on_stall, get_on_stall},
+      options::on_stall_option(),
+      options::throttle_max_option(),
       choice_option("verify", "digest|full",
                     "Compare a digest of all pages sent, or hash the whole memory again as a test.",
                     &Options::verify, kVerifyModes),
@@ -285,8 +221,10 @@ std::vector<OptionSpec> make_registry() {
                   &Options::peer_timeout),
       time_option("ask-window", "After a handover cut short, how long to ask the target who runs.",
                   &Options::ask_window),
-      {"reconnect", "TIME",
-       "A link lost before the switchover is opened again for this long; 0s gives up at once.",
+      {"reconnect", "TIME|auto",
+       "A link that is lost is opened again for this long; auto: 30s, and 10 minutes once the "
+       "guest "
+       "runs at the target and its memory follows.",
        set_reconnect, get_reconnect},
       {"forward", "TIME",
        "Packets that come to the guest here once it has left go after it, for this long; 0s: none "

@@ -4,7 +4,6 @@
 // Hashes are taken from reads, not from one collect to the next. A page that was A, was read when
 // it was B, and is A again at the next collect would look clean between collects, while the target
 // has B. What counts is what the target was given, so every read has to come through here.
-#include <sys/random.h>
 
 #include <algorithm>
 #include <array>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "base/mutex.hpp"
+#include "base/random_bytes.hpp"
 #include "migrate/trackers.hpp"
 #include "wire/hasher.hpp"
 
@@ -33,9 +33,7 @@ constexpr std::uint64_t kChunkPages = 256;
 wire::Hasher random_hasher() {
   wire::SessionRandom halves[2];
   for (wire::SessionRandom& half : halves) {
-    // Up to 256 bytes come whole.
-    const ssize_t got = ::getrandom(half.bytes.data(), half.bytes.size(), 0);
-    MIGRATE_CHECK(got == static_cast<ssize_t>(half.bytes.size()));
+    MIGRATE_CHECK(fill_random(half.bytes).has_value());
   }
   return {halves[0], halves[1]};
 }

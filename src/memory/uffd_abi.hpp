@@ -17,6 +17,10 @@ inline constexpr std::uint64_t kUffdWpAsync = 1U << 15;           // UFFD_FEATUR
 inline constexpr std::uint64_t kUffdWriteTracking =
     kUffdWpHugetlbfsShmem | kUffdWpUnpopulated | kUffdWpAsync;
 
+/// All that a snapshot needs: writes are told of and wait, on every kind of memory, holes included.
+inline constexpr std::uint64_t kUffdSnapshot =
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP | kUffdWpHugetlbfsShmem | kUffdWpUnpopulated;
+
 // PAGE_IS_*
 inline constexpr std::uint64_t kPageIsWritten = 1U << 1;
 inline constexpr std::uint64_t kPageIsPresent = 1U << 3;

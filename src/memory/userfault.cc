@@ -246,16 +246,24 @@ int Userfault::set_protection(AddressRange range, bool on) const {
   return 0;
 }
 
-Status Userfault::protect(AddressRange range) const {
-  const int error = set_protection(range, true);
-  if (error == 0) return {};
+Error Userfault::not_set(AddressRange range, int error, std::string_view what) const {
   const bool gone = error == ENOENT || error == ESRCH;
   return make_errno_error(
              gone ? ErrorCode::kNotFound : ErrorCode::kIo, error,
-             "memory at " + to_text(range) + " cannot be write-protected for " + owner_)
+             "memory at " + to_text(range) + " cannot be " + std::string(what) + " for " + owner_)
       .advise(
           "keep memory mapped while its writes are tracked; give hugetlb memory in whole huge "
           "pages");
+}
+
+Status Userfault::protect(AddressRange range) const {
+  const int error = set_protection(range, true);
+  return error == 0 ? Status() : not_set(range, error, "write-protected");
+}
+
+Status Userfault::unprotect(AddressRange range) const {
+  const int error = set_protection(range, false);
+  return error == 0 ? Status() : not_set(range, error, "made writable again");
 }
 
 Status Userfault::remove(AddressRange range) {

@@ -3,7 +3,9 @@
 // snapshot.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,8 +25,15 @@ struct UserfaultSupport {
 };
 [[nodiscard]] UserfaultSupport probe_userfault();
 
+/// A thread waits for the page at `address`.
+struct PageFault {
+  std::uint64_t address = 0;
+  int thread = 0;  ///< Its id; 0 without UFFD_FEATURE_THREAD_ID.
+};
+
 /// Takes back all of its registrations and closes the descriptor when it goes. One thread at a
-/// time.
+/// time, but copy(), fill_with_zeros(), wake() and read_faults() from any; protect() and
+/// unprotect() as well, as long as no range comes or goes.
 class Userfault {
  public:
   enum class Use : std::uint8_t { kWriteProtect = 1, kMissing = 2, kMinor = 3 };
@@ -45,8 +54,25 @@ class Userfault {
   /// Write-protects all of the range, holes too, kProtectBytesMax at a time. kNotFound when some of
   /// it is not registered any more.
   Status protect(AddressRange range) const;
+  /// Lifts the protection, and wakes who waits to write there.
+  Status unprotect(AddressRange range) const;
   /// Some of that registered range is hugetlb memory.
   [[nodiscard]] bool hugetlb(AddressRange range) const;
+  /// What waits since this was called last, at most `into` has room for; empty when nothing does.
+  /// Never blocks: fd() is readable when there is something.
+  [[nodiscard]] std::span<PageFault> read_faults(std::span<PageFault> into) const;
+  struct Filled {
+    std::uint64_t bytes = 0;  ///< So many were filled, from the range's beginning on.
+    int sys_errno = 0;        ///< Why no more: EEXIST where a page is there already; 0: all were.
+  };
+  /// Makes the pages of a registered range, none of which is there, and wakes who waits for them.
+  /// Goes on where the kernel broke off for the time being.
+  [[nodiscard]] Filled copy(AddressRange to, const std::byte* from) const;
+  /// The same with zeros; not for hugetlb memory.
+  [[nodiscard]] Filled fill_with_zeros(AddressRange to) const;
+  /// Lets who waits for them try again.
+  void wake(AddressRange range) const;
+
   /// Unregisters it; memory that has been unmapped meanwhile is no error.
   Status remove(AddressRange range);
   /// Forgets a range that is no longer mapped, without a call.
@@ -64,6 +90,7 @@ class Userfault {
   Status speak(std::uint64_t features);
   /// The errno of a failure, or 0.
   [[nodiscard]] int set_protection(AddressRange range, bool on) const;
+  [[nodiscard]] Error not_set(AddressRange range, int error, std::string_view what) const;
 
   Fd fd_;
   std::string owner_;

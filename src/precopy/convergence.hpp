@@ -1,68 +1,99 @@
-// When to stop pre-copy: a pure function from what is known to what to do.
+// Convergence: what follows a round. A policy, the ladder for when it is stuck, and the throttle,
+// joined. Pure: a migration and a simulation run through the same code.
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "forecast/fixed_costs.hpp"
 #include "migrate/options.hpp"
+#include "migrate/policy.hpp"
+#include "precopy/outlook.hpp"
+#include "precopy/throttle_controller.hpp"
 
 namespace migrate::precopy {
 
-/// What the fixed parts of a switchover are expected to take, in milliseconds.
-struct FixedCosts {
-  double pause = 0;       ///< From the call to the last vCPU's exit.
-  double final_sync = 0;  ///< One collect of the tracker, as measured.
-  double state_save = 0;
-  double state_load = 0;  ///< As declared by the target.
-  double round_trip = 0;  ///< As measured by a ping.
-  [[nodiscard]] double sum() const {
-    // OFFER -> READY, COMMIT -> STARTED less the half that downtime does not count: 1.5 round
-    // trips.
-    return pause + final_sync + state_save + state_load + 1.5 * round_trip;
-  }
+struct ConvergenceLimits {
+  std::shared_ptr<const PrecopyPolicy> policy;
+  std::vector<StallStep> on_stall;
+  double max_downtime_ms = 50;
+  double hard_ms = 0;  ///< No step raises the limit beyond it; 0: none.
+  std::uint32_t max_rounds = 30;
+  std::uint64_t bandwidth_bytes_per_s = 0;  ///< The user's limit; 0: none.
+  double throttle_max = 0.99;
+  bool can_postcopy = false;  ///< Both sides can.
+  bool hybrid = false;        ///< Rounds only while they halve what is left, then post-copy.
+  std::uint32_t vcpus = 1;
+  std::uint64_t memory_pages = 0;
+};
+/// As the options have them.
+[[nodiscard]] ConvergenceLimits limits_of(const OutgoingOptions& options, std::uint32_t vcpus,
+                                          std::uint64_t memory_pages);
+
+/// What moving pages costs, as known when a round has ended.
+struct Costs {
+  double ms_per_page = 0;           ///< In a round.
+  Estimate switchover_ms_per_page;  ///< While the guest stands.
+  forecast::FixedCosts fixed;
+  std::uint64_t capacity_bytes_per_s = 0;
 };
 
-/// One round that has ended.
-struct RoundSample {
-  std::uint64_t pages_sent = 0;
-  std::uint64_t bytes_sent = 0;
-  double ms = 0;
-  std::uint64_t dirty_after_pages = 0;
-};
-
-struct ConvergenceInput {
-  std::span<const RoundSample> rounds;  ///< Since the last change of throttle; at least one.
-  std::uint32_t rounds_done = 0;        ///< All so far.
-  double ms_per_page = 0;               ///< What a dirty page costs to move in a round, measured.
-  double switchover_ms_per_page = 0;    ///< The same while the guest stands.
-  FixedCosts fixed;
-  double max_downtime_ms = 0;
-  std::uint32_t max_rounds = 0;
-  double throttle = 0;        ///< Share withheld now, 0..1.
-  bool can_throttle = false;  ///< The next step of the ladder allows (more of) it.
-  bool out_of_steps = false;  ///< The ladder's next step is abort, or it has ended.
-};
-
-struct Decision {
-  enum class Action : std::uint8_t { kNextRound, kSwitchover, kThrottle, kAbort };
+struct Verdict {
+  enum class Action : std::uint8_t { kNextRound, kSwitchover, kPostcopy, kAbort };
   Action action = Action::kNextRound;
-  double throttle = 0;  ///< New share to withhold, for kThrottle.
-  double predicted_downtime_ms = 0;
-  std::string reason;  ///< One clause for events and errors.
+  std::uint64_t rate_bytes_per_s = 0;  ///< For the next round; 0: the user's limit.
+  Estimate downtime_ms;                ///< If the guest were paused now.
+  std::string reason;                  ///< One clause.
+  std::vector<std::string> steps;      ///< What the ladder did, in words.
 };
 
-/// Highest share of run time that throttling withholds: a guest that gets less than a hundredth is
-/// as good as down (QEMU's auto-converge stops at 99 % too).
-inline constexpr double kThrottleMax = 0.99;
+/// One migration's. One thread.
+class Convergence {
+ public:
+  explicit Convergence(ConvergenceLimits limits);
 
-/// Decides what follows a round. Stop when the predicted downtime keeps the limit; a stall is two
-/// rounds in a row whose dirty set did not shrink by a tenth, or the round limit.
-[[nodiscard]] Decision decide(const ConvergenceInput& input);
+  /// Of round 0, bytes a second; 0: the user's limit.
+  [[nodiscard]] std::uint64_t first_rate() const;
+  void begin_round(std::uint64_t set_pages);
+  /// Within a round; shares() may change.
+  void note(const DirtySample& sample);
+  /// `sample.run_share` and `sample.floor_pages` are filled in here. shares() may change.
+  Verdict after_round(RoundSample sample, const DirtySample& dirty, const Costs& costs);
 
-/// Downtime if the guest were paused now with `pages` left.
-[[nodiscard]] double predict_downtime_ms(const FixedCosts& fixed, double ms_per_page,
-                                         std::uint64_t pages);
+  /// Run time to withhold, by vCPU.
+  [[nodiscard]] const std::vector<double>& shares() const { return throttle_.shares(); }
+  [[nodiscard]] double mean_share() const { return throttle_.mean_share(); }
+  /// A switchover was given up: what rounds had reached before it says nothing of those to come.
+  void attempt_failed();
+  /// The guest cannot be throttled: the ladder goes on without that.
+  void throttle_is_unsupported();
+  /// The same of post-copy.
+  void postcopy_is_unsupported() { can_postcopy_ = false; }
+
+  /// What is expected of the whole migration, before a round over `set_pages` begins.
+  [[nodiscard]] Outlook outlook(std::uint64_t set_pages, const Costs& costs) const;
+  /// If the guest were paused with so many pages dirty.
+  [[nodiscard]] Estimate downtime_with(std::uint64_t pages, const Costs& costs) const;
+  [[nodiscard]] double max_downtime_ms() const { return max_downtime_ms_; }
+
+ private:
+  void climb(Verdict& verdict);
+  bool take(const StallStep& step, Verdict& verdict);
+  [[nodiscard]] bool will_throttle() const;
+
+  const ConvergenceLimits limits_;
+  ThrottleController throttle_;
+  bool can_throttle_ = true;
+  bool can_postcopy_ = false;
+  std::vector<RoundSample> rounds_;  // Since what is withheld, or the limit, was changed.
+  std::uint32_t rounds_done_ = 0;
+  std::uint32_t rounds_of_step_ = 0;  // Since the latest step, which begins the count anew.
+  std::uint64_t bytes_sent_ = 0;
+  std::uint64_t rate_ = 0;
+  double max_downtime_ms_ = 0;
+  std::size_t ladder_ = 0;
+};
 
 }  // namespace migrate::precopy

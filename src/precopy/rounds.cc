@@ -2,20 +2,11 @@
 
 #include <algorithm>
 
+#include "precopy/round_rules.hpp"
 #include "precopy/void_pages.hpp"
 
 namespace migrate::precopy {
 namespace {
-
-using std::chrono::milliseconds;
-
-// 8 MiB: large enough that re-arming costs few system calls (128 for 1 GiB), small enough that at
-// 10 Gbit/s a page is read 7 ms after its re-arm at the latest.
-constexpr std::uint64_t kWindowPages = 2048;
-// How long before it is read a page is re-armed. Pages written again in that time are seen by the
-// next peek and left to a later round.
-constexpr milliseconds kLookAhead{20};
-constexpr std::size_t kWindowsAheadMax = 16;
 
 /// What the guest's own code says is never about the link, whatever its code.
 Status of_guest(Status status) {
@@ -41,6 +32,7 @@ void Rounds::follow_regions(const std::vector<Region>& regions) {
 }
 
 Status Rounds::start(bool stands) {
+  if (tracking_) return {};
   stable_ = stands;
   MIGRATE_TRY(of_guest(context_.tracker.start()));
   tracking_ = true;
@@ -96,6 +88,7 @@ Result<RoundOutcome> Rounds::run() {
   open_.round = round_;
   open_.set_pages = set_.count();
   open_since_ = peeked_at_ = context_.clock.now();
+  written_before_ = context_.tracker.written_by_vcpu();
   MIGRATE_TRY(send_round());
   MIGRATE_TRY(await_ack());
   return close_round();
@@ -136,6 +129,7 @@ Result<RoundOutcome> Rounds::close_round() {
   if (tracking_) {
     MIGRATE_TRY(collect());
     heat_.note(set_);
+    note_writers();
   }
   open_.collect = last_collect_;
   open_.dirty_after = set_.count();
@@ -184,23 +178,20 @@ Status Rounds::rewind() {
   return tracking_ ? collect() : Status{};
 }
 
-std::size_t Rounds::windows_ahead() const {
-  const double window_s =
-      bytes_per_s_ > 0 ? static_cast<double>(kWindowPages * kPageSize) / bytes_per_s_ : 0.007;
-  const double windows = std::chrono::duration<double>(kLookAhead).count() / window_s;
-  return static_cast<std::size_t>(std::clamp(windows, 1.0, double{kWindowsAheadMax}));
-}
-
 Status Rounds::send_part(const PageBitmap& part, bool rearm) {
-  PageBitmap to_rearm = part;
-  to_rearm.intersect(collected_);
+  PageBitmap to_rearm;
+  if (rearm) {
+    to_rearm = part;
+    to_rearm.intersect(collected_);
+  }
   std::deque<Window> ahead;
-  const std::size_t ahead_max = rearm ? windows_ahead() : 0;
+  const std::size_t ahead_max = rearm ? windows_ahead(bytes_per_s_) : 0;
+  const std::uint64_t step = window_pages(bytes_per_s_);
   for (std::size_t i = 0; i < part.segments().size(); ++i) {
     const auto& segment = part.segments()[i];
     const GuestPage end = segment.region.range.end();
     for (GuestPage first = segment.region.range.first; first < end;) {
-      const PageRange range{first, std::min(kWindowPages, end - first)};
+      const PageRange range{first, std::min(step, end - first)};
       first = range.end();
       if (next_run(segment, range.first, range.end()).empty()) continue;
       // What the latest collect did not give is armed already; a region that is gone gives nothing.
@@ -228,7 +219,33 @@ Status Rounds::look_again() {
   if (now - peeked_at_ < kLookAhead) return {};
   MIGRATE_TRY(of_guest(context_.tracker.peek(again_)));
   peeked_at_ = context_.clock.now();
-  return {};
+  if (!context_.on_sample) return {};
+  note_writers();
+  return context_.on_sample(sample(again_.count()));
+}
+
+/// How many pages each vCPU has newly written in this round, where the tracker can tell.
+void Rounds::note_writers() {
+  written_ = context_.tracker.written_by_vcpu();
+  if (written_.size() != written_before_.size()) return written_.clear();
+  for (std::size_t i = 0; i < written_.size(); ++i) written_[i] -= written_before_[i];
+}
+
+DirtySample Rounds::sample(std::uint64_t dirtied) const {
+  DirtySample sample;
+  sample.ms = std::chrono::duration<double, std::milli>(context_.clock.now() - open_since_).count();
+  sample.dirtied = dirtied;
+  sample.by_vcpu = written_;
+  const std::uint64_t done = dispatched_ + redirtied_;
+  sample.left_pages = open_.set_pages > done ? open_.set_pages - done : 0;
+  return sample;
+}
+
+DirtySample Rounds::last_sample() const {
+  DirtySample last = sample(open_.dirty_after);
+  last.ms = std::chrono::duration<double, std::milli>(open_.took).count();
+  last.left_pages = 0;
+  return last;
 }
 
 Status Rounds::dispatch(const PageBitmap& part, const Window& window, bool skip_again) {
@@ -263,7 +280,7 @@ Status Rounds::add_to_batch(PageLedger::Entry* entry, std::uint64_t page) {
 Status Rounds::flush_batch() {
   if (batch_.count == 0) return {};
   batch_.round = round_;
-  batch_.stable = stable_;
+  batch_.stable = stable_ && !deadline_;
   dispatched_ += batch_.count;
   Status sent = context_.senders->submit(batch_);
   batch_.count = 0;
@@ -320,8 +337,13 @@ Status Rounds::send_barrier(const BulkTotals& totals, bool final, bool later) {
 }
 
 Status Rounds::await_ack() {
-  MIGRATE_ASSIGN(const auto ack,
-                 context_.control->expect_alive<wire::BarrierAck>(context_.idle_max));
+  auto record = deadline_ ? context_.control->receive_whole(*deadline_)
+                          : context_.control->receive_alive(context_.idle_max);
+  if (!record) return std::move(record).error();
+  if (record->header.type != wire::RecordType::kBarrierAck) {
+    return RecordChannel::unexpected(*record, wire::RecordType::kBarrierAck);
+  }
+  MIGRATE_ASSIGN(const auto ack, wire::decode<wire::BarrierAck>(record->body));
   if (ack.round != round_) {
     return make_error(ErrorCode::kProtocol, "the target acknowledged round " +
                                                 std::to_string(ack.round) + " in round " +
@@ -346,52 +368,6 @@ std::uint64_t Rounds::digest_to_acknowledge() {
     }
   }
   return expected;
-}
-
-Status Rounds::begin_final() {
-  stable_ = true;
-  final_ = {};
-  if (tracking_) MIGRATE_TRY(collect());
-  final_.collect = tracking_ ? last_collect_ : nanoseconds{0};
-  bool changed = false;
-  MIGRATE_TRY(sync_regions(changed));
-  if (changed) {
-    // New regions begin in the round after a barrier: one without pages makes room for them.
-    MIGRATE_ASSIGN(final_.bulk, context_.senders->finish_round(round_, false));
-    MIGRATE_TRY(send_barrier(final_.bulk, false, false));
-    MIGRATE_TRY(await_ack());
-    MIGRATE_TRY(apply_regions(pending_regions_));
-    ++round_;
-    pending_regions_ = {};
-  }
-  final_.round = round_;
-  final_.set_pages = set_.count();
-  dispatched_ = redirtied_ = 0;
-  again_.clear_all();
-  context_.senders->begin_round(set_);
-  return send_part(set_, false);
-}
-
-Result<RoundOutcome> Rounds::finish_final(bool await) {
-  // What fills less than a batch leaves from this thread: waking a lane would take longer.
-  if (dispatched_ == 0 && batch_.count > 0) {
-    batch_.round = round_;
-    batch_.stable = true;
-    dispatched_ = batch_.count;
-    Status sent = context_.senders->send_here(batch_);
-    batch_.count = 0;
-    MIGRATE_TRY(std::move(sent));
-  }
-  MIGRATE_TRY(flush_batch());
-  MIGRATE_ASSIGN(const BulkTotals totals, context_.senders->finish_round(round_, true));
-  // OFFER follows it and takes it along, unless it is waited for.
-  MIGRATE_TRY(send_barrier(totals, true, !await));
-  if (await) MIGRATE_TRY(await_ack());
-  final_.bulk += totals;
-  final_.looked_at = dispatched_;
-  set_.clear_all();
-  ++round_;
-  return final_;
 }
 
 }  // namespace migrate::precopy

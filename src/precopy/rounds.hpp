@@ -17,6 +17,7 @@
 #include "migrate/dirty_tracker.hpp"
 #include "migrate/memory.hpp"
 #include "precopy/page_heat.hpp"
+#include "precopy/throttle_controller.hpp"
 #include "transport/bulk_senders.hpp"
 #include "transport/record_channel.hpp"
 #include "wire/digest.hpp"
@@ -34,7 +35,8 @@ struct RoundOutcome {
   std::uint64_t dirty_after = 0;  ///< Pages of the next set.
 };
 
-/// All methods are the coordinator's. Regions may come and go between rounds.
+/// All methods are the coordinator's; those of the last round are in final_round.cc. Regions may
+/// come and go between rounds.
 class Rounds {
  public:
   struct Context {
@@ -48,12 +50,14 @@ class Rounds {
     nanoseconds idle_max;
     /// Called every few milliseconds with the pages handed out so far; an error stops the round.
     std::function<Status(std::uint64_t pages_done)> on_progress;
+    /// Called within a round after each look at the tracker; may be empty.
+    std::function<Status(const DirtySample&)> on_sample = {};
   };
   explicit Rounds(Context context);
 
   /// Starts tracking; the first set is everything but holes. `stands`: the guest is paused and
   /// stays so, thus its pages need not be copied before they leave; saving its state may still
-  /// write some.
+  /// write some. Called again, after an attempt was given up, it does nothing.
   Status start(bool stands);
   /// Without tracking, for a guest that stands already: the set is everything but holes.
   Status start_paused();
@@ -79,15 +83,43 @@ class Rounds {
   /// all; without it the acknowledgement is on its way when this returns.
   Result<RoundOutcome> finish_final(bool await);
 
+  /// Bounds begin_final() and finish_final(): at `deadline` they fail with kTimeout, and nothing
+  /// that they send is waited for. Pages leave from a copy, for the guest may go on any time.
+  void set_deadline(std::optional<std::chrono::steady_clock::time_point> deadline);
+  /// The guest goes on, wherever the final round was: ends that with what has left of it, and waits
+  /// for the lanes. All of it is dirty again. Its acknowledgement is still to come. The totals are
+  /// of all that was sent since begin_final().
+  Result<RoundOutcome> abandon_final();
+  /// Rounds may go on after it. `forgotten`: pages of which the target's content is not known.
+  Status go_on(const PageBitmap& forgotten);
+
+  /// Post-copy instead of a last round, in lazy_round.cc. Widens a set to what is sent together.
+  using Widen = std::function<void(PageBitmap&)>;
+  /// While the guest runs: all that is dirty is going to follow it, and is void here from now on.
+  /// No round comes any more.
+  const PageBitmap& begin_lazy(const Widen& widen);
+  /// Collects for the last time, while the guest stands and its memory is final: what else is going
+  /// to follow, void here from now on.
+  Result<PageBitmap> finish_lazy(const Widen& widen);
+  /// All that follows.
+  [[nodiscard]] const PageBitmap& lazy_set() const { return lazy_set_; }
+  /// Of that, what was dirty in at least two of the last rounds.
+  [[nodiscard]] PageBitmap lazy_hot() const { return heat_.hot_part(lazy_set_); }
+
   [[nodiscard]] std::uint32_t round() const { return round_; }  ///< Number of the next round.
   [[nodiscard]] std::uint64_t pages_left() const { return set_.count(); }
   /// Of all memory as sent.
   [[nodiscard]] std::uint64_t digest() const { return digest_; }
-  /// Pages that were holes in round 0 and never in a later set: zero without looking.
+  /// Pages that were holes in round 0 and never in a later set: zero without looking. Once
+  /// finish_lazy() was called also those that follow.
   [[nodiscard]] const PageBitmap& holes() const { return holes_; }
   /// What the last collect took.
   [[nodiscard]] nanoseconds last_collect() const { return last_collect_; }
   [[nodiscard]] nanoseconds final_collect() const { return final_.collect; }
+  /// What was dirty when the latest round ended, as a sample of it.
+  [[nodiscard]] DirtySample last_sample() const;
+  /// Of the next set: pages of the writable working set, dirty in at least two of the last rounds.
+  [[nodiscard]] std::uint64_t hot_pages() const { return heat_.hot_part(set_).count(); }
 
  private:
   struct Window {
@@ -110,7 +142,9 @@ class Rounds {
   [[nodiscard]] std::uint64_t digest_to_acknowledge();
   Status apply_regions(const wire::Regions& change);
   void follow_regions(const std::vector<Region>& regions);
-  [[nodiscard]] std::size_t windows_ahead() const;
+  [[nodiscard]] DirtySample sample(std::uint64_t dirtied) const;
+  void note_writers();
+  void make_lazy(const PageBitmap& set);
 
   Context context_;
   PageHeat heat_;
@@ -119,6 +153,7 @@ class Rounds {
   PageBitmap collected_;  // What the latest collect gave: the only bits that may be re-armed.
   PageBitmap again_;      // Written again since their re-arm, as of the latest peek.
   PageBitmap holes_;
+  PageBitmap lazy_set_;
   PageBatch batch_;
   bool tracking_ = false;
   bool stable_ = false;  // The guest stands.
@@ -130,11 +165,22 @@ class Rounds {
   std::chrono::steady_clock::time_point open_since_{};
   std::uint64_t dispatched_ = 0;
   std::uint64_t redirtied_ = 0;
-  double bytes_per_s_ = 0;  // Of page content, in the last long round.
+  std::vector<std::uint64_t> written_before_;  // By vCPU, when the round began.
+  std::vector<std::uint64_t> written_;         // By vCPU, in this round, as of the latest look.
+  double bytes_per_s_ = 0;                     // Of page content, in the last long round.
   nanoseconds last_collect_{0};
   std::chrono::steady_clock::time_point peeked_at_{};
   wire::Regions pending_regions_;
   RoundOutcome final_;
+  enum class FinalStage : std::uint8_t {
+    kNone,         // Nothing of it was sent.
+    kRegions,      // The barrier before it was, which makes room for new regions.
+    kOpen,         // Its pages are on their way.
+    kBarrierSent,  // And its barriers.
+    kDone,         // finish_final() has returned.
+  };
+  FinalStage final_stage_ = FinalStage::kNone;
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
 };
 
 }  // namespace migrate::precopy

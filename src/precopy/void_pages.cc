@@ -14,6 +14,20 @@ void make_void(PageLedger& ledger, const PageBitmap& set) {
   });
 }
 
+std::uint64_t take_void(PageLedger& ledger, const wire::PageDigest& digest, const PageBitmap& set) {
+  std::uint64_t lost = 0;
+  set.for_each_run([&](const RegionId& region, PageRange run) {
+    const PageLedger::Entry* entry = ledger.find(region);
+    if (entry == nullptr || !entry->region.range.contains(run)) return;
+    const std::uint64_t first = run.first - entry->region.range.first;
+    for (std::uint64_t page = first; page < first + run.count; ++page) {
+      lost += digest.mix(wire::RegionHandle{entry->handle}, page, entry->hashes[page]);
+    }
+  });
+  make_void(ledger, set);
+  return lost;
+}
+
 std::uint64_t digest_of(const PageLedger& ledger, const wire::PageDigest& digest) {
   std::uint64_t sum = 0;
   for (const auto& entry : ledger.entries()) {

@@ -13,6 +13,10 @@ namespace migrate::precopy {
 /// Makes the pages of `set` void in `ledger`; regions that only one of them has are left out.
 void make_void(PageLedger& ledger, const PageBitmap& set);
 
+/// The same, and gives what the digest of `ledger` loses by it: about 12 ns a page of `set`.
+[[nodiscard]] std::uint64_t take_void(PageLedger& ledger, const wire::PageDigest& digest,
+                                      const PageBitmap& set);
+
 /// The digest of all of `ledger`, void pages counting nothing: about 12 ns a page.
 [[nodiscard]] std::uint64_t digest_of(const PageLedger& ledger, const wire::PageDigest& digest);
 

@@ -1,5 +1,6 @@
 #include "session/handover.hpp"
 
+#include "session/handover_doubt_impl.hpp"
 #include "session/handover_source_impl.hpp"
 #include "session/handover_target_impl.hpp"
 
@@ -59,6 +60,8 @@ std::string_view to_string(SourceState state) {
       return "committed";
     case SourceState::kAsking:
       return "asking";
+    case SourceState::kServing:
+      return "serving";
     case SourceState::kUncertain:
       return "uncertain";
     case SourceState::kClaiming:
@@ -122,6 +125,10 @@ std::string_view to_string(SourceEvent::Kind kind) {
       return "connected";
     case Kind::kAskWindowOver:
       return "ask window over";
+    case Kind::kComplete:
+      return "COMPLETE";
+    case Kind::kServeWindowOver:
+      return "serve window over";
     case Kind::kHardDeadline:
       return "hard deadline";
     case Kind::kCancel:
@@ -262,8 +269,7 @@ std::string_view to_text(Refusal refusal) {
     case Refusal::kNothingToDo:
       return "the handover of this guest is not uncertain: there is nothing to resolve";
     case Refusal::kRunsThere:
-      return "the target answered that it started the guest: it was released here and cannot be "
-             "resumed";
+      return "the target answered that it started the guest: it cannot be resumed here";
     case Refusal::kLeaseMayHold:
       return "the target does not answer and may still start the guest, its lease has not surely "
              "run out: try again in a few seconds";
@@ -277,6 +283,9 @@ std::string_view to_text(Refusal refusal) {
              "--resume --force once the target has answered that it discarded it";
     case Refusal::kArbiterUnknown:
       return "the arbiter cannot be asked who owns the guest: make it reachable and try again";
+    case Refusal::kPagesOwed:
+      return "the target started the guest and may need pages that are only here: make sure that "
+             "it is gone there or has all its memory, then repeat with --force";
   }
   return "invalid";
 }
@@ -297,6 +306,9 @@ std::string_view to_text(Doubt doubt) {
       return "the arbiter could not be asked who owns the guest";
     case Doubt::kDiscarded:
       return "the target has discarded the guest: the only copy is here";
+    case Doubt::kPagesOwed:
+      return "the guest was started at the target and cannot be reached; pages it may need are "
+             "only here";
   }
   return "invalid";
 }

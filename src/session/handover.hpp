@@ -96,6 +96,8 @@ enum class SourceState : std::uint8_t {
   kOffered,     ///< All is sent, locks are let go; waits for READY.
   kCommitted,   ///< COMMIT is sent: the target may start. No way back but the target's word.
   kAsking,      ///< COMMIT was sent and the link is lost: reconnects and asks.
+  kServing,     ///< Post-copy: the guest runs at the target and its missing pages are only here: no
+                ///< way back. Kept until the target has them all.
   kUncertain,   ///< No answer in the ask window: paused until an operator resolves it.
   kClaiming,    ///< Asks the arbiter whether the guest may run on here.
   kReclaiming,  ///< Takes the locks back before it resumes.
@@ -108,19 +110,21 @@ enum class SourceState : std::uint8_t {
 /// What happened at the source. Fields beside `kind` and `now` are used where a kind names them.
 struct SourceEvent {
   enum class Kind : std::uint8_t {
-    kBegin,           ///< Begin an attempt (in kRunning).
-    kOfferable,       ///< The last pages, the state and the digest are sent.
-    kReady,           ///< READY: attempt, lease. Feed it when own last checks have passed.
-    kStarted,         ///< STARTED: attempt.
-    kDiscarded,       ///< DISCARDED: attempt, scope.
-    kAnswer,          ///< ANSWER: answer.
-    kLinkLost,        ///< The control channel failed, or the peer is silent for too long.
-    kConnected,       ///< kConnect succeeded: a new control channel is there.
-    kAskWindowOver,   ///< Counted from the first kAsking after COMMIT or an operator's event.
-    kHardDeadline,    ///< READY is not there in time: abandon the attempt, go on with pre-copy.
-    kCancel,          ///< A user or the host gives up.
-    kFailure,         ///< Anything else failed here or was reported by the peer.
-    kArbiterGranted,  ///< Results of kAskArbiter.
+    kBegin,            ///< Begin an attempt (in kRunning).
+    kOfferable,        ///< The last pages, the state and the digest are sent: lazy.
+    kReady,            ///< READY: attempt, lease. Feed it when own last checks have passed.
+    kStarted,          ///< STARTED: attempt.
+    kDiscarded,        ///< DISCARDED: attempt, scope.
+    kAnswer,           ///< ANSWER: answer.
+    kLinkLost,         ///< The control channel failed, or the peer is silent for too long.
+    kConnected,        ///< kConnect succeeded: a new control channel is there.
+    kAskWindowOver,    ///< Counted from the first kAsking after COMMIT or an operator's event.
+    kComplete,         ///< COMPLETE has come and was checked: the target has all pages.
+    kServeWindowOver,  ///< In kServing the link was lost for longer than it is waited for.
+    kHardDeadline,     ///< READY is not there in time: abandon the attempt, go on with pre-copy.
+    kCancel,           ///< A user or the host gives up.
+    kFailure,          ///< Anything else failed here or was reported by the peer.
+    kArbiterGranted,   ///< Results of kAskArbiter.
     kArbiterDenied,
     kArbiterUnknown,
     kReclaimed,  ///< Results of kReclaim.
@@ -137,6 +141,7 @@ struct SourceEvent {
   Answer answer{};
   AbortScope scope = AbortScope::kSession;
   bool force = false;
+  bool lazy = false;  ///< Of kOfferable: some of this attempt's memory follows after the start.
 };
 [[nodiscard]] std::string_view to_string(SourceEvent::Kind kind);
 
@@ -145,12 +150,13 @@ enum class Refusal : std::uint8_t {
   kNone,
   kTooLate,         ///< Cancel after COMMIT.
   kNothingToDo,     ///< Resolve, but the handover is not uncertain.
-  kRunsThere,       ///< Resume, but the target has started the guest; it was released here.
+  kRunsThere,       ///< Resume, but the target has started the guest.
   kLeaseMayHold,    ///< Resume, no answer, and the target's lease may not have run out.
   kNeedsForce,      ///< No answer: the operator must vouch for the target.
   kOnlyCopyHere,    ///< Release, but the target does not have the guest: the only copy is here.
   kTargetOwns,      ///< Resume, but the arbiter says that the target owns the guest.
   kArbiterUnknown,  ///< Resume, but the arbiter cannot be asked.
+  kPagesOwed,       ///< Release, but the target may need pages that are only here.
 };
 [[nodiscard]] std::string_view to_text(Refusal refusal);
 
@@ -162,6 +168,7 @@ enum class Doubt : std::uint8_t {
   kTargetOwns,      ///< The arbiter says that the target owns it.
   kArbiterUnknown,  ///< The arbiter could not be asked.
   kDiscarded,       ///< The target has discarded it, but an operator asked to release it.
+  kPagesOwed,       ///< It was started at the target, which may need pages that are only here.
 };
 [[nodiscard]] std::string_view to_text(Doubt doubt);
 
@@ -292,12 +299,15 @@ enum class Rule : std::uint8_t {
   kArbiterBeforeResume,
   kArbiterUnknownIsNo,
   kReadyIsNotStarted,
+  kServeUntilComplete,
+  kOwedNeedsForce,
+  kServedIsNotOurs,
   // Of the journal, see judge().
   kLivingOwnerAnswers,
   kStartingIsKept,
   kOldReadyIsUnknown,
 };
-inline constexpr int kRuleCount = 21;
+inline constexpr int kRuleCount = 24;
 
 /// What production runs: every rule, always, known at compile time.
 struct AllRules {
@@ -369,6 +379,11 @@ class BasicSourceHandover {
   /// With kReleased: the guest was started at the target and is gone there.
   [[nodiscard]] bool lost() const { return lost_; }
   [[nodiscard]] Doubt doubt() const { return doubt_; }
+  /// The guest was started at the target, and has not said yet that it has all its pages.
+  [[nodiscard]] bool owes_pages() const {
+    return state_ == SourceState::kServing ||
+           (state_ == SourceState::kUncertain && doubt_ == Doubt::kPagesOwed);
+  }
   /// From when on the lease of the committed attempt has surely run out, on this host's
   /// CLOCK_BOOTTIME; nullopt before COMMIT.
   [[nodiscard]] std::optional<nanoseconds> lease_surely_over_at() const;
@@ -379,7 +394,7 @@ class BasicSourceHandover {
   void each_field(F&& f) const {
     f(target_boot_), f(has_arbiter_), f(state_), f(next_), f(attempt_), f(committed_);
     f(relinquished_), f(discarded_), f(rebooted_), f(target_owns_), f(lost_), f(wish_), f(force_);
-    f(doubt_), f(ready_at_), f(lease_);
+    f(doubt_), f(ready_at_), f(lease_), f(lazy_);
   }
 
  private:
@@ -389,9 +404,11 @@ class BasicSourceHandover {
   static constexpr bool demand(Rule rule, bool condition) { return condition || !enforces(rule); }
 
   SourceActions begin();
-  SourceActions offer();
+  SourceActions offer(bool lazy);
   SourceActions ready(const SourceEvent& event);
   SourceActions started(std::uint32_t attempt, bool lives);
+  SourceActions serve();
+  SourceActions release(bool lives);
   SourceActions discarded(const SourceEvent& event);
   SourceActions target_dropped_it();
   SourceActions answered(const SourceEvent& event);
@@ -399,6 +416,7 @@ class BasicSourceHandover {
   SourceActions no_record();
   SourceActions link_lost();
   SourceActions cancel();
+  SourceActions serve_window_over();
   SourceActions no_answer(const SourceEvent& event);
   SourceActions no_answer_to_resume(nanoseconds now);
   SourceActions abandon(AbortScope scope, bool tell);
@@ -432,6 +450,7 @@ class BasicSourceHandover {
   Doubt doubt_ = Doubt::kNone;
   nanoseconds ready_at_{};  ///< When READY of the committed attempt was received, and
   nanoseconds lease_{};     ///< how long a lease it granted.
+  bool lazy_ = false;       ///< Of the latest attempt: memory follows after the start.
 };
 
 /// The target's side of one session.

@@ -9,18 +9,6 @@ namespace migrate::session {
 /// A longer lease is not believed: it would block an operator for as long.
 inline constexpr nanoseconds kLeaseMax = std::chrono::hours(1);
 
-/// When has a lease granted at the target surely run out? It was granted before READY was sent, so
-/// counting from READY's arrival begins late enough; what remains is that the two clocks do not run
-/// equally fast and that the target starts a little after it looked at the clock.
-///
-/// Rate: Linux slews CLOCK_BOOTTIME by at most 10 % (adjtimex tick 900000..1100000 / HZ) plus
-/// 500 ppm, so at worst ours runs at 1.1005 and the target's at 0.8995: 1.2235 of the lease. 5/4.
-inline constexpr int kClockRateNumerator = 5;
-inline constexpr int kClockRateDenominator = 4;
-/// From the target's last look at its clock to its first guest instruction: microseconds of code. A
-/// second leaves room for a preempted thread.
-inline constexpr nanoseconds kCheckToStartMax = std::chrono::seconds(1);
-
 template <typename Rules>
 SourceActions BasicSourceHandover<Rules>::on(const SourceEvent& event) {
   using Kind = SourceEvent::Kind;
@@ -28,7 +16,7 @@ SourceActions BasicSourceHandover<Rules>::on(const SourceEvent& event) {
     case Kind::kBegin:
       return begin();
     case Kind::kOfferable:
-      return offer();
+      return offer(event.lazy);
     case Kind::kReady:
       return ready(event);
     case Kind::kStarted:
@@ -44,6 +32,10 @@ SourceActions BasicSourceHandover<Rules>::on(const SourceEvent& event) {
                                             : SourceActions{};
     case Kind::kAskWindowOver:
       return no_answer(event);
+    case Kind::kComplete:
+      return state_ == SourceState::kServing ? release(true) : SourceActions{};
+    case Kind::kServeWindowOver:
+      return serve_window_over();
     case Kind::kHardDeadline:
       return state_ == SourceState::kPaused || state_ == SourceState::kOffered
                  ? abandon(AbortScope::kAttempt, true)
@@ -84,9 +76,10 @@ SourceActions BasicSourceHandover<Rules>::begin() {
 }
 
 template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::offer() {
+SourceActions BasicSourceHandover<Rules>::offer(bool lazy) {
   if (state_ != SourceState::kPaused) return {};
   state_ = SourceState::kOffered;
+  lazy_ = lazy;
   // From here on the locks count as gone: should letting go fail halfway, reclaim() mends it.
   relinquished_ = true;
   return {act(SourceAction::Kind::kRelinquish), act(SourceAction::Kind::kSendOffer)};
@@ -110,13 +103,32 @@ SourceActions BasicSourceHandover<Rules>::ready(const SourceEvent& event) {
 template <typename Rules>
 bool BasicSourceHandover<Rules>::awaits_word() const {
   return committed_ && (state_ == SourceState::kCommitted || state_ == SourceState::kAsking ||
-                        state_ == SourceState::kUncertain || state_ == SourceState::kClaiming ||
-                        state_ == SourceState::kStuck);
+                        state_ == SourceState::kServing || state_ == SourceState::kUncertain ||
+                        state_ == SourceState::kClaiming || state_ == SourceState::kStuck);
 }
 
 template <typename Rules>
 SourceActions BasicSourceHandover<Rules>::started(std::uint32_t attempt, bool lives) {
   if (!awaits_word() || attempt != attempt_) return {};
+  // What it still misses went with a process that is gone: only a guest that lives needs the pages.
+  if (lives && lazy_ && enforces(Rule::kServeUntilComplete)) return serve();
+  return release(lives);
+}
+
+/// The guest's memory stays until the target has it all, however long the link is lost.
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::serve() {
+  const bool refused = wish_ == Wish::kResume;
+  state_ = SourceState::kServing;
+  // The doubt is over, and with it what an operator wanted of it.
+  doubt_ = Doubt::kNone;
+  wish_ = Wish::kNone;
+  force_ = false;
+  return refused ? SourceActions{refuse(Refusal::kRunsThere)} : SourceActions{};
+}
+
+template <typename Rules>
+SourceActions BasicSourceHandover<Rules>::release(bool lives) {
   state_ = SourceState::kReleased;
   lost_ = !lives;
   SourceActions actions;
@@ -139,7 +151,8 @@ SourceActions BasicSourceHandover<Rules>::discarded(const SourceEvent& event) {
 /// After COMMIT the target said that nothing ran there and nothing will.
 template <typename Rules>
 SourceActions BasicSourceHandover<Rules>::target_dropped_it() {
-  if (!awaits_word()) return {};
+  // STARTED was said before: whoever says this now does not know, or lies.
+  if (!awaits_word() || owes_pages()) return {};
   discarded_ = true;
   if (state_ == SourceState::kClaiming || state_ == SourceState::kStuck) return {};
   if (wish_ == Wish::kRelease) return stay(Doubt::kDiscarded, Refusal::kOnlyCopyHere);
@@ -222,39 +235,6 @@ SourceActions BasicSourceHandover<Rules>::cancel() {
   }
 }
 
-/// The ask window is over without an answer that decides.
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::no_answer(const SourceEvent& event) {
-  if (state_ != SourceState::kCommitted && state_ != SourceState::kAsking) return {};
-  switch (wish_) {
-    case Wish::kNone:
-      // With an arbiter there is no doubt to be left in: whoever it names first may run.
-      if (has_arbiter_) return claim_or_resume();
-      return stay(rebooted_ ? Doubt::kRebooted : Doubt::kNoAnswer, Refusal::kNone);
-    case Wish::kResume:
-      return no_answer_to_resume(event.now);
-    case Wish::kRelease:
-      if (!force_ && !target_owns_) return stay(Doubt::kNoAnswer, Refusal::kNeedsForce);
-      return started(attempt_, true);
-  }
-  return {};
-}
-
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::no_answer_to_resume(nanoseconds now) {
-  if (has_arbiter_) return claim_or_resume();
-  // A COMMIT may still lie in the target's socket. As long as the lease may hold it would start the
-  // guest, whatever the operator saw; afterwards only a guest that runs already is a danger, and
-  // that the operator can vouch for.
-  if (!demand(Rule::kForceAfterLease, now >= *lease_surely_over_at())) {
-    return stay(Doubt::kNoAnswer, Refusal::kLeaseMayHold);
-  }
-  if (!demand(Rule::kForceWithoutAnswer, force_)) {
-    return stay(Doubt::kNoAnswer, Refusal::kNeedsForce);
-  }
-  return reclaim_or_resume();
-}
-
 /// Before COMMIT: ends the attempt or the session and lets the guest go on.
 template <typename Rules>
 SourceActions BasicSourceHandover<Rules>::abandon(AbortScope scope, bool tell) {
@@ -334,55 +314,6 @@ SourceActions BasicSourceHandover<Rules>::stuck() {
   state_ = SourceState::kStuck;
   next_ = SourceState::kKept;
   return committed_ ? SourceActions{} : SourceActions{act(SourceAction::Kind::kSendAbort)};
-}
-
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::operator_resume(bool force) {
-  switch (state_) {
-    case SourceState::kStuck:
-      return reclaim_or_resume();
-    case SourceState::kUncertain:
-      if (!discarded_ && !rebooted_) return ask(Wish::kResume, force);
-      // Nothing more can be learned by asking.
-      wish_ = Wish::kResume;
-      force_ = force;
-      return claim_or_resume();
-    default:
-      return {refuse(Refusal::kNothingToDo)};
-  }
-}
-
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::operator_release(bool force) {
-  if (state_ != SourceState::kUncertain && state_ != SourceState::kStuck) {
-    return {refuse(Refusal::kNothingToDo)};
-  }
-  if (!committed_ || discarded_) return {refuse(Refusal::kOnlyCopyHere)};
-  return ask(Wish::kRelease, force);
-}
-
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::ask(Wish wish, bool force) {
-  wish_ = wish;
-  force_ = force;
-  state_ = SourceState::kAsking;
-  return {act(SourceAction::Kind::kConnect)};
-}
-
-/// The guest stays paused here, until an operator says otherwise.
-template <typename Rules>
-SourceActions BasicSourceHandover<Rules>::stay(Doubt doubt, Refusal refusal) {
-  state_ = SourceState::kUncertain;
-  doubt_ = doubt;
-  wish_ = Wish::kNone;
-  force_ = false;
-  return refusal == Refusal::kNone ? SourceActions{} : SourceActions{refuse(refusal)};
-}
-
-template <typename Rules>
-std::optional<nanoseconds> BasicSourceHandover<Rules>::lease_surely_over_at() const {
-  if (!committed_) return std::nullopt;
-  return ready_at_ + lease_ * kClockRateNumerator / kClockRateDenominator + kCheckToStartMax;
 }
 
 template <typename Rules>

@@ -113,8 +113,14 @@ Result<wire::Welcome> Incoming::Impl::accept_hello(const wire::Hello& hello) {
     refused_ = says_no_to_the_guest(fits.error().code);
     return std::move(fits).error().at(Phase::kPreflight);
   }
+  MIGRATE_TRY(check_postcopy(hello, welcome));
   session::fill_random(welcome.random.bytes);
   session::fill_random(welcome.secret.bytes);
+  // Not worth a refusal: the source then reckons with what is usual.
+  if (const auto load = guest_->rehearse_load()) {
+    welcome.load_us = static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(*load).count());
+  }
   welcome.boot = session::this_boot();
   welcome.host = session::host_name();
   return welcome;
@@ -130,8 +136,10 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
   }
   agreed_ = {welcome.encodings, welcome.codecs};
   resume_agreed_ = (welcome.features & wire::kFeatureResume) != 0;
+  postcopy_agreed_ = (welcome.features & wire::kFeaturePostcopy) != 0;
+  attempts_agreed_ = (welcome.features & wire::kFeatureAttempts) != 0;
   forward_agreed_ = (welcome.features & wire::kFeatureForward) != 0;
-  introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes);
+  introductions.expect(session_id_, welcome.secret, hasher, welcome.bulk_lanes, postcopy_agreed_);
   MIGRATE_TRY(control_->send(welcome, options_.hello_timeout));
   control_->set_hasher(hasher);
   MIGRATE_ASSIGN(auto lanes, wait_for_lanes(introductions));
@@ -145,7 +153,11 @@ Status Incoming::Impl::begin_session(Introductions& introductions, const wire::H
       .boot = welcome.boot,
       .load = [this](std::uint32_t attempt) { return load(attempt); },
       .run_state = [this] { return offer_->run_state; },
-      .on_started = [this] { host_.on_started(); },
+      .on_started =
+          [this] {
+            if (lazy_target_ != nullptr) host_.on_memory(Host::Memory::kFollows, {});
+            host_.on_started();
+          },
       .on_told = [this] { tell_network(); },
       .stop_lanes = [this] { stop_lanes(); }};
   driver_ = std::make_unique<session::TargetDriver>(std::move(context), std::move(journal),
@@ -217,6 +229,7 @@ void Incoming::Impl::stop_lanes() {
     receiving_ = nullptr;
   }
   receivers_.reset();
+  lazy_target_.reset();
 }
 
 void Incoming::Impl::refuse(Error error) {
@@ -324,7 +337,7 @@ void Incoming::Impl::finish(IncomingResult& result) {
                      : refused_ ? Outcome::kRefused
                                 : Outcome::kFailed;
   } else if (driver_->machine().state() == TargetState::kStarted) {
-    result.outcome = Outcome::kDone;
+    result.outcome = end_of_memory(result);
   } else if (driver_->machine().state() == TargetState::kLost) {
     result.outcome = Outcome::kLost;
     report_.error = driver_->error();
@@ -339,6 +352,7 @@ void Incoming::Impl::finish(IncomingResult& result) {
     report_.error->remedy = "see the source's output; the guest is there unless it says otherwise";
   }
   fill_report(result);
+  lazy_target_.reset();
   // The peer sees the end now, not when this object goes; the journal's lock says until then that
   // the guest's process lives.
   if (driver_ != nullptr) journal_ = std::move(driver_->journal());
@@ -350,7 +364,10 @@ void Incoming::Impl::finish(IncomingResult& result) {
 void Incoming::Impl::fill_report(IncomingResult& result) {
   report_.outcome = result.outcome;
   report_.side = Side::kTarget;
-  report_.strategy = to_string(strategy_ == Strategy::kAuto ? Strategy::kPrecopy : strategy_);
+  if (strategy_ != Strategy::kPostcopy && strategy_ != Strategy::kStopCopy) {
+    strategy_ = lazy_ == Lazy::kNone ? Strategy::kPrecopy : Strategy::kHybrid;
+  }
+  report_.strategy = to_string(strategy_);
   report_.session = to_text(session_id_);
   report_.guest.name = description_.name;
   report_.guest.kind = to_string(description_.kind);
@@ -390,5 +407,6 @@ Incoming::Incoming(std::unique_ptr<TargetGuest> guest, IncomingOptions options, 
 Incoming::~Incoming() = default;
 IncomingResult Incoming::run(Acceptor& acceptor) { return impl_->run(acceptor); }
 bool Incoming::cancel() noexcept { return impl_->cancel(); }
+void Incoming::guest_ended() noexcept { impl_->guest_ended(); }
 
 }  // namespace migrate

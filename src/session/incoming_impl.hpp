@@ -1,6 +1,8 @@
 // Incoming::Impl: the coordinator of the target. Its parts: incoming.cc (set-up, result),
 // incoming_session.cc (records of the control lane, lingering), incoming_memory.cc (barriers,
-// regions, loading), incoming_resume.cc (after a link that was lost in the rounds).
+// regions, loading), incoming_resume.cc (after a link that was lost in the rounds),
+// incoming_attempts.cc (after an attempt that was given up), incoming_postcopy.cc (memory that
+// follows the guest).
 #pragma once
 
 #include <atomic>
@@ -10,9 +12,11 @@
 #include "base/mutex.hpp"
 #include "memory/page_ledger.hpp"
 #include "migrate/migration.hpp"
+#include "postcopy/lazy_target.hpp"
 #include "session/introductions.hpp"
 #include "session/state_stream.hpp"
 #include "session/target_driver.hpp"
+#include "session/void_stream.hpp"
 #include "transport/bulk_receivers.hpp"
 #include "wire/digest.hpp"
 
@@ -25,6 +29,7 @@ class Incoming::Impl {
 
   IncomingResult run(Acceptor& acceptor);
   bool cancel() noexcept;
+  void guest_ended() noexcept { guest_gone_.store(true); }
 
  private:
   enum class Gate { kOpen, kCancelled, kClosed };
@@ -79,8 +84,42 @@ class Incoming::Impl {
   Status check_regions(const wire::Regions& change) const;
   Status apply_regions();
   Status open_host();
-  Result<wire::Ready> load(std::uint32_t attempt);
+  Result<std::optional<wire::Ready>> load(std::uint32_t attempt);
   Status verify_full(std::uint64_t& verify_us);
+
+  // After an attempt that was given up.
+  Status take_abort_of_attempt(std::uint32_t attempt);
+  Status tell_forgotten();
+  Result<PageBitmap> find_changed();
+  [[nodiscard]] bool awaits_abort(const Error& error) const;
+
+  // Post-copy.
+  enum class Lazy : std::uint8_t {
+    kNone,
+    kAnnounced,   ///< LAZY has come: the first list of what follows is on its way.
+    kRegistered,  ///< That is here, and the lanes are the guest's.
+    kStands,      ///< The second list is here, too: OFFER may come.
+  };
+  Status check_postcopy(const wire::Hello& hello, wire::Welcome& welcome);
+  Status take_lazy(const wire::Lazy& lazy);
+  Status wait_for_urgent();
+  Status take_lazy_void_end(const wire::VoidEnd& end);
+  Status let_guest_wait();
+  void fill(session::Introductions& introductions);
+  [[nodiscard]] static Status link_is_lost();
+  Status fill_once(session::Introductions& introductions);
+  Status tell_guest_is_gone();
+  Status tell_installed();
+  Status tell_complete();
+  void tell_host_of_all();
+  std::vector<double> stalls_by_vcpu(const postcopy::TargetFigures& figures);
+  void note_lazy_figures(const postcopy::TargetFigures& figures);
+  void await_source(session::Introductions& introductions, Error lost);
+  void answer_asking(std::unique_ptr<RecordChannel> asking);
+  Status resume_filling(session::Introductions& introductions,
+                        session::Introductions::Resuming arrival);
+  void give_memory_up(Error lost);
+  Outcome end_of_memory(IncomingResult& result);
 
   // After a lost link.
   enum class Resuming { kNo, kVoids, kLanes };  ///< What is awaited on the new link.
@@ -149,14 +188,37 @@ class Incoming::Impl {
   std::atomic<std::uint64_t> heard_{0};  // Bytes from the source on its bulk lanes.
   bool resume_agreed_ = false;
   bool forward_agreed_ = false;
+  bool attempts_agreed_ = false;
+  bool memory_loaded_ = false;  // load_state() may have written to it in this attempt.
+  bool forgot_pages_ = false;   // In an attempt that was given up.
   nanoseconds resume_window_{0};
   std::optional<SteadyTime> resume_until_;  // While the source is awaited.
   std::optional<SteadyTime> lost_at_;       // Until rounds go on.
   std::optional<Error> lost_error_;
   Resuming resuming_ = Resuming::kNo;
-  PageBitmap void_set_;
-  std::pair<std::uint32_t, std::uint64_t> void_next_;  // Handle and word: VOID ascends.
-  std::uint64_t void_pages_ = 0;
+  session::VoidSet void_;
+  bool postcopy_agreed_ = false;
+  Lazy lazy_ = Lazy::kNone;
+  std::vector<std::unique_ptr<RecordChannel>> lazy_bulk_;  // Until they are lazy_target_'s.
+  std::unique_ptr<RecordChannel> lazy_urgent_;
+  /// What outlives all of this where memory is lost: who waits for it goes on waiting.
+  struct WaitingMemory {
+    ~WaitingMemory();
+    std::unique_ptr<PageLedger> ledger;  // The target's.
+    std::unique_ptr<postcopy::LazyTarget> target;
+  };
+  std::shared_ptr<WaitingMemory> waiting_;  // Made before it can be needed; empty until it is.
+  std::unique_ptr<postcopy::LazyTarget> lazy_target_;
+  nanoseconds lazy_window_{0};
+  bool tells_installed_ = false;
+  SteadyTime installed_told_at_{};
+  bool told_complete_ = false;
+  bool host_has_all_ = false;  // As far as it was told.
+  SteadyTime heard_at_{};
+  std::atomic<bool> guest_gone_{false};
+  bool filling_over_ = false;  // Nothing else is awaited, though the source has not confirmed.
+  bool memory_lost_ = false;
+  std::optional<Error> memory_error_;
   SteadyTime linger_until_{};  // While lingering.
   std::uint64_t final_apply_us_ = 0;
   std::optional<Error> early_error_;  // Before there was a driver.

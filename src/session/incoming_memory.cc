@@ -129,8 +129,10 @@ Status Incoming::Impl::take_offer(const wire::Offer& offer) {
   return {};
 }
 
-Result<wire::Ready> Incoming::Impl::load(std::uint32_t) {
-  if (!final_applied_ || !state_.complete() || pending_regions_) {
+/// Nothing: the attempt is as good as given up, and the source's word for it is on the way.
+Result<std::optional<wire::Ready>> Incoming::Impl::load(std::uint32_t) {
+  const bool all_here = lazy_ == Lazy::kNone ? final_applied_ : lazy_ == Lazy::kStands;
+  if (!all_here || !state_.complete() || pending_regions_) {
     return make_error(ErrorCode::kProtocol, "OFFER came before all memory and state")
         .at(Phase::kFinalPages);
   }
@@ -149,10 +151,16 @@ Result<wire::Ready> Incoming::Impl::load(std::uint32_t) {
   MIGRATE_TRY(verify_full(ready.verify_us));
   const auto load_begin = clock_.now();
   state_.rewind();
+  memory_loaded_ = true;
   Status loaded = guest_->load_state(state_);
+  if (loaded) loaded = let_guest_wait();
   if (!loaded) return std::move(loaded).error().at(Phase::kStateLoad);
   const auto acquire_begin = clock_.now();
   Status acquired = guest_->acquire();
+  if (!acquired && awaits_abort(acquired.error())) {
+    driver_->note_attempt(std::move(acquired).error().at(Phase::kHandover));
+    return std::optional<wire::Ready>();
+  }
   if (!acquired) return std::move(acquired).error().at(Phase::kHandover);
   const auto end = clock_.now();
   ready.state_load_us = to_us(acquire_begin - load_begin);
@@ -164,7 +172,7 @@ Result<wire::Ready> Incoming::Impl::load(std::uint32_t) {
     static_cast<void>(yielded);
     return std::move(open).error().at(Phase::kHandover);
   }
-  return ready;
+  return std::optional(ready);
 }
 
 Status Incoming::Impl::verify_full(std::uint64_t& verify_us) {
@@ -176,11 +184,15 @@ Status Incoming::Impl::verify_full(std::uint64_t& verify_us) {
     MIGRATE_TRY(guest_->pages().read(region, range, into));
     return true;
   };
+  // What is to follow is not looked at: that would fetch it.
+  PageBitmap missing;
+  if (lazy_target_ != nullptr) missing = lazy_target_->missing();
   MIGRATE_ASSIGN(const std::uint64_t digest,
-                 session::full_digest(*ledger_, *digest_, read, nullptr));
+                 session::full_digest(*ledger_, *digest_, read, &missing));
   verify_us = to_us(clock_.now() - begin);
   report_.phases_ms.verify = static_cast<double>(verify_us) / 1000;
-  report_.integrity.full = digest == offer_->full_digest ? "equal" : "unequal";
+  const char* const equal = strategy_ == Strategy::kPostcopy ? "off" : "equal";  // Holes alone.
+  report_.integrity.full = digest == offer_->full_digest ? equal : "unequal";
   if (digest == offer_->full_digest) return {};
   return make_error(ErrorCode::kIntegrity, "this host's memory is not what was received")
       .at(Phase::kVerify)

@@ -1,7 +1,5 @@
 // After a lost link: the target waits for its source to come back, and rounds go on. See "After a
 // lost link" in docs/wire-format.md.
-#include <bit>
-
 #include "base/guarded.hpp"
 #include "precopy/void_pages.hpp"
 #include "session/incoming_impl.hpp"
@@ -21,15 +19,13 @@ constexpr milliseconds kReplyPatience{1'000};
 // connection and may be this much later. A source that wants to come back loses no more than that.
 constexpr milliseconds kLastWordPatience{5};
 
-Error not_in_order(const std::string& what) {
-  return make_error(ErrorCode::kProtocol, "the source's void pages: " + what);
-}
+Error not_due() { return make_error(ErrorCode::kProtocol, "void pages came where none may"); }
 
 }  // namespace
 
 bool Incoming::Impl::in_rounds() const {
   return driver_->machine().state() == TargetState::kReceiving && !final_applied_ &&
-         !state_.begun();
+         !state_.begun() && lazy_ == Lazy::kNone;
 }
 
 bool Incoming::Impl::may_resume_after(const Error& error) const {
@@ -113,42 +109,21 @@ void Incoming::Impl::await_resume(Introductions& introductions) {
   }
   resuming_ = Resuming::kVoids;
   const std::vector<Region> regions = ledger_->regions();
-  void_set_ = PageBitmap(regions);
-  void_next_ = {};
-  void_pages_ = 0;
+  void_ = session::VoidSet(regions);
   Status sent = control_->send(wire::Resumed{round_, acknowledged_digest_}, options_.hello_timeout);
   if (!sent) serve_failure(std::move(sent).error());
 }
 
 Status Incoming::Impl::take_void(const wire::Void& pages) {
-  const PageLedger::Entry* entry = ledger_->find(pages.region.number);
-  if (resuming_ != Resuming::kVoids || entry == nullptr) {
-    return not_in_order("not expected, or of an unknown region");
-  }
-  const std::pair begin(pages.region.number, pages.first / 64);
-  PageBitmap::Segment& segment = *void_set_.find(entry->region.id);
-  if (begin < void_next_ || begin.second > segment.words.size() ||
-      pages.words.size() > segment.words.size() - begin.second) {
-    return not_in_order("they do not ascend, or lie outside their region");
-  }
-  std::copy(pages.words.begin(), pages.words.end(),
-            segment.words.begin() + static_cast<std::ptrdiff_t>(begin.second));
-  for (const std::uint64_t word : pages.words) {
-    void_pages_ += static_cast<std::uint64_t>(std::popcount(word));
-  }
-  void_next_ = {begin.first, begin.second + pages.words.size()};
-  const std::uint64_t tail = entry->region.range.count % 64;
-  if (tail != 0 && (segment.words.back() >> tail) != 0) {
-    return not_in_order("they lie outside their region");
-  }
-  return {};
+  const bool lazily = lazy_ == Lazy::kAnnounced || lazy_ == Lazy::kRegistered;
+  if (resuming_ != Resuming::kVoids && !lazily) return not_due();
+  return void_.take(pages, *ledger_);
 }
 
 Status Incoming::Impl::take_void_end(const wire::VoidEnd& end) {
-  if (resuming_ != Resuming::kVoids || end.pages != void_pages_) {
-    return not_in_order("not expected, or not all of them came");
-  }
-  precopy::make_void(*ledger_, void_set_);
+  if (resuming_ != Resuming::kVoids) return not_due();
+  MIGRATE_TRY(void_.check(end));
+  precopy::make_void(*ledger_, void_.set());
   MIGRATE_TRY(receivers_->check_open_round_is_void());
   memory_digest_ = precopy::digest_of(*ledger_, *digest_);
   if (memory_digest_ != end.digest) {
@@ -176,12 +151,12 @@ void Incoming::Impl::await_lanes(Introductions& introductions) {
 
 /// A page that nobody knows of must not be run: the source has to have sent it again.
 Status Incoming::Impl::check_nothing_is_void() const {
-  if (report_.reconnects.count == 0) return {};
+  if (lazy_target_ != nullptr || (report_.reconnects.count == 0 && !forgot_pages_)) return {};
   for (const auto& entry : ledger_->entries()) {
     if (const std::uint64_t pages = precopy::count_void(*entry); pages > 0) {
       return make_error(ErrorCode::kIntegrity, std::to_string(pages) + " pages of region " +
                                                    to_text(entry->region.id) +
-                                                   " did not come again after the link was lost")
+                                                   " did not come again after they were lost")
           .at(Phase::kVerify)
           .advise("the guest goes on at the source; send again, and please report it");
     }

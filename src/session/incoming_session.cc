@@ -53,6 +53,9 @@ void Incoming::Impl::serve_once(Introductions& introductions) {
 // After the end the source may still ask how it ended: its link may have broken at the wrong
 // moment.
 void Incoming::Impl::linger(Introductions& introductions) {
+  fill(introductions);
+  // A guest that has ended, whose source is away: what it needs to know stands in the journal.
+  if (filling_over_) return;
   const bool may_ask = driver_->ready_was_sent() && !released_;
   if (may_ask) {
     linger_until_ = clock_.now() + options_.ask_window;
@@ -104,6 +107,11 @@ void Incoming::Impl::serve_wake(Introductions& introductions) {
     replace_control(introductions, clock_.now());
     return;
   }
+  if (lazy_target_ != nullptr) {
+    if (auto lane = lazy_target_->failure()) serve_failure(*std::move(lane));
+    return;
+  }
+  if (receivers_ == nullptr) return;
   if (auto lane = receivers_->failure(); lane && resuming_ == Resuming::kNo) {
     return serve_failure(*std::move(lane));
   }
@@ -155,13 +163,17 @@ void Incoming::Impl::serve_failure(Error error) {
 bool Incoming::Impl::replace_control(Introductions& introductions, SteadyTime until) {
   auto asking = introductions.take_asking(until);
   if (asking == nullptr) return false;
+  answer_asking(std::move(asking));
+  return true;
+}
+
+void Incoming::Impl::answer_asking(std::unique_ptr<RecordChannel> asking) {
   say("asked", "the source reconnected and asks what became of the guest", Phase::kHandover);
   driver_->use(asking.get());
   control_ = std::move(asking);
   asked_ = true;
   link_lost_ = false;
   driver_->drive(TargetEvent::Kind::kAsk);
-  return true;
 }
 
 /// For errors of an attempt.
@@ -176,7 +188,13 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
   if (driver_->machine().ended() && !is_of_the_end(record.header.type)) return {};
   const bool of_rounds = record.header.type == wire::RecordType::kRegions ||
                          record.header.type == wire::RecordType::kBarrier ||
-                         record.header.type == wire::RecordType::kOffer;
+                         record.header.type == wire::RecordType::kOffer ||
+                         record.header.type == wire::RecordType::kLazy;
+  const bool of_pages = record.header.type == wire::RecordType::kRegions ||
+                        record.header.type == wire::RecordType::kBarrier;
+  if (lazy_ != Lazy::kNone && of_pages) {
+    return RecordChannel::unexpected(record, wire::RecordType::kVoidEnd);
+  }
   if (resuming_ != Resuming::kNo && (of_rounds || is_state(record.header.type))) {
     return RecordChannel::unexpected(record, wire::RecordType::kVoidEnd);
   }
@@ -196,7 +214,11 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
     }
     case wire::RecordType::kVoidEnd: {
       MIGRATE_ASSIGN(const auto end, wire::decode<wire::VoidEnd>(record.body));
-      return take_void_end(end);
+      return lazy_ != Lazy::kNone ? take_lazy_void_end(end) : take_void_end(end);
+    }
+    case wire::RecordType::kLazy: {
+      MIGRATE_ASSIGN(const auto lazy, wire::decode<wire::Lazy>(record.body));
+      return take_lazy(lazy);
     }
     case wire::RecordType::kRegions: {
       MIGRATE_ASSIGN(auto regions, wire::decode<wire::Regions>(record.body));
@@ -235,6 +257,10 @@ Status Incoming::Impl::take(const RecordChannel::Record& record) {
       return take_forward(std::move(forward));
     }
     case wire::RecordType::kReleased:
+      if (lazy_target_ != nullptr && driver_->machine().ended() && !lazy_target_->complete()) {
+        return make_error(ErrorCode::kProtocol,
+                          "the source has let the guest go, and some of its memory is not here");
+      }
       released_ = driver_->machine().ended();
       return {};
     default:
@@ -300,15 +326,7 @@ Status Incoming::Impl::take_forward(wire::Forward forward) {
 
 Status Incoming::Impl::take_abort(wire::Abort abort) {
   const auto& machine = driver_->machine();
-  if (abort.scope == wire::AbortScope::kAttempt) {
-    // Of an attempt before the current one: it has ended already, and its end has been served.
-    if (machine.ended() || abort.attempt < machine.attempt()) return {};
-    state_.reset();
-    offer_.reset();
-    driver_->drive(TargetEvent::Kind::kAbort, abort.attempt, abort.scope);
-    if (std::exchange(final_applied_, false) && !machine.ended()) receivers_->pass_barrier();
-    return {};
-  }
+  if (abort.scope == wire::AbortScope::kAttempt) return take_abort_of_attempt(abort.attempt);
   driver_->remember(std::move(abort.error).on(Side::kSource));
   // A source that had to ask waits for the answer to this, and may ask again.
   released_ = !machine.committed() && !asked_;

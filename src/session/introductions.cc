@@ -185,7 +185,9 @@ void Introductions::introduce(Pending& pending) {
   if (!record) {
     Error error = std::move(record).error();
     if (stopping) {
-      error = make_error(ErrorCode::kCancelled, "receiving was cancelled");
+      error =
+          make_error(ErrorCode::kCancelled, "the target ended the session as this connection came")
+              .advise("see what the target reports, and whether all connections reach it");
     } else if (error.code == ErrorCode::kTimeout || error.code == ErrorCode::kCancelled) {
       error = make_error(ErrorCode::kTimeout, "the connection did not introduce itself in time");
     }
@@ -236,13 +238,20 @@ Status Introductions::check_join(const Channel& channel, const wire::Join& join)
   }
   MIGRATE_TRY(check_peer(channel));
   const std::size_t number = join.lane.number;
-  // After a lost link the newest counts: one that the source has given up may still have come.
-  if (join.role != wire::LaneRole::kBulk || number < 1 || number > lanes_.size() ||
-      (lanes_[number - 1] != nullptr && !rejoining_)) {
+  if (!is_wanted(join)) {
     return make_error(ErrorCode::kProtocol,
                       "lane " + std::to_string(number) + " is not wanted, or has joined already");
   }
   return {};
+}
+
+/// After a lost link the newest counts: one that the source has given up may still have come.
+bool Introductions::is_wanted(const wire::Join& join) const {
+  const std::size_t number = join.lane.number;
+  if (join.role == wire::LaneRole::kUrgent) {
+    return urgent_wanted_ && number == lanes_wanted_ + 1 && (urgent_ == nullptr || rejoining_);
+  }
+  return number >= 1 && number <= lanes_.size() && (lanes_[number - 1] == nullptr || rejoining_);
 }
 
 void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire::Join& join) {
@@ -257,8 +266,12 @@ void Introductions::take_join(std::unique_ptr<RecordChannel> channel, const wire
   {
     MutexLock lock(mutex_);
     if (!check_join(channel->channel(), join)) return;
-    if (lanes_[join.lane.number - 1] == nullptr) ++joined_;
-    lanes_[join.lane.number - 1] = std::move(channel);
+    if (join.role == wire::LaneRole::kUrgent) {
+      urgent_ = std::move(channel);
+    } else {
+      if (lanes_[join.lane.number - 1] == nullptr) ++joined_;
+      lanes_[join.lane.number - 1] = std::move(channel);
+    }
     changed_.notify_all();
   }
   context_.on_lane();
@@ -318,6 +331,11 @@ void Introductions::take_resume(std::unique_ptr<RecordChannel> channel,
   context_.on_news();
 }
 
+bool Introductions::stopped() {
+  MutexLock lock(mutex_);
+  return stopping_;
+}
+
 bool Introductions::has_resuming() {
   MutexLock lock(mutex_);
   return resuming_.has_value();
@@ -328,11 +346,27 @@ std::optional<Introductions::Resuming> Introductions::take_resuming(SteadyClock:
   while (!resuming_ && !stopping_) {
     if (!changed_.wait_until(mutex_, until)) break;
   }
+  return take_resuming_now();
+}
+
+Introductions::Back Introductions::take_resuming_or_asking(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (!resuming_ && asking_ == nullptr && !stopping_) {
+    if (!changed_.wait_until(mutex_, until)) break;
+  }
+  Back back;
+  back.resuming = take_resuming_now();
+  if (!back.resuming) back.asking = std::move(asking_);
+  return back;
+}
+
+std::optional<Introductions::Resuming> Introductions::take_resuming_now() {
   if (!resuming_) return std::nullopt;
   // Lanes that joined for an earlier RESUME are gone with it.
   lanes_.clear();
   lanes_.resize(lanes_wanted_);
   joined_ = 0;
+  urgent_.reset();
   rejoining_ = true;
   return std::exchange(resuming_, std::nullopt);
 }
@@ -350,8 +384,9 @@ Result<Introductions::Arrival> Introductions::wait_for_hello() {
 }
 
 void Introductions::expect(const wire::SessionId& session, const wire::JoinSecret& secret,
-                           const wire::Hasher& hasher, std::uint16_t lanes) {
+                           const wire::Hasher& hasher, std::uint16_t lanes, bool urgent) {
   MutexLock lock(mutex_);
+  urgent_wanted_ = urgent;
   expecting_ = true;
   session_ = session;
   secret_ = secret;
@@ -376,6 +411,14 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> Introductions::wait_for_lane
                                              std::to_string(lanes_.size()) +
                                              " lanes joined the session in time")
       .advise("check that the source still runs and that all its connections reach this port");
+}
+
+std::unique_ptr<RecordChannel> Introductions::take_urgent(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (urgent_ == nullptr && !stopping_ && !resuming_) {
+    if (!changed_.wait_until(mutex_, until)) break;
+  }
+  return resuming_ ? nullptr : std::move(urgent_);
 }
 
 std::unique_ptr<RecordChannel> Introductions::take_asking(SteadyClock::time_point until) {

@@ -49,8 +49,11 @@ class Introductions {
   Result<Arrival> wait_for_hello();
 
   /// From now on JOIN, ASK and RESUME of this session are let in, from the peer that said HELLO.
+  /// `urgent`: so is an urgent lane, which need not come.
   void expect(const wire::SessionId& session, const wire::JoinSecret& secret,
-              const wire::Hasher& hasher, std::uint16_t lanes);
+              const wire::Hasher& hasher, std::uint16_t lanes, bool urgent = false);
+  /// The urgent lane; nullptr when it has not joined by `until`, or a RESUME came instead.
+  std::unique_ptr<RecordChannel> take_urgent(std::chrono::steady_clock::time_point until);
   /// Waits until all lanes have joined; in order of their numbers. Fails with kLinkLost when a
   /// RESUME comes instead.
   Result<std::vector<std::unique_ptr<RecordChannel>>> wait_for_lanes(nanoseconds timeout);
@@ -61,7 +64,14 @@ class Introductions {
   /// The newest connection that said RESUME; nullopt when none did by `until`. Lanes must join
   /// again.
   std::optional<Resuming> take_resuming(std::chrono::steady_clock::time_point until);
+  /// The same or the newest connection that asked, whichever is there; neither by `until`.
+  struct Back {
+    std::optional<Resuming> resuming;
+    std::unique_ptr<RecordChannel> asking;
+  };
+  Back take_resuming_or_asking(std::chrono::steady_clock::time_point until);
   [[nodiscard]] bool has_resuming();
+  [[nodiscard]] bool stopped();  ///< interrupt() was called.
 
   /// Ends all waiting; any thread.
   void interrupt() noexcept;
@@ -82,8 +92,10 @@ class Introductions {
   void take_resume(std::unique_ptr<RecordChannel> channel, const wire::Resume& resume);
   Status check_resume(const Channel& channel, const wire::Resume& resume) MIGRATE_REQUIRES(mutex_);
   Status check_join(const Channel& channel, const wire::Join& join) MIGRATE_REQUIRES(mutex_);
+  [[nodiscard]] bool is_wanted(const wire::Join& join) const MIGRATE_REQUIRES(mutex_);
   /// Of a connection that knows the session's secret: it must be the one that was told.
   Status check_peer(const Channel& channel) MIGRATE_REQUIRES(mutex_);
+  std::optional<Resuming> take_resuming_now() MIGRATE_REQUIRES(mutex_);
   void reap(bool all);
   nanoseconds until_next_deadline();
   void interrupt_late() MIGRATE_REQUIRES(mutex_);
@@ -101,6 +113,8 @@ class Introductions {
   wire::JoinSecret secret_ MIGRATE_GUARDED_BY(mutex_);
   wire::Hasher hasher_ MIGRATE_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<RecordChannel>> lanes_ MIGRATE_GUARDED_BY(mutex_);
+  bool urgent_wanted_ MIGRATE_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<RecordChannel> urgent_ MIGRATE_GUARDED_BY(mutex_);
   std::size_t joined_ MIGRATE_GUARDED_BY(mutex_) = 0;
   std::size_t lanes_wanted_ MIGRATE_GUARDED_BY(mutex_) = 0;
   bool rejoining_ MIGRATE_GUARDED_BY(mutex_) = false;  // After a RESUME.

@@ -51,27 +51,22 @@ OutgoingResult Outgoing::Impl::run(Connector& connector) {
   }
   if (ready) {
     report_.phases_ms.setup = elapsed_ms();
-    phase_ = Phase::kRounds;
-    if (options_.strategy != Strategy::kStopCopy) ready = guarded([&] { return precopy(); });
-    report_.phases_ms.rounds = elapsed_ms() - report_.phases_ms.setup;
+    ready = guarded([&] { return hand_over(); });
   }
-  if (ready) {
-    switchover();
-  } else {
-    driver_->fail(explain(std::move(ready).error()));
+  if (!ready) {
     // The guest is the user's again, whatever the target still has to hear.
     undo_throttle();
-    if (!driver_->told_end()) {
-      // Where there is no memory for it the target's window ends the session.
-      Status told = guarded([&] { return tell_end_anew(); });
-      static_cast<void>(told);
-    }
+    driver_->fail(explain(std::move(ready).error()));
   }
+  // Where there is no memory for it the target's window ends the session.
+  Status told = guarded([&] { return tell_end_anew(); });
+  static_cast<void>(told);
   conclude(result);
   return result;
 }
 
 Status Outgoing::Impl::setup(Connector& connector) {
+  MIGRATE_TRY(check_attempts());
   session::fill_random(session_id_.bytes);
   MIGRATE_ASSIGN(description_, guest_->describe());
   connector_ = &connector;
@@ -85,7 +80,8 @@ Status Outgoing::Impl::setup(Connector& connector) {
   }
   rounds_ = std::make_unique<precopy::Rounds>(precopy::Rounds::Context{
       guest_->pages(), guest_->tracker(), *ledger_, *digest_, senders_.get(), &driver_->control(),
-      clock_, options_.peer_timeout, [this](std::uint64_t pages) { return on_progress(pages); }});
+      clock_, options_.peer_timeout, [this](std::uint64_t pages) { return on_progress(pages); },
+      [this](const precopy::DirtySample& sample) { return on_sample(sample); }});
   return {};
 }
 
@@ -102,6 +98,7 @@ Status Outgoing::Impl::make_session(Connector& connector) {
   declared_load_ms_ = static_cast<double>(opened->welcome.load_us) / 1000;
   agreed_ = {opened->welcome.encodings, opened->welcome.codecs};
   resume_agreed_ = (opened->welcome.features & wire::kFeatureResume) != 0;
+  postcopy_agreed_ = (opened->welcome.features & wire::kFeaturePostcopy) != 0;
   const bool forward = (opened->welcome.features & wire::kFeatureForward) != 0;
   if (options_.forward.count() > 0 && !forward) {
     say("forward-unavailable",
@@ -135,6 +132,9 @@ Status Outgoing::Impl::make_session(Connector& connector) {
           },
       .make_offer = [this](std::uint32_t attempt) { return make_offer(attempt); },
       .hash_took = [this] { return verify_took_; },
+      .lanes_failure = [this]() -> std::optional<Error> {
+        return lazy_source_ != nullptr ? lazy_source_->failure() : std::nullopt;
+      },
       .packets = forward ? guest_->waiting_packets() : nullptr};
   driver_ = std::make_unique<SourceDriver>(std::move(context), std::move(opened->control));
   watch(&driver_->control().channel());
@@ -197,9 +197,11 @@ Error Outgoing::Impl::explain(Error error) {
   }
   error.side = Side::kSource;
   if (error.code != ErrorCode::kLinkLost && error.code != ErrorCode::kCancelled) return error;
-  const auto until = clock_.now() + kExplainPatience;
+  auto until = clock_.now() + kExplainPatience;
+  // The guest may stand.
+  if (attempt_until_) until = std::min(until, *attempt_until_);
   while (clock_.now() < until) {
-    auto record = driver_->control().receive(until - clock_.now());
+    auto record = driver_->control().receive_whole(until);
     if (record && record->header.type != wire::RecordType::kDiscarded) continue;
     if (record) {
       auto discarded = wire::decode<wire::Discarded>(record->body);
@@ -228,6 +230,8 @@ void Outgoing::Impl::fail_before_session(Error error, OutgoingResult& result) {
 
 void Outgoing::Impl::conclude(OutgoingResult& result) {
   watch(nullptr);
+  note_lazy_figures();
+  lazy_source_.reset();
   drop_lanes();
   const SourceState state = driver_->machine().state();
   report_.error = driver_->error();
@@ -271,7 +275,18 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
                         .at(Phase::kHandover)
                         .on(Side::kTarget);
   }
-  if (result.outcome == Outcome::kUncertain) {
+  const bool owes = driver_->machine().doubt() == session::Doubt::kPagesOwed;
+  if (result.outcome == Outcome::kUncertain && owes) {
+    Error error = make_error(ErrorCode::kUncertain,
+                             std::string(session::to_text(driver_->machine().doubt())));
+    if (report_.error) error.message += " (" + report_.error->message + ")";
+    report_.error = std::move(error)
+                        .advise(
+                            "see the target's output for what it lacks; once it is given up, "
+                            "`migrate resolve NAME --release --force` drops what is kept here")
+                        .at(Phase::kPostcopy)
+                        .on(Side::kSource);
+  } else if (result.outcome == Outcome::kUncertain) {
     const std::string_view doubt = session::to_text(driver_->machine().doubt());
     Error error = make_error(ErrorCode::kUncertain,
                              "it is not known whether the guest runs at the target; it is kept "
@@ -295,11 +310,29 @@ void Outgoing::Impl::conclude(OutgoingResult& result) {
   result.guest = std::move(guest_);
 }
 
+/// What the guest moved by, which may be more than was asked for, or less.
+Strategy Outgoing::Impl::strategy_taken() const {
+  if (options_.strategy == Strategy::kPostcopy || options_.strategy == Strategy::kStopCopy) {
+    return options_.strategy;
+  }
+  return lazy_ ? Strategy::kHybrid : Strategy::kPrecopy;
+}
+
+void Outgoing::Impl::note_lazy_figures() {
+  if (lazy_source_ == nullptr) return;
+  const auto figures = lazy_source_->figures();
+  report_.pages.demand = figures.demanded;
+  report_.pages.pushed = figures.pushed;
+  bulk_.raw += figures.raw;
+  bulk_.zero += figures.zero;
+  bulk_.wire_bytes += figures.wire_bytes;
+  bulk_.cpu += figures.cpu;
+}
+
 void Outgoing::Impl::fill_report(OutgoingResult& result) {
   report_.outcome = result.outcome;
   report_.side = Side::kSource;
-  report_.strategy =
-      to_string(options_.strategy == Strategy::kAuto ? Strategy::kPrecopy : options_.strategy);
+  report_.strategy = to_string(strategy_taken());
   report_.session = to_text(session_id_);
   for (const OptionSpec& option : outgoing_option_registry()) {
     report_.options.emplace_back(option.name, option.get(options_));

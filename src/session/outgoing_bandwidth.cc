@@ -18,10 +18,21 @@ std::uint64_t Outgoing::Impl::switchover_bandwidth() const {
 }
 
 void Outgoing::Impl::make_limiter() {
-  const precopy::BandwidthLimits limits{options_.bandwidth_bytes_per_s, switchover_bandwidth()};
+  const forecast::BandwidthLimits limits{options_.bandwidth_bytes_per_s, switchover_bandwidth()};
   page_cost_.emplace(limits, options_.compress.mode != CompressionChoice::Mode::kNone);
-  if (limits.round == 0 && limits.switchover == 0) return;
+  // Policies that want less of a round than the user allows.
+  const bool adapts =
+      options_.custom_policy != nullptr || options_.policy.kind == PolicyChoice::Kind::kXen;
+  if (limits.round == 0 && limits.switchover == 0 && !adapts) return;
   limiter_ = std::make_unique<RateLimiter>(limits.round, kBurst);
+}
+
+/// What a policy wants of the next rounds; 0: the user's own limit.
+void Outgoing::Impl::use_round_rate(std::uint64_t bytes_per_s) {
+  if (limiter_ == nullptr) return;
+  page_cost_->set_round_limit(bytes_per_s);
+  limiter_->set_rate(bytes_per_s != 0 ? bytes_per_s : options_.bandwidth_bytes_per_s,
+                     std::chrono::steady_clock::now());
 }
 
 /// What the control lane has sent (device state, above all) counts, but never waits: lanes that

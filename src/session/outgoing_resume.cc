@@ -4,10 +4,12 @@
 #include <algorithm>
 
 #include "session/outgoing_impl.hpp"
+#include "session/void_stream.hpp"
 
 namespace migrate {
 namespace {
 
+using session::SourceState;
 using std::chrono::duration;
 using std::chrono::milliseconds;
 
@@ -68,8 +70,8 @@ void Outgoing::Impl::drop_lanes() {
 /// when they cannot: `lost` when the time is over.
 Result<std::optional<precopy::RoundOutcome>> Outgoing::Impl::reconnect(Error lost) {
   const auto begin = clock_.now();
-  const auto until =
-      begin + options_.reconnect - std::min<nanoseconds>(without_link_, options_.reconnect);
+  const auto window = reconnect_in_rounds(options_);
+  const auto until = begin + window - std::min<nanoseconds>(without_link_, window);
   say("reconnecting", "the link was lost, connecting again: " + lost.message, Phase::kRounds);
   driver_->control().channel().shutdown();
   drop_lanes();
@@ -95,17 +97,21 @@ Result<std::optional<precopy::RoundOutcome>> Outgoing::Impl::reconnect(Error los
   if (gate_.load() == Gate::kCancelled) {
     return make_error(ErrorCode::kCancelled, "the migration was cancelled");
   }
-  lost.message += "; connecting again did not help within " + format_duration(options_.reconnect);
+  lost.message += "; connecting again did not help within " + format_duration(window);
   if (!last.empty()) lost.message += " (" + last + ")";
   return std::move(lost).advise(
       "check the link and the target's output, then send again; --reconnect waits longer");
+}
+
+void Outgoing::Impl::grow_backoff() {
+  backoff_ = std::clamp<nanoseconds>(backoff_ * 2, kBackoffFirst, kBackoffMax);
 }
 
 /// An error when there is no time for another try, or the migration was cancelled.
 Status Outgoing::Impl::pause_before_connecting(SteadyTime until) {
   const auto now = clock_.now();
   const auto next = std::min(until, now + backoff_);
-  backoff_ = std::clamp<nanoseconds>(backoff_ * 2, kBackoffFirst, kBackoffMax);
+  grow_backoff();
   MutexLock lock(watch_mutex_);
   while (gate_.load() != Gate::kCancelled && clock_.now() < next) {
     cancelled_.wait_until(watch_mutex_, next);
@@ -114,13 +120,9 @@ Status Outgoing::Impl::pause_before_connecting(SteadyTime until) {
   return make_error(ErrorCode::kTimeout, "there is no time left to connect again");
 }
 
-/// One try, from connecting to the lanes.
-Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, SteadyTime until) {
-  OutgoingOptions hasty = options_;
-  const auto left = std::chrono::ceil<milliseconds>(until - clock_.now());
-  hasty.connect_timeout = std::min(options_.connect_timeout, left);
-  hasty.hello_timeout = std::min(options_.hello_timeout, left);
-  const session::SourceKeys& keys = driver_->keys();
+/// A new control lane, before anything is said on it.
+Result<std::unique_ptr<RecordChannel>> Outgoing::Impl::connect_to_target(
+    const OutgoingOptions& hasty) {
   use_connector(connector_);
   auto channel = connector_->connect(hasty.connect_timeout);
   use_connector(nullptr);
@@ -135,9 +137,20 @@ Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, Stea
                       (*channel)->peer() + " is not the host that took the session")
         .advise("check where the target's address leads to");
   }
+  return std::make_unique<RecordChannel>(*std::move(channel), driver_->keys().hasher);
+}
+
+/// One try, from connecting to the lanes.
+Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, SteadyTime until) {
+  OutgoingOptions hasty = options_;
+  const auto left = std::chrono::ceil<milliseconds>(until - clock_.now());
+  hasty.connect_timeout = std::min(options_.connect_timeout, left);
+  hasty.hello_timeout = std::min(options_.hello_timeout, left);
+  const session::SourceKeys& keys = driver_->keys();
+  MIGRATE_ASSIGN(auto connected, connect_to_target(hasty));
   watch(nullptr);
   control_booked_ = 0;
-  driver_->replace_control(std::make_unique<RecordChannel>(*std::move(channel), keys.hasher));
+  driver_->replace_control(std::move(connected));
   RecordChannel& control = driver_->control();
   control.set_mid_record_idle(options_.peer_timeout);
   watch(&control.channel());
@@ -158,10 +171,14 @@ Status Outgoing::Impl::resume(std::optional<precopy::RoundOutcome>& closed, Stea
   return {};
 }
 
-/// The session is over before COMMIT, and the target, which may wait for RESUME, has not been told:
-/// one try to reach it.
+/// The session is over before OFFER, and the target, which may wait for RESUME, has not been told:
+/// one try to reach it. It waits also where a lane of the final pages was lost before it had read
+/// that the rounds are over.
 Status Outgoing::Impl::tell_end_anew() {
-  if (!resume_agreed_ || phase_ != Phase::kRounds) return {};
+  const bool kept = driver_->machine().state() == SourceState::kKept;
+  const bool offered = phase_ == Phase::kHandover || phase_ == Phase::kPostcopy;
+  if (!kept || offered || !resume_agreed_ || driver_->told_end()) return {};
+  undo_throttle();  // The guest runs here, and this may take a while.
   const auto until = clock_.now() + kEndPatience;
   const auto left = [&] { return std::max<nanoseconds>(until - clock_.now(), milliseconds(1)); };
   const session::SourceKeys& keys = driver_->keys();
@@ -185,18 +202,7 @@ Status Outgoing::Impl::tell_end_anew() {
 Status Outgoing::Impl::tell_void_pages() {
   RecordChannel& control = driver_->control();
   const PageBitmap& set = rounds_->void_set();
-  for (const auto& segment : set.segments()) {
-    const PageLedger::Entry* entry = ledger_->find(segment.region.id);
-    MIGRATE_CHECK(entry != nullptr);
-    for (std::size_t at = 0; at < segment.words.size(); at += wire::kVoidWordsMax) {
-      const auto first = segment.words.begin() + static_cast<std::ptrdiff_t>(at);
-      const std::size_t count = std::min(wire::kVoidWordsMax, segment.words.size() - at);
-      const auto end = first + static_cast<std::ptrdiff_t>(count);
-      if (std::all_of(first, end, [](std::uint64_t word) { return word == 0; })) continue;
-      const wire::Void pages{wire::RegionHandle{entry->handle}, at * 64, {first, end}};
-      MIGRATE_TRY(control.send(pages, options_.peer_timeout));
-    }
-  }
+  MIGRATE_TRY(session::send_void(control, set, *ledger_, options_.peer_timeout));
   MIGRATE_TRY(control.send(wire::VoidEnd{set.count(), rounds_->digest()}, options_.peer_timeout));
   MIGRATE_ASSIGN(const auto voided, control.expect<wire::Voided>(options_.peer_timeout));
   if (voided.digest == rounds_->digest()) return {};

@@ -24,23 +24,35 @@ constexpr std::chrono::microseconds kSamplePause{50};
 void Outgoing::Impl::switchover() {
   phase_ = Phase::kQuiesce;
   say("switchover", "pausing the guest", Phase::kQuiesce);
+  attempt_start_ms_ = elapsed_ms();
+  full_digest_.reset();
+  verify_took_ = nanoseconds(0);
   driver_->drive(SourceEvent::Kind::kBegin);
   if (driver_->machine().state() != SourceState::kPaused) return;
   use_switchover_bandwidth();
-  if (Status sent = guarded([&] { return send_everything(); }); !sent) {
-    return driver_->fail(explain(std::move(sent).error()));
+  bound_attempt();
+  Status sent = guarded([&] { return send_everything(); });
+  if (sent) sent = in_time();
+  if (!sent) {
+    Error error = std::move(sent).error();
+    if (was_late(error)) return driver_->drive(SourceEvent::Kind::kHardDeadline);
+    return driver_->fail(explain(std::move(error)));
   }
   phase_ = Phase::kHandover;
-  driver_->drive(SourceEvent::Kind::kOfferable);
+  auto offerable = driver_->event(SourceEvent::Kind::kOfferable);
+  offerable.lazy = lazy_;
+  driver_->drive(offerable);
   if (driver_->machine().state() == SourceState::kOffered) {
     if (Status clean = guarded([&] { return sample_clean_pages(); }); !clean) {
       return driver_->fail(std::move(clean).error().at(Phase::kVerify).on(Side::kSource));
     }
   }
   driver_->settle();
-  if (driver_->machine().state() == SourceState::kReleased) {
+  const SourceState state = driver_->machine().state();
+  if (state == SourceState::kReleased || state == SourceState::kServing) {
     report_.integrity.digest = "equal";
-    if (full_digest_) report_.integrity.full = "equal";
+    // Of pure post-copy nothing is here to be hashed, but holes.
+    if (full_digest_ && options_.strategy != Strategy::kPostcopy) report_.integrity.full = "equal";
   }
 }
 
@@ -52,16 +64,29 @@ Status Outgoing::Impl::send_everything() {
   phase_ = Phase::kStateSave;
   SteadyTime inner_begin{};
   nanoseconds inner{0};
-  session::StateSender state(driver_->control(), options_.peer_timeout, [&]() -> Status {
-    inner_begin = clock_.now();
-    phase_ = Phase::kFinalSync;
-    if (paused_all_along) MIGRATE_TRY(rounds_->start_paused());
-    MIGRATE_TRY(rounds_->begin_final());
-    phase_ = Phase::kStateSave;
-    inner = clock_.now() - inner_begin;
-    return {};
-  });
+  PageBitmap late;  // With post-copy: what was written since that was announced.
+  session::StateSender state(
+      driver_->control(), options_.peer_timeout,
+      [&]() -> Status {
+        inner_begin = clock_.now();
+        phase_ = Phase::kFinalSync;
+        if (paused_all_along) MIGRATE_TRY(rounds_->start_paused());
+        if (lazy_) {
+          MIGRATE_ASSIGN(late, rounds_->finish_lazy([this](PageBitmap& set) { widen(set); }));
+        } else {
+          MIGRATE_TRY(rounds_->begin_final());
+        }
+        phase_ = Phase::kStateSave;
+        inner = clock_.now() - inner_begin;
+        return {};
+      },
+      [this] { return in_time(); });
   Status saved = guest_->save_state(state);
+  if (late_ || !saved) {
+    // No section stays open where the link can still say so.
+    Status closed = state.close();
+    if (saved) MIGRATE_TRY(std::move(closed));
+  }
   if (!saved) return std::move(saved).error().on(Side::kSource);
   MIGRATE_TRY(state.finish());
   book_control();
@@ -69,6 +94,10 @@ Status Outgoing::Impl::send_everything() {
   // Pages began to leave inside the save; what of that was the collect is told apart.
   final_begin_ = clock_.now() - (inner - rounds_->final_collect());
   phase_ = Phase::kFinalPages;
+  if (lazy_) {
+    MIGRATE_TRY(offer_lazily(late));
+    return verify_full();
+  }
   // Hashing is not counted as downtime, so nothing may be under way beside it.
   const bool full = options_.verify == VerifyMode::kFull;
   MIGRATE_ASSIGN(const auto outcome, rounds_->finish_final(full));
@@ -92,6 +121,7 @@ Status Outgoing::Impl::verify_full() {
   };
   MIGRATE_ASSIGN(full_digest_, session::full_digest(*ledger_, *digest_, read, &rounds_->holes()));
   verify_took_ = clock_.now() - begin;
+  extend_attempt(verify_took_);
   if (*full_digest_ != rounds_->digest()) {
     report_.integrity.full = "unequal";
     return make_error(ErrorCode::kIntegrity,
@@ -111,12 +141,12 @@ Status Outgoing::Impl::sample_clean_pages() {
   const auto stop = [&] {
     const bool news = looked_at % kSampleStep == 0 && driver_->control().has_news(kSamplePause);
     const bool enough = looked_at++ >= kSamplePagesMin;
-    return news && enough;
+    return (news && enough) || !in_time();
   };
   auto sampled =
       session::sample_pages(*ledger_, *digest_, read, &rounds_->holes(), kSamplePagesMax, stop);
   if (sampled) {
-    report_.integrity.sampled = "equal";
+    if (options_.strategy != Strategy::kPostcopy) report_.integrity.sampled = "equal";
     return {};
   }
   // A page that could not be read, or a link that was lost meanwhile, is neither.
@@ -136,7 +166,11 @@ wire::Offer Outgoing::Impl::make_offer(std::uint32_t attempt) const {
 }
 
 Status Outgoing::Impl::check_ready(const wire::Ready& ready) {
-  if (ready.digest == rounds_->digest()) return {};
+  if (ready.digest == rounds_->digest()) {
+    // It has the list of what it lacks.
+    if (lazy_source_ != nullptr) lazy_source_->lead(lazy_first_);
+    return {};
+  }
   report_.integrity.digest = "unequal";
   return make_error(ErrorCode::kIntegrity,
                     "the target's memory has another digest than what was sent")

@@ -19,7 +19,8 @@ constexpr milliseconds kAbortPatience{200};
 // A target that is not reached by ABORT holds its locks until its lease has run out: 10 s unless it
 // was told otherwise, and as much again for a loaded host. Only kBusy is worth waiting for.
 constexpr milliseconds kReclaimPatience{20'000};
-constexpr milliseconds kReclaimPause{20};
+constexpr milliseconds kReclaimPauseFirst{1};
+constexpr milliseconds kReclaimPauseMax{20};
 // An operator who resolves by hand waits at the terminal, and has seen the long window pass.
 constexpr milliseconds kOperatorPatience{10'000};
 // How long a target may ask for patience after OFFER, while the guest stands still. What it does
@@ -47,6 +48,7 @@ void SourceDriver::use(Connector& connector) {
   context_.say = [](const std::string&, const std::string&) {};
   context_.options.ask_window =
       std::min<milliseconds>(context_.options.ask_window, kOperatorPatience);
+  resolving_ = true;
   ask_until_.reset();
   backoff_ = nanoseconds{0};
   error_.reset();
@@ -63,6 +65,7 @@ SourceEvent SourceDriver::event(Kind kind) const {
 void SourceDriver::drive(Kind kind) { drive(event(kind)); }
 
 void SourceDriver::drive(SourceEvent first) {
+  lazy_ = lazy_ || first.lazy;
   std::optional<SourceEvent> next = first;
   while (next) {
     const SourceActions actions = machine_.on(*next);
@@ -99,6 +102,7 @@ std::optional<SourceEvent> SourceDriver::perform(const SourceAction& action, boo
       }
       return std::nullopt;
     case ActionKind::kSendOffer: {
+      offered_ = true;
       auto result =
           send(control_->send(context_.make_offer(action.attempt), context_.options.peer_timeout));
       times_.offered_at = context_.clock.now();
@@ -107,6 +111,8 @@ std::optional<SourceEvent> SourceDriver::perform(const SourceAction& action, boo
       return result;
     }
     case ActionKind::kSendCommit:
+      // From here on there is no way back, and nothing may stay behind unsent.
+      set_hard_deadline(std::nullopt);
       return send(control_->send(wire::Commit{action.attempt}, context_.options.peer_timeout));
     case ActionKind::kSendAbort:
       send_abort(action);
@@ -142,6 +148,7 @@ std::optional<SourceEvent> SourceDriver::send(Status sent) {
 }
 
 std::optional<SourceEvent> SourceDriver::pause_guest(bool& skip_rest) {
+  offered_ = abort_owed_ = false;
   auto paused = context_.guest.pause();
   times_.paused_at = context_.clock.now();
   if (!paused) {
@@ -157,16 +164,33 @@ std::optional<SourceEvent> SourceDriver::pause_guest(bool& skip_rest) {
 
 void SourceDriver::send_abort(const SourceAction& action) {
   if (control_ == nullptr || link_failed_) return;
-  Error reason = error_.value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
+  // The target hears of it between rounds only.
+  abort_owed_ = action.scope == AbortScope::kAttempt && !offered_;
+  if (abort_owed_) return;
+  Error reason = action.scope == AbortScope::kAttempt
+                     ? out_of_time()
+                     : error_.value_or(make_error(ErrorCode::kCancelled, "the source gave up"));
   // A cancel that is still on its way must not meet the word that says so.
   context_.watch(nullptr);
   control_->channel().resume_after_interrupt();
   const auto scope = action.scope == AbortScope::kAttempt ? wire::AbortScope::kAttempt
                                                           : wire::AbortScope::kSession;
   // The first ABORT may fail on a link that is gone; nothing depends on it.
-  told_end_ = static_cast<bool>(
-      control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, kAbortPatience));
+  // Of an attempt: the session goes on, and what does not leave now leaves while the guest runs.
+  const nanoseconds patience = hard_deadline_ && scope == wire::AbortScope::kAttempt
+                                   ? nanoseconds(context_.options.peer_timeout)
+                                   : kAbortPatience;
+  const bool told = static_cast<bool>(
+      control_->send(wire::Abort{action.attempt, scope, std::move(reason)}, patience));
+  told_end_ = told && action.scope == AbortScope::kSession;
   if (scope == wire::AbortScope::kAttempt) context_.watch(&control_->channel());
+}
+
+/// A target that has started a guest whose memory follows needs it for as long as it waits.
+nanoseconds SourceDriver::ask_window() const {
+  const nanoseconds window = context_.options.ask_window;
+  if (!lazy_ || resolving_) return window;
+  return std::max<nanoseconds>(window, reconnect_of_postcopy(context_.options));
 }
 
 std::optional<SourceEvent> SourceDriver::connect() {
@@ -174,7 +198,7 @@ std::optional<SourceEvent> SourceDriver::connect() {
   control_.reset();
   forwarder_.stop();
   if (!ask_until_) {
-    ask_until_ = context_.clock.now() + context_.options.ask_window;
+    ask_until_ = context_.clock.now() + ask_window();
     context_.say("reconnecting",
                  "the link was lost after COMMIT: asking the target what became of "
                  "the guest");
@@ -210,14 +234,15 @@ std::optional<SourceEvent> SourceDriver::ask_arbiter() {
 
 std::optional<SourceEvent> SourceDriver::reclaim() {
   const auto until = context_.clock.now() + kReclaimPatience;
-  for (;;) {
+  for (nanoseconds pause = kReclaimPauseFirst;;
+       pause = std::min<nanoseconds>(pause * 2, kReclaimPauseMax)) {
     Status reclaimed = context_.guest.reclaim();
     if (reclaimed) return event(Kind::kReclaimed);
     if (reclaimed.error().code != ErrorCode::kBusy || context_.clock.now() >= until) {
       remember(std::move(reclaimed).error().at(Phase::kHandover).on(Side::kSource));
       return event(Kind::kReclaimFailed);
     }
-    std::this_thread::sleep_for(kReclaimPause);
+    std::this_thread::sleep_for(pause);
   }
 }
 
@@ -227,9 +252,29 @@ std::optional<SourceEvent> SourceDriver::resume_guest() {
   forwarder_.give_back();
   if (times_.run_before == RunState::kPaused) return std::nullopt;
   Status resumed = context_.guest.resume();
+  times_.resumed_at = context_.clock.now();
   if (resumed) return std::nullopt;
   remember(std::move(resumed).error().on(Side::kSource));
   return event(Kind::kResumeFailed);
+}
+
+void SourceDriver::set_hard_deadline(std::optional<SteadyTime> deadline) {
+  hard_deadline_ = deadline;
+  if (control_ != nullptr) control_->set_detached(deadline.has_value());
+}
+
+Status SourceDriver::tell_given_up() {
+  if (!std::exchange(abort_owed_, false)) return {};
+  return control_->send(wire::Abort{machine_.attempt(), wire::AbortScope::kAttempt, out_of_time()},
+                        context_.options.peer_timeout);
+}
+
+Error SourceDriver::out_of_time() const {
+  return make_error(
+      ErrorCode::kTimeout,
+      "the target was not ready for the guest within " +
+          format_duration(context_.options.downtime_hard.value_or(std::chrono::microseconds(0))) +
+          " of its last instruction (--downtime-hard)");
 }
 
 void SourceDriver::release_guest() {
@@ -245,6 +290,10 @@ void SourceDriver::send_released(std::uint32_t attempt) {
   static_cast<void>(told);
 }
 
+std::optional<Error> SourceDriver::lanes_failure() const {
+  return context_.lanes_failure ? context_.lanes_failure() : std::nullopt;
+}
+
 Error SourceDriver::never_ready() const {
   return make_error(ErrorCode::kTimeout,
                     "the target was not ready for the guest within " +
@@ -258,10 +307,13 @@ void SourceDriver::step(nanoseconds idle_max) {
   if (control_ == nullptr) return drive(Kind::kLinkLost);
   // A target that hashes its memory says that it is there; once COMMIT is sent its silence counts.
   const bool offered = machine_.state() == SourceState::kOffered;
+  const bool bounded = offered && hard_deadline_;
   const auto receive = [&] {
     return guarded([&] {
+      if (bounded) return control_->receive_whole(*hard_deadline_);
       if (!offered) return control_->receive(idle_max);
-      return control_->receive_alive(idle_max, [&] { return context_.clock.now() < ready_until_; });
+      return control_->receive_alive(
+          idle_max, [&] { return context_.clock.now() < ready_until_ && !lanes_failure(); });
     });
   };
   if (machine_.committed() && forwarder_.active()) {
@@ -286,9 +338,14 @@ void SourceDriver::step(nanoseconds idle_max) {
     remember(std::move(next).error().at(Phase::kHandover));
     return drive(Kind::kLinkLost);
   }
+  const bool silent = next.error().code == ErrorCode::kTimeout && next.error().side == Side::kNone;
+  if (bounded && silent && context_.clock.now() >= *hard_deadline_) {
+    return drive(Kind::kHardDeadline);
+  }
   if (offered && next.error().code == ErrorCode::kTimeout && context_.clock.now() >= ready_until_) {
     next = never_ready();
   }
+  if (auto lanes = offered ? lanes_failure() : std::nullopt) next = *std::move(lanes);
   link_failed_ = next.error().code == ErrorCode::kLinkLost;
   fail(std::move(next).error().at(Phase::kHandover));
 }
@@ -296,6 +353,8 @@ void SourceDriver::step(nanoseconds idle_max) {
 /// The guest runs at the target; the network may take a while to notice.
 void SourceDriver::note_started() {
   if (!forwarder_.active()) return;
+  // The guest waits for its memory, which is served by who is called next.
+  if (lazy_) return forwarder_.stop();
   forwarder_.started();
   forwarder_.run(*control_, context_.clock.now() + context_.options.forward);
   forwarder_.stop();
@@ -318,7 +377,10 @@ Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) 
     }
     case wire::RecordType::kDiscarded: {
       MIGRATE_ASSIGN(auto discarded, wire::decode<wire::Discarded>(record.body));
-      remember(std::move(discarded.error).on(Side::kTarget));
+      // Of an attempt: the session goes on.
+      if (discarded.scope == wire::AbortScope::kSession) {
+        remember(std::move(discarded.error).on(Side::kTarget));
+      }
       result.kind = Kind::kDiscarded;
       result.scope = discarded.scope;
       result.attempt = discarded.attempt;
@@ -336,6 +398,11 @@ Result<SourceEvent> SourceDriver::to_event(const RecordChannel::Record& record) 
     default:
       return RecordChannel::unexpected(record, wire::RecordType::kReady);
   }
+}
+
+void SourceDriver::take_answer(const RecordChannel::Record& record) {
+  auto answer = to_event(record);
+  if (answer) drive(*std::move(answer));
 }
 
 Result<SourceEvent> SourceDriver::on_ready(const wire::Ready& ready) {

@@ -21,12 +21,23 @@ std::uint16_t lanes_wanted(const OutgoingOptions& options) {
   return static_cast<std::uint16_t>(std::min<unsigned>(wanted, wire::kBulkLanesMax));
 }
 
+bool wants_postcopy(const OutgoingOptions& options) {
+  if (options.strategy == Strategy::kPostcopy || options.strategy == Strategy::kHybrid) return true;
+  if (options.strategy == Strategy::kStopCopy) return false;
+  const auto ladder = effective_ladder(options);
+  return std::any_of(ladder.begin(), ladder.end(),
+                     [](const StallStep& step) { return step.kind == StallStep::Kind::kPostcopy; });
+}
+
 wire::Hello make_hello(const wire::SessionId& id, const GuestDescription& guest,
                        const OutgoingOptions& options) {
   wire::Hello hello;
   // A guest that stands all along is sent in one piece: there are no rounds to go on with.
-  const bool resume = options.reconnect.count() > 0 && options.strategy != Strategy::kStopCopy;
+  const bool resume =
+      reconnect_in_rounds(options).count() > 0 && options.strategy != Strategy::kStopCopy;
   if (!resume) hello.features &= ~wire::kFeatureResume;
+  if (!options.downtime_hard) hello.features &= ~wire::kFeatureAttempts;
+  if (!wants_postcopy(options)) hello.features &= ~wire::kFeaturePostcopy;
   if (options.forward.count() == 0) hello.features &= ~wire::kFeatureForward;
   if (options.compress.mode != CompressionChoice::Mode::kNone) {
     hello.encodings = wire::kEncodingsKnown;
@@ -60,7 +71,7 @@ bool is_refusal(const Error& error) {
 }
 
 Result<std::unique_ptr<RecordChannel>> join_lane(Connector& connector, std::uint16_t number,
-                                                 const LaneKeys& keys,
+                                                 wire::LaneRole role, const LaneKeys& keys,
                                                  const OutgoingOptions& options,
                                                  const std::function<void(Channel*)>& watch,
                                                  Channel& control) {
@@ -68,7 +79,7 @@ Result<std::unique_ptr<RecordChannel>> join_lane(Connector& connector, std::uint
   auto lane = std::make_unique<RecordChannel>(std::move(channel), keys.hasher);
   lane->set_mid_record_idle(options.peer_timeout);
   watch(&lane->channel());
-  const wire::Join join{keys.id, wire::LaneId{number}, wire::LaneRole::kBulk, keys.secret};
+  const wire::Join join{keys.id, wire::LaneId{number}, role, keys.secret};
   Status joined = lane->send(join, options.hello_timeout);
   if (joined) {
     auto answer = lane->expect<wire::Joined>(options.hello_timeout);
@@ -116,10 +127,20 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> join_lanes(
     const std::function<void(Channel*)>& watch, Channel& control) {
   std::vector<std::unique_ptr<RecordChannel>> lanes;
   for (std::uint16_t number = 1; number <= count; ++number) {
-    MIGRATE_ASSIGN(auto lane, join_lane(connector, number, keys, options, watch, control));
+    MIGRATE_ASSIGN(auto lane, join_lane(connector, number, wire::LaneRole::kBulk, keys, options,
+                                        watch, control));
     lanes.push_back(std::move(lane));
   }
   return lanes;
+}
+
+Result<std::unique_ptr<RecordChannel>> join_urgent_lane(Connector& connector, const LaneKeys& keys,
+                                                        std::uint16_t bulk_lanes,
+                                                        const OutgoingOptions& options,
+                                                        const std::function<void(Channel*)>& watch,
+                                                        Channel& control) {
+  return join_lane(connector, static_cast<std::uint16_t>(bulk_lanes + 1), wire::LaneRole::kUrgent,
+                   keys, options, watch, control);
 }
 
 Result<SourceSession> open_session(const wire::SessionId& id, Connector& connector,
@@ -153,7 +174,7 @@ Result<SourceSession> open_session(const wire::SessionId& id, Connector& connect
                                            session.welcome.bulk_lanes, options, watch,
                                            session.control->channel()));
   if ((session.welcome.features & wire::kFeatureResume) != 0) {
-    const wire::ResumeTerms terms{static_cast<std::uint32_t>(options.reconnect.count())};
+    const wire::ResumeTerms terms{static_cast<std::uint32_t>(reconnect_in_rounds(options).count())};
     MIGRATE_TRY(session.control->send(terms, options.hello_timeout));
   }
   MIGRATE_ASSIGN(session.round_trip_ms,

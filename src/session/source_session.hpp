@@ -36,6 +36,13 @@ Result<std::vector<std::unique_ptr<RecordChannel>>> join_lanes(
     Connector& connector, const LaneKeys& keys, std::uint16_t count, const OutgoingOptions& options,
     const std::function<void(Channel*)>& watch, Channel& control);
 
+/// The urgent lane, which has the number after theirs.
+Result<std::unique_ptr<RecordChannel>> join_urgent_lane(Connector& connector, const LaneKeys& keys,
+                                                        std::uint16_t bulk_lanes,
+                                                        const OutgoingOptions& options,
+                                                        const std::function<void(Channel*)>& watch,
+                                                        Channel& control);
+
 /// `watch` is told of each channel before it is used (nullptr when it is no longer), so that
 /// another thread can interrupt it. `id` is the session's. `refused` is set when the target said
 /// no to the guest before anything moved.

@@ -14,6 +14,7 @@ constexpr std::size_t kSectionsMax = 262144;
 
 Status StateSender::begin(const SectionInfo& section) {
   MIGRATE_CHECK(!open_);
+  MIGRATE_TRY(in_time_());
   open_ = true;
   section_bytes_ = 0;
   return control_.send_later(wire::SectionBegin{section}, idle_max_);
@@ -21,10 +22,11 @@ Status StateSender::begin(const SectionInfo& section) {
 
 Status StateSender::append(std::span<const std::byte> bytes) {
   MIGRATE_CHECK(open_);
-  section_bytes_ += bytes.size();
   while (!bytes.empty()) {
     const std::size_t step = std::min(bytes.size(), wire::kSectionChunkBytesMax);
+    MIGRATE_TRY(in_time_());
     MIGRATE_TRY(control_.send_section_data(bytes.first(step), idle_max_));
+    section_bytes_ += step;
     bytes = bytes.subspan(step);
   }
   return {};
@@ -44,8 +46,11 @@ Status StateSender::memory_final() {
   return on_memory_final_();
 }
 
+Status StateSender::close() { return open_ ? end() : Status{}; }
+
 Status StateSender::finish() {
   MIGRATE_CHECK(!open_);
+  MIGRATE_TRY(in_time_());
   MIGRATE_TRY(memory_final());
   return control_.send_later(wire::StateEnd{sections_, total_bytes_}, idle_max_);
 }

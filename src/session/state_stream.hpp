@@ -14,8 +14,13 @@ namespace migrate::session {
 class StateSender final : public StateWriter {
  public:
   /// `on_memory_final` is called once, from memory_final() or finish().
-  StateSender(RecordChannel& control, nanoseconds idle_max, std::function<Status()> on_memory_final)
-      : control_(control), idle_max_(idle_max), on_memory_final_(std::move(on_memory_final)) {}
+  /// `in_time` is asked before each record; its error is what the caller of begin() and so on gets.
+  StateSender(RecordChannel& control, nanoseconds idle_max, std::function<Status()> on_memory_final,
+              std::function<Status()> in_time)
+      : control_(control),
+        idle_max_(idle_max),
+        on_memory_final_(std::move(on_memory_final)),
+        in_time_(std::move(in_time)) {}
 
   Status begin(const SectionInfo& section) override;
   Status append(std::span<const std::byte> bytes) override;
@@ -24,11 +29,14 @@ class StateSender final : public StateWriter {
 
   /// After save_state(): memory is final now, if it was not before; sends STATE_END.
   Status finish();
+  /// The attempt is given up: no section stays open.
+  Status close();
 
  private:
   RecordChannel& control_;
   nanoseconds idle_max_;
   std::function<Status()> on_memory_final_;
+  std::function<Status()> in_time_;
   bool open_ = false;
   bool memory_final_ = false;
   std::uint32_t sections_ = 0;

@@ -160,11 +160,13 @@ std::optional<TargetEvent> TargetDriver::perform_unguarded(const TargetAction& a
         log_line(LogLevel::kError, yielded.error().to_text());
       }
       return std::nullopt;
-    case ActionKind::kSendDiscarded:
+    case ActionKind::kSendDiscarded: {
+      Error reason = make_error(ErrorCode::kCancelled, "the target gave up");
+      if (attempt_error_) reason = *std::exchange(attempt_error_, std::nullopt);
+      if (error_ && action.scope == AbortScope::kSession) reason = *error_;
       return send(
-          wire::Discarded{action.attempt, action.scope,
-                          error_.value_or(make_error(ErrorCode::kCancelled, "the target gave up"))
-                              .on(Side::kTarget)});
+          wire::Discarded{action.attempt, action.scope, std::move(reason).on(Side::kTarget)});
+    }
     case ActionKind::kSendAnswer:
       return send(wire::Answer{static_cast<wire::JournalState>(action.answer.state),
                                action.answer.attempt, action.answer.boot,
@@ -183,7 +185,8 @@ std::optional<TargetEvent> TargetDriver::load(std::uint32_t attempt) {
     remember(std::move(loaded).error().on(Side::kTarget));
     return event(Kind::kLoadFailed, attempt);
   }
-  ready_ = *loaded;
+  if (!*loaded) return std::nullopt;
+  ready_ = **loaded;
   return event(Kind::kLoaded, attempt);
 }
 

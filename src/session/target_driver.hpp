@@ -26,8 +26,9 @@ class TargetDriver {
     nanoseconds idle_max;
     std::string session;
     BootId boot{};
-    /// Verifies and loads what was offered, takes the locks; the durations go into READY.
-    std::function<Result<wire::Ready>(std::uint32_t attempt)> load;
+    /// Verifies and loads what was offered, takes the locks; the durations go into READY. Nothing:
+    /// it is not done, and ABORT of the attempt or the end of patience comes next.
+    std::function<Result<std::optional<wire::Ready>>(std::uint32_t attempt)> load;
     std::function<RunState()> run_state;  ///< Of the latest OFFER.
     std::function<void()> on_started;     ///< The guest runs; STARTED goes out next.
     std::function<void()> on_told;        ///< STARTED was handed to the link.
@@ -51,6 +52,8 @@ class TargetDriver {
   [[nodiscard]] SteadyTime started_at() const { return started_at_; }
   Journal& journal() { return journal_; }
   void remember(Error error);
+  /// What DISCARDED of the attempt says when it ends.
+  void note_attempt(Error error) { attempt_error_ = std::move(error); }
 
  private:
   std::optional<TargetEvent> perform(const TargetAction& action, bool& skip_rest);
@@ -68,6 +71,7 @@ class TargetDriver {
   RecordChannel* control_;
   TargetHandover machine_;
   std::optional<Error> error_;
+  std::optional<Error> attempt_error_;
   wire::Ready ready_;
   bool ready_was_sent_ = false;
   std::uint64_t start_us_ = 0;

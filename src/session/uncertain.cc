@@ -27,6 +27,10 @@ class Handle final : public UncertainHandover {
     event.force = force;
     driver_->drive(event);
     driver_->settle();
+    // The target runs the guest and may need pages that are only here; nobody serves them any more.
+    if (driver_->machine().state() == SourceState::kServing) {
+      driver_->drive(Kind::kServeWindowOver);
+    }
     if (driver_->machine().state() == wanted) return {};
     const Refusal refusal = driver_->refusal();
     Error error =

@@ -60,6 +60,26 @@ Result<std::uint64_t> full_digest(const PageLedger& ledger, const wire::PageDige
   return sum;
 }
 
+Status find_changed(const PageLedger& ledger, const wire::PageDigest& digest, const ReadPages& read,
+                    PageBitmap& changed) {
+  std::vector<std::byte> buffer(kChunkPages * kPageSize);
+  for (const auto& entry : ledger.entries()) {
+    const Region& region = entry->region;
+    for (std::uint64_t page = 0; page < region.range.count; page += kChunkPages) {
+      const std::uint64_t count = std::min(kChunkPages, region.range.count - page);
+      const PageRange range{region.range.first + page, count};
+      MIGRATE_ASSIGN(const bool there,
+                     read(region.id, range, std::span(buffer).first(range.bytes())));
+      if (!there) continue;
+      for (std::uint64_t i = 0; i < count; ++i) {
+        if (hash_of(digest, buffer.data() + i * kPageSize) == entry->hashes[page + i]) continue;
+        changed.set(region.id, range.first + i);
+      }
+    }
+  }
+  return {};
+}
+
 Result<std::uint64_t> sample_pages(const PageLedger& ledger, const wire::PageDigest& digest,
                                    const ReadPages& read, const PageBitmap* holes,
                                    std::uint64_t pages_max, const std::function<bool()>& stop) {

@@ -19,6 +19,11 @@ using ReadPages = std::function<Result<bool>(const RegionId&, PageRange, std::sp
 Result<std::uint64_t> full_digest(const PageLedger& ledger, const wire::PageDigest& digest,
                                   const ReadPages& read, const PageBitmap* holes);
 
+/// Adds to `changed`, which has the ledger's regions, the pages whose content has another hash than
+/// the ledger.
+Status find_changed(const PageLedger& ledger, const wire::PageDigest& digest, const ReadPages& read,
+                    PageBitmap& changed);
+
 /// Re-hashes pages at random until `stop` says so or `pages_max` are done; kIntegrity for a page
 /// whose content is not what was last sent. The number looked at.
 Result<std::uint64_t> sample_pages(const PageLedger& ledger, const wire::PageDigest& digest,

@@ -113,9 +113,13 @@ void BulkReceivers::fail(Error error) {
 
 void BulkReceivers::run(Lane& lane) {
   Status served = guarded([&] { return serve(lane); });
-  if (!served) fail(std::move(served).error());
+  if (!served) return fail(std::move(served).error());
+  MutexLock lock(mutex_);
+  ++left_;
+  changed_.notify_all();
 }
 
+/// Until LAZY, or a failure.
 Status BulkReceivers::serve(Lane& lane) {
   for (;;) {
     auto record = lane.channel->receive(context_.idle_max);
@@ -134,6 +138,12 @@ Status BulkReceivers::serve(Lane& lane) {
         MIGRATE_ASSIGN(const auto barrier, wire::decode<wire::Barrier>(record->body));
         MIGRATE_TRY(stand_at_barrier(lane, barrier));
         break;
+      }
+      case wire::RecordType::kLazy: {
+        MIGRATE_ASSIGN(const auto lazy, wire::decode<wire::Lazy>(record->body));
+        if (lazy.round == round_ && lane.arrivals.carried == 0) return {};
+        return make_error(ErrorCode::kProtocol,
+                          "LAZY came on a lane in the middle of round " + std::to_string(round_));
       }
       default:
         return RecordChannel::unexpected(*record, wire::RecordType::kPages);
@@ -241,6 +251,38 @@ Result<BulkArrivals> BulkReceivers::wait_for_barrier(std::uint32_t round, bool f
     lane->arrivals = {};
   }
   return arrivals;
+}
+
+Result<std::vector<std::unique_ptr<RecordChannel>>> BulkReceivers::release_lanes() {
+  const auto until = SteadyClock::now() + context_.idle_max;
+  while (!all_left(SteadyClock::now() + RecordChannel::alive_period(context_.idle_max))) {
+    if (SteadyClock::now() >= until) {
+      return make_error(ErrorCode::kTimeout,
+                        "the source fell silent before its last lane was done");
+    }
+    if (context_.on_wait) MIGRATE_TRY(context_.on_wait());
+  }
+  std::vector<std::unique_ptr<RecordChannel>> channels;
+  {
+    MutexLock lock(mutex_);
+    if (error_) return *error_;
+    stopping_ = true;
+  }
+  for (auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+    channels.push_back(std::move(lane->channel));
+  }
+  lanes_.clear();
+  return channels;
+}
+
+/// Or there is no use in waiting.
+bool BulkReceivers::all_left(SteadyClock::time_point until) {
+  MutexLock lock(mutex_);
+  while (left_ < lanes_.size() && !error_) {
+    if (!changed_.wait_until(mutex_, until)) return false;
+  }
+  return true;
 }
 
 /// Or there is no use in waiting.

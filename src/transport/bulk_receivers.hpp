@@ -56,6 +56,10 @@ class BulkReceivers {
   /// Lets the lanes go on into the next round. The ledger's regions may change before this.
   void pass_barrier();
 
+  /// Waits until LAZY has come on every lane, and gives their connections back, open. Nothing else
+  /// comes by this afterwards. Fails as wait_for_barrier() does.
+  Result<std::vector<std::unique_ptr<RecordChannel>>> release_lanes();
+
   /// After stop(): whether all pages that came in the open round are void in the ledger. kProtocol
   /// names one that is not.
   [[nodiscard]] Status check_open_round_is_void() const;
@@ -81,6 +85,7 @@ class BulkReceivers {
   void reset_seen();
   void fail(Error error);
   bool all_stand(std::chrono::steady_clock::time_point until);
+  bool all_left(std::chrono::steady_clock::time_point until);
 
   Context context_;
   std::vector<std::unique_ptr<Lane>> lanes_;
@@ -93,6 +98,7 @@ class BulkReceivers {
   Mutex mutex_;
   CondVar changed_;
   std::size_t standing_ MIGRATE_GUARDED_BY(mutex_) = 0;
+  std::size_t left_ MIGRATE_GUARDED_BY(mutex_) = 0;  // Have had LAZY.
   std::uint64_t passes_ MIGRATE_GUARDED_BY(mutex_) = 0;
   bool stopping_ MIGRATE_GUARDED_BY(mutex_) = false;
   std::optional<Error> error_ MIGRATE_GUARDED_BY(mutex_);

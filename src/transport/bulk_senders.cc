@@ -21,6 +21,10 @@ constexpr std::size_t kQueuedBatches = 8;
 // although the target has it.
 constexpr std::chrono::seconds kQuietMax{5};
 
+Error out_of_time() {
+  return make_error(ErrorCode::kTimeout, "the lanes had not sent all pages by the deadline");
+}
+
 }  // namespace
 
 BulkTotals& BulkTotals::operator+=(const BulkTotals& other) {
@@ -120,6 +124,7 @@ void BulkSenders::run(Lane& lane) {
 }
 
 Status BulkSenders::submit(const PageBatch& batch) {
+  if (deadline_passed()) return out_of_time();
   {
     MutexLock lock(mutex_);
     ++outstanding_;
@@ -127,13 +132,46 @@ Status BulkSenders::submit(const PageBatch& batch) {
   PageBatch item = batch;
   while (!queue_.push_until(item, next_wake())) {
     if (queue_.finished()) return failure();
+    if (deadline_passed()) {
+      take_back(1);
+      return out_of_time();
+    }
     MIGRATE_TRY(keep_waiting());
   }
   return {};
 }
 
 SteadyClock::time_point BulkSenders::next_wake() const {
-  return SteadyClock::now() + RecordChannel::alive_period(context_.idle_max);
+  const auto wake = SteadyClock::now() + RecordChannel::alive_period(context_.idle_max);
+  return deadline_ ? std::min(wake, *deadline_) : wake;
+}
+
+void BulkSenders::set_deadline(std::optional<SteadyClock::time_point> deadline) {
+  deadline_ = deadline;
+}
+
+bool BulkSenders::deadline_passed() const { return deadline_ && SteadyClock::now() >= *deadline_; }
+
+void BulkSenders::drop_queued() {
+  std::uint64_t dropped = 0;
+  while (queue_.try_pop()) ++dropped;
+  take_back(dropped);
+}
+
+void BulkSenders::take_back(std::uint64_t batches) {
+  MutexLock lock(mutex_);
+  outstanding_ -= batches;
+  if (outstanding_ == 0) idle_.notify_all();
+}
+
+bool BulkSenders::may_send_here(const PageBatch& batch) const {
+  if (!deadline_) return true;
+  // A limiter may let the batch wait, and packing a batch may take half a second.
+  if (context_.limiter != nullptr || lanes_.empty()) return false;
+  if (context_.compression.mode != CompressionChoice::Mode::kNone) return false;
+  const std::size_t bytes = wire::kRecordHeaderBytes + wire::kBatchHeaderBytes +
+                            batch.count * (wire::kPageEntryBytes + kPageSize);
+  return lanes_.front()->channel->channel().has_room(bytes);
 }
 
 Status BulkSenders::keep_waiting() { return context_.on_wait ? context_.on_wait() : Status{}; }
@@ -156,6 +194,7 @@ Result<BulkTotals> BulkSenders::drain() {
         return totals;
       }
     }
+    if (deadline_passed()) return out_of_time();
     MIGRATE_TRY(keep_waiting());
   }
   return failure();
@@ -166,7 +205,10 @@ Result<BulkTotals> BulkSenders::finish_round(std::uint32_t round, bool final) {
   for (auto& lane : lanes_) {
     const wire::Barrier barrier{round, final, lane->totals.carried, lane->totals.digest_change};
     const std::uint64_t before = lane->channel->sent_bytes();
-    MIGRATE_TRY(lane->channel->send(barrier, context_.idle_max));
+    lane->channel->set_detached(deadline_.has_value());
+    Status sent = lane->channel->send(barrier, context_.idle_max);
+    lane->channel->set_detached(false);
+    MIGRATE_TRY(std::move(sent));
     const std::uint64_t bytes = lane->channel->sent_bytes() - before;
     totals.wire_bytes += bytes;
     // Nobody waits before a barrier: the next batch does.
@@ -178,6 +220,17 @@ Result<BulkTotals> BulkSenders::finish_round(std::uint32_t round, bool final) {
   }
   wire_bytes_now_.store(0, std::memory_order_relaxed);
   return totals;
+}
+
+std::vector<std::unique_ptr<RecordChannel>> BulkSenders::release_lanes() {
+  queue_.cancel();
+  std::vector<std::unique_ptr<RecordChannel>> channels;
+  for (auto& lane : lanes_) {
+    if (lane->thread.joinable()) lane->thread.join();
+    channels.push_back(std::move(lane->channel));
+  }
+  lanes_.clear();
+  return channels;
 }
 
 Status BulkSenders::send_batch(Lane& lane, const PageBatch& batch) {

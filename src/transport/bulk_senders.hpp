@@ -57,6 +57,13 @@ class BulkSenders {
   /// over.
   void begin_round(const PageBitmap& round_set) { round_set_ = &round_set; }
 
+  /// Until when submit(), drain() and what is built on them may wait: then kTimeout, after which
+  /// all can go on. Barriers do not wait meanwhile. Nothing must be under way in this thread.
+  void set_deadline(std::optional<std::chrono::steady_clock::time_point> deadline);
+  [[nodiscard]] bool deadline_passed() const;
+  /// Takes batches back that no lane has begun.
+  void drop_queued();
+
   /// Hands a batch to the next free lane; waits while all have work enough. An error is the first
   /// one that a lane met.
   Status submit(const PageBatch& batch);
@@ -64,12 +71,18 @@ class BulkSenders {
   /// Sends a batch on the calling thread where no lane has work: for the few pages of a final
   /// round, where waking another thread would cost more than the sending.
   Status send_here(const PageBatch& batch);
+  /// Whether send_here() would not wait for anybody, or may.
+  [[nodiscard]] bool may_send_here(const PageBatch& batch) const;
 
   /// Waits until every batch is sent and takes the totals; no barrier.
   Result<BulkTotals> drain();
 
   /// drain(), then a BARRIER on every lane. The totals are of the round.
   Result<BulkTotals> finish_round(std::uint32_t round, bool final);
+
+  /// After finish_round(): ends the lanes and gives their connections back, open. Nothing else is
+  /// sent by this afterwards.
+  [[nodiscard]] std::vector<std::unique_ptr<RecordChannel>> release_lanes();
 
   /// Bytes sent since the last barrier, as far as known now; for progress.
   [[nodiscard]] std::uint64_t wire_bytes_now() const {
@@ -90,6 +103,7 @@ class BulkSenders {
   Status wait_for(nanoseconds wait);
   Status keep_waiting();
   [[nodiscard]] std::chrono::steady_clock::time_point next_wake() const;
+  void take_back(std::uint64_t batches);
   void fail(Error error);
   [[nodiscard]] Error failure();
 
@@ -100,6 +114,7 @@ class BulkSenders {
   std::vector<std::unique_ptr<Lane>> lanes_;
   BoundedQueue<PageBatch> queue_;
   std::atomic<std::uint64_t> wire_bytes_now_{0};
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
 
   Mutex mutex_;
   CondVar idle_;

@@ -125,8 +125,10 @@ void PageCoder::add(PageLedger::Entry& entry, std::uint64_t page, const std::byt
                     std::uint64_t hash, const PageBatch& batch, const PageBitmap& round_set) {
   const std::uint64_t known = entry.hashes[page];
   std::size_t delta = 0;
-  // A page that was not zero before is sent for the second time at least.
-  if (agreed(wire::PageEncoding::kDelta) && known != context_.digest.zero_hash()) {
+  // A page that was not zero before is sent for the second time at least, and in another round than
+  // the first, which is sent twice after a lost link, the guest has written it.
+  if (batch.round > 0 && agreed(wire::PageEncoding::kDelta) &&
+      known != context_.digest.zero_hash()) {
     delta = context_.sent.replace(entry.handle, page,
                                   std::span<const std::byte, kPageSize>(content, kPageSize), hash,
                                   known, batch.round, delta_);

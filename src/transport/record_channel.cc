@@ -56,11 +56,11 @@ Status RecordChannel::send_parts(std::span<const iovec> parts, std::size_t bytes
   }
   cut_short_ = true;
   if (held_.empty()) {
-    MIGRATE_TRY(channel_->send(parts, idle_max));
+    MIGRATE_TRY(send_out(parts, idle_max));
   } else {
     std::vector<iovec> all = {part_of(held_)};
     all.insert(all.end(), parts.begin(), parts.end());
-    MIGRATE_TRY(channel_->send(all, idle_max));
+    MIGRATE_TRY(send_out(all, idle_max));
     held_.clear();
   }
   cut_short_ = false;
@@ -68,6 +68,17 @@ Status RecordChannel::send_parts(std::span<const iovec> parts, std::size_t bytes
   ++sent_records_;
   sent_bytes_ += bytes;
   return {};
+}
+
+Status RecordChannel::send_out(std::span<const iovec> parts, nanoseconds idle_max) {
+  const bool behind = detached_ != nullptr && !detached_->idle();
+  if (!detach_) {
+    if (behind) MIGRATE_TRY(detached_->finish(idle_max));
+    return channel_->send(parts, idle_max);
+  }
+  if (!behind && channel_->has_room(bytes_in(parts))) return channel_->send(parts, idle_max);
+  if (detached_ == nullptr) detached_ = std::make_unique<DetachedSender>(*channel_);
+  return detached_->give(parts, idle_max);
 }
 
 Status RecordChannel::send_section_data(std::span<const std::byte> bytes, nanoseconds idle_max) {
@@ -190,6 +201,46 @@ Result<RecordChannel::Record> RecordChannel::receive_alive(nanoseconds idle_max,
     const auto now = SteadyClock::now();
     if (received_bytes_ != before) heard_at = now;
     if (now - heard_at >= idle_max) return record;
+  }
+}
+
+Result<RecordChannel::Record> RecordChannel::receive_whole(SteadyClock::time_point until) {
+  for (;;) {
+    MIGRATE_TRY(gather_record(until));
+    auto record = receive(nanoseconds(0));
+    // A sign of life is no record.
+    if (record || record.error().code != ErrorCode::kTimeout || SteadyClock::now() >= until) {
+      return record;
+    }
+  }
+}
+
+/// Until a record lies in ahead_ from its first byte to its last.
+Status RecordChannel::gather_record(SteadyClock::time_point until) {
+  for (;;) {
+    const std::size_t there = ahead_end_ - ahead_begin_;
+    if (there >= wire::kRecordHeaderBytes) {
+      std::uint32_t length = 0;
+      for (std::size_t i = 4; i-- > 0;) {
+        length = length << 8 | std::to_integer<std::uint32_t>(ahead_[ahead_begin_ + 4 + i]);
+      }
+      if (length > ahead_.size() - wire::kRecordHeaderBytes) {
+        return make_error(ErrorCode::kProtocol, channel_->peer() + " sent a record of " +
+                                                    std::to_string(length) +
+                                                    " bytes where none of that size may come");
+      }
+      if (there - wire::kRecordHeaderBytes >= length) return {};
+    }
+    std::memmove(ahead_.data(), ahead_.data() + ahead_begin_, there);
+    ahead_begin_ = 0;
+    ahead_end_ = there;
+    const iovec part = {ahead_.data() + there, ahead_.size() - there};
+    const nanoseconds left = until - SteadyClock::now();
+    MIGRATE_ASSIGN(const std::size_t got,
+                   channel_->receive({&part, 1}, std::max(left, nanoseconds(0))));
+    if (got == 0) return closed_by(*channel_);
+    note_received(got);
+    ahead_end_ += got;
   }
 }
 

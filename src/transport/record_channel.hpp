@@ -14,6 +14,7 @@
 
 #include "migrate/channel.hpp"
 #include "migrate/result.hpp"
+#include "transport/detached_sender.hpp"
 #include "wire/hasher.hpp"
 #include "wire/messages.hpp"
 #include "wire/pages.hpp"
@@ -46,6 +47,11 @@ class RecordChannel {
   [[nodiscard]] const wire::Hasher& hasher() const { return hasher_; }
   /// What PAGES may hold, as WELCOME has it.
   void set_agreed(const wire::AgreedContent& agreed) { agreed_ = agreed; }
+
+  /// From now on no send waits: what the connection does not hold goes out by a thread of its own,
+  /// before anything that is sent later. An error may be that of an earlier record. With `detach`
+  /// false sends wait again, for what is left of that too.
+  void set_detached(bool detach) { detach_ = detach; }
 
   template <typename Message>
   Status send(const Message& message, nanoseconds idle_max) {
@@ -86,6 +92,9 @@ class RecordChannel {
   /// need the peer ever say more: kTimeout also once `patient`, asked after each alive_period(), is
   /// false.
   Result<Record> receive_alive(nanoseconds idle_max, const std::function<bool()>& patient = {});
+  /// receive() that ends at `until` even where a record has begun to come: kTimeout then loses
+  /// nothing. For records that fit the read-ahead; a longer one is kProtocol.
+  Result<Record> receive_whole(std::chrono::steady_clock::time_point until);
   /// Says ALIVE, when nothing was sent here for alive_period(idle_max). For waits for others, where
   /// the peer receives: a socket holds a few hundred of them.
   Status keep_alive(nanoseconds idle_max);
@@ -137,7 +146,9 @@ class RecordChannel {
   Status hold(std::span<const std::byte> record, std::span<const std::byte> rest,
               nanoseconds idle_max);
   Status send_parts(std::span<const iovec> parts, std::size_t bytes, nanoseconds idle_max);
+  Status send_out(std::span<const iovec> parts, nanoseconds idle_max);
   Status read_ahead(nanoseconds idle_max);
+  Status gather_record(std::chrono::steady_clock::time_point until);
   void note_received(std::size_t bytes);
   Result<std::size_t> receive_some(std::span<const iovec> parts, nanoseconds idle_max);
   Status fill(std::span<std::byte> into, nanoseconds idle_max);
@@ -158,6 +169,8 @@ class RecordChannel {
   std::uint64_t sent_bytes_ = 0;
   std::chrono::steady_clock::time_point sent_at_ = std::chrono::steady_clock::now();
   bool cut_short_ = false;  // A record may have left in part: nothing may follow it.
+  bool detach_ = false;
+  std::unique_ptr<DetachedSender> detached_;  // Once something did not fit.
 
   // Owned by the receiving thread. Bytes read ahead of what was asked for: 16 KiB hold the head of
   // the next batch (a table of 256 pages is 4 KiB), so that a batch costs one system call or two,

@@ -14,8 +14,9 @@
 
 namespace migrate {
 
-/// Bounded. Pages come in when they are sent for a second time: those that are written again and
-/// again. Any thread; two threads must not ask for one page at a time.
+/// Bounded, and for the writable working set: pages come in when they are sent for a second time,
+/// in another round than the first, which sends all. Any thread; two threads must not ask for one
+/// page at a time.
 class SentPages {
  public:
   /// Memory is taken from the system as pages come in. 0 bytes: nothing is ever kept.

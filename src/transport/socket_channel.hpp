@@ -8,6 +8,7 @@
 #include "migrate/channel.hpp"
 #include "transport/socket_state.hpp"
 #include "transport/stream_io.hpp"
+#include "transport/tcp_pace.hpp"
 #include "transport/zero_copy.hpp"
 
 namespace migrate {
@@ -24,7 +25,11 @@ class SocketChannel final : public Channel {
   void resume_after_interrupt() noexcept override { state_.resume_after_interrupt(); }
   void shutdown() noexcept override { state_.shutdown(); }
   [[nodiscard]] std::size_t unsent_bytes() const override { return state_.unsent_bytes(); }
-  [[nodiscard]] bool has_room(std::size_t bytes) const override { return state_.has_room(bytes); }
+  [[nodiscard]] bool has_room(std::size_t bytes) const override {
+    return !(zero_copy_ && zero_copy_->suits(bytes)) && state_.has_room(bytes);
+  }
+  void set_pace(const Pace& pace) override { set_tcp_pace(state_.fd(), pace); }
+  [[nodiscard]] LinkState link_state() const override { return tcp_link_state(state_.fd()); }
   [[nodiscard]] std::string peer() const override { return state_.peer(); }
   [[nodiscard]] std::string peer_identity() const override { return {}; }
 

@@ -44,6 +44,8 @@ class TlsChannel final : public Channel {
   /// Those of the inner channel: encrypted, so a little more than was given to send().
   [[nodiscard]] std::size_t unsent_bytes() const override { return inner_->unsent_bytes(); }
   [[nodiscard]] bool has_room(std::size_t bytes) const override;
+  void set_pace(const Pace& pace) override { inner_->set_pace(pace); }
+  [[nodiscard]] LinkState link_state() const override { return inner_->link_state(); }
   [[nodiscard]] std::string peer() const override { return inner_->peer(); }
   /// Empty until the handshake is done.
   [[nodiscard]] std::string peer_identity() const override;

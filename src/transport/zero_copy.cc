@@ -58,14 +58,12 @@ bool ZeroCopySender::enable(const SocketState& state) {
 }
 
 bool ZeroCopySender::suits(std::span<const iovec> parts) const {
-  if (switched_off_) return false;
   std::size_t bytes = 0;
-  for (const iovec& part : parts) {
-    bytes += part.iov_len;
-    if (bytes >= kBytesMin) return true;
-  }
-  return false;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return suits(bytes);
 }
+
+bool ZeroCopySender::suits(std::size_t bytes) const { return !switched_off_ && bytes >= kBytesMin; }
 
 Status ZeroCopySender::send(std::span<const iovec> parts, std::chrono::nanoseconds idle_max) {
   PartCursor cursor(parts);

@@ -23,6 +23,7 @@ class ZeroCopySender {
 
   /// Is this send one for it? Never again once the kernel has told that it copies all the same.
   [[nodiscard]] bool suits(std::span<const iovec> parts) const;
+  [[nodiscard]] bool suits(std::size_t bytes) const;
   /// As Channel::send(). One that fails takes the connection down and lets nothing more of the
   /// caller's memory out.
   Status send(std::span<const iovec> parts, std::chrono::nanoseconds idle_max);

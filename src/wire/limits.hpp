@@ -57,6 +57,12 @@ inline constexpr std::size_t kForwardFrameBytesMin = 14;
 inline constexpr std::size_t kForwardFrameBytesMax = 65'600;
 /// A guest has no more network cards than this.
 inline constexpr std::uint32_t kForwardCardsMax = 256;
+/// DEMAND: a guest has so many vCPUs that fault at once; what is more goes in the next.
+inline constexpr std::size_t kDemandsMax = 256;
+/// Pages that are demanded, and sent, together: a huge page of 2 MiB is one batch.
+inline constexpr std::uint32_t kGranulePagesMax = kBatchEntriesMax;
+/// COMPLETE: vCPUs whose waiting is told.
+inline constexpr std::size_t kStallsMax = 4096;
 /// A record type this version does not know but may skip.
 inline constexpr std::size_t kOptionalBytesMax = std::size_t{64} << 10;
 

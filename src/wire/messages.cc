@@ -111,7 +111,7 @@ void describe(Codec& codec, Is<Hello> auto& hello) {
   describe(codec, hello.limits);
   describe(codec, hello.random);
   codec.fixed(hello.boot.bytes);
-  codec.choice(hello.strategy, "strategy", Strategy::kAuto, Strategy::kPrecopy);
+  codec.choice(hello.strategy, "strategy", Strategy::kAuto, Strategy::kHybrid);
   codec.choice(hello.verify, "verify mode", VerifyMode::kDigest, VerifyMode::kFull);
   codec.u64(hello.max_downtime_us);
   codec.text(hello.host, TextKind::kName, {"host name", kNameBytesMax});
@@ -247,8 +247,9 @@ void describe(Codec& codec, Is<Resumed> auto& resumed) {
   codec.u64(resumed.digest);
 }
 
-template <typename Codec>
-void describe(Codec& codec, Is<Void> auto& pages) {
+template <typename Codec, typename Message>
+requires Is<Message, Void> || Is<Message, Installed>
+void describe(Codec& codec, Message& pages) {
   codec.u32(pages.region.number);
   codec.u64(pages.first);
   codec.require(pages.first % 64 == 0 && pages.first < kPageNumberMax,
@@ -332,6 +333,50 @@ void describe(Codec& codec, Is<Forward> auto& forward) {
   codec.blob(forward.frame, {"frame", kForwardFrameBytesMax});
   codec.require(forward.frame.size() >= kForwardFrameBytesMin,
                 "a frame that is shorter than its header");
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Lazy> auto& lazy) {
+  codec.u32(lazy.round);
+  codec.u32(lazy.window_ms);
+  codec.require(lazy.window_ms <= kResumeWindowMsMax, "the window is longer than a day");
+  codec.boolean(lazy.installed, "installed");
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<LazyTerms> auto& terms) {
+  codec.list(terms.granules, 8, {"list of granules", kRegionsMax}, [&](auto& granule) {
+    codec.u32(granule.region.number);
+    codec.u32(granule.pages);
+    codec.require(granule.pages >= 2 && granule.pages <= kGranulePagesMax &&
+                      (granule.pages & (granule.pages - 1)) == 0,
+                  "a granule that is no power of two, or too large");
+  });
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Demand> auto& demand) {
+  codec.list(demand.wanted, 16, {"list of pages", kDemandsMax}, [&](auto& pages) {
+    codec.u32(pages.region.number);
+    codec.u64(pages.first);
+    codec.u32(pages.count);
+    codec.require(
+        pages.first < kPageNumberMax && pages.count >= 1 && pages.count <= kGranulePagesMax,
+        "pages that no region has, or too many of them");
+  });
+}
+
+template <typename Codec>
+void describe(Codec& codec, Is<Complete> auto& complete) {
+  codec.u64(complete.pages);
+  codec.u64(complete.digest);
+  codec.u64(complete.faults);
+  codec.u64(complete.local_faults);
+  codec.u64(complete.fault_p50_us);
+  codec.u64(complete.fault_p99_us);
+  codec.u64(complete.fault_max_us);
+  codec.list(complete.stall_us, sizeof(std::uint64_t), {"list of stalls", kStallsMax},
+             [&](auto& stall) { codec.u64(stall); });
 }
 
 /// What makes a HELLO unreadable for this version, found before the rest of it is looked at: its

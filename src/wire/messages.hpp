@@ -35,8 +35,10 @@ inline constexpr std::uint16_t kVersionMax = 1;
 inline constexpr std::uint64_t kFeatureVerifyFull = std::uint64_t{1} << 0;
 inline constexpr std::uint64_t kFeatureResume = std::uint64_t{1} << 1;
 inline constexpr std::uint64_t kFeatureForward = std::uint64_t{1} << 2;
+inline constexpr std::uint64_t kFeatureAttempts = std::uint64_t{1} << 3;
+inline constexpr std::uint64_t kFeaturePostcopy = std::uint64_t{1} << 4;
 inline constexpr std::uint64_t kFeaturesKnown =
-    kFeatureVerifyFull | kFeatureResume | kFeatureForward;
+    kFeatureVerifyFull | kFeatureResume | kFeatureForward | kFeatureAttempts | kFeaturePostcopy;
 
 /// In HELLO what the source would use, in WELCOME what it may use (no more than it asked for).
 struct SessionLimits {
@@ -207,7 +209,7 @@ struct Void {
 };
 struct VoidEnd {
   static constexpr RecordType kType = RecordType::kVoidEnd;
-  std::uint64_t pages = 0;   ///< Named by the VOID records since RESUMED.
+  std::uint64_t pages = 0;   ///< Named by the VOID records since RESUMED or DISCARDED.
   std::uint64_t digest = 0;  ///< Of all memory, void pages counting nothing.
 };
 /// Target to source: these pages are void here too.
@@ -280,8 +282,9 @@ struct Abort {
   AbortScope scope = AbortScope::kSession;
   Error error;
 };
-/// Target to source: the attempt is dropped, its locks are let go, and it can never start. ABORT is
-/// not answered.
+/// Target to source: the attempt is dropped, its locks are let go, and it can never start. ABORT of
+/// the session is not answered; that of an attempt is, by this, and with kFeatureAttempts by VOID
+/// and VOID_END after it.
 struct Discarded {
   static constexpr RecordType kType = RecordType::kDiscarded;
   std::uint32_t attempt = 0;
@@ -296,6 +299,63 @@ struct Forward {
   std::vector<std::byte> frame;  ///< Ethernet, without its checksum.
 };
 
+/// Source to target, with kFeaturePostcopy: after the last round on every bulk lane, and then on
+/// the control lane. What has not come by then comes lazily: pages named by VOID records, of which
+/// there are two lists, one before the guest is paused and one after the end of its state.
+struct Lazy {
+  static constexpr RecordType kType = RecordType::kLazy;
+  std::uint32_t round = 0;      ///< Of all PAGES that follow.
+  std::uint32_t window_ms = 0;  ///< How long the source tries to come back after a lost link.
+  bool installed = false;       ///< It wants INSTALLED, to give memory back early.
+};
+
+/// Target to source, answers LAZY: regions that are filled in units of more than a page.
+struct LazyTerms {
+  static constexpr RecordType kType = RecordType::kLazyTerms;
+  struct Granule {
+    RegionHandle region;
+    std::uint32_t pages =
+        1;  ///< A power of two, 2 to kGranulePagesMax; units begin at the region's.
+    friend bool operator==(const Granule&, const Granule&) = default;
+  };
+  std::vector<Granule> granules;
+};
+
+/// Target to source, urgent lane: the guest waits for these pages.
+struct Demand {
+  static constexpr RecordType kType = RecordType::kDemand;
+  struct Pages {
+    RegionHandle region;
+    std::uint64_t first = 0;  ///< Page of the region.
+    std::uint32_t count = 1;  ///< Up to kGranulePagesMax.
+    friend bool operator==(const Pages&, const Pages&) = default;
+  };
+  std::vector<Pages> wanted;
+};
+
+/// Target to source, control lane: pages that are in place with the hash that came with them, and
+/// were not named before.
+struct Installed {
+  static constexpr RecordType kType = RecordType::kInstalled;
+  RegionHandle region;
+  std::uint64_t first = 0;           ///< Page of the region, a multiple of 64.
+  std::vector<std::uint64_t> words;  ///< At most kVoidWordsMax.
+};
+
+/// Target to source, control lane: no page is missing. Answered by RELEASED. All but the digest is
+/// for the source's report; times are microseconds.
+struct Complete {
+  static constexpr RecordType kType = RecordType::kComplete;
+  std::uint64_t pages = 0;   ///< That came lazily.
+  std::uint64_t digest = 0;  ///< Of all memory as it came.
+  std::uint64_t faults = 0;
+  std::uint64_t local_faults = 0;  ///< Of pages that are zero, and needed nobody.
+  std::uint64_t fault_p50_us = 0;
+  std::uint64_t fault_p99_us = 0;
+  std::uint64_t fault_max_us = 0;
+  std::vector<std::uint64_t> stall_us;  ///< By vCPU, at most kStallsMax; empty: not known.
+};
+
 /// Every struct above that is a body.
 // clang-format off
 #define MIGRATE_WIRE_MESSAGES(X)                                          \
@@ -304,7 +364,7 @@ struct Forward {
   X(ResumeTerms) X(Resume) X(Resumed) X(Void) X(VoidEnd) X(Voided)        \
   X(SectionBegin) X(SectionEnd) X(StateEnd)                               \
   X(Offer) X(Ready) X(Commit) X(Started) X(Released) X(Abort) X(Discarded) \
-  X(Forward)
+  X(Forward) X(Lazy) X(LazyTerms) X(Demand) X(Installed) X(Complete)
 // clang-format on
 
 /// One record, header and body, in `out` (what was there is replaced, its memory kept). Fails with

@@ -12,6 +12,20 @@ Status check_verify(VerifyMode verify, std::uint64_t features) {
       .advise("run the same version of migrate on both hosts, or leave out --verify full");
 }
 
+Status check_attempts(std::uint64_t wanted, std::uint64_t agreed) {
+  if ((wanted & ~agreed & kFeatureAttempts) == 0) return {};
+  return make_error(ErrorCode::kUnsupported, "the target cannot try a switchover again")
+      .advise("run the same version of migrate on both hosts, or leave out --downtime-hard");
+}
+
+/// Where the strategy is nothing without it. For others it is one way of several.
+Status check_postcopy(Strategy strategy, std::uint64_t features) {
+  const bool needed = strategy == Strategy::kPostcopy || strategy == Strategy::kHybrid;
+  if (!needed || (features & kFeaturePostcopy) != 0) return {};
+  return make_error(ErrorCode::kUnsupported, "the target cannot take a guest by post-copy")
+      .advise("run the same version of migrate on both hosts, or use --strategy precopy");
+}
+
 }  // namespace
 
 Result<Welcome> negotiate(const Hello& hello, const TargetTerms& terms) {
@@ -25,6 +39,7 @@ Result<Welcome> negotiate(const Hello& hello, const TargetTerms& terms) {
   welcome.version = std::min(hello.version_max, kVersionMax);
   welcome.features = hello.features & terms.features;
   MIGRATE_TRY(check_verify(hello.verify, welcome.features));
+  MIGRATE_TRY(check_postcopy(hello.strategy, welcome.features));
   welcome.bulk_lanes = std::min(hello.bulk_lanes, terms.bulk_lanes_max);
   welcome.encodings = hello.encodings & terms.encodings;
   welcome.codecs = hello.codecs & terms.codecs;
@@ -51,6 +66,8 @@ Status check_welcome(const Hello& hello, const Welcome& welcome) {
     return make_error(ErrorCode::kProtocol, "the target grants more than this side asked for")
         .advise("run the same version of migrate on both hosts");
   }
+  MIGRATE_TRY(check_attempts(hello.features, welcome.features));
+  MIGRATE_TRY(check_postcopy(hello.strategy, welcome.features));
   return check_verify(hello.verify, welcome.features);
 }
 

@@ -55,6 +55,11 @@ constexpr TypeTraits kTypes[] = {
     {RecordType::kAbort, "ABORT", 5 + kErrorBytesMax, Keying::kKeyed},
     {RecordType::kDiscarded, "DISCARDED", 5 + kErrorBytesMax, Keying::kKeyed},
     {RecordType::kForward, "FORWARD", 8 + kForwardFrameBytesMax, Keying::kKeyed},
+    {RecordType::kLazy, "LAZY", 9, Keying::kKeyed},
+    {RecordType::kLazyTerms, "LAZY_TERMS", 4 + kRegionsMax * 8, Keying::kKeyed},
+    {RecordType::kDemand, "DEMAND", 4 + kDemandsMax * 16, Keying::kKeyed},
+    {RecordType::kInstalled, "INSTALLED", 16 + kVoidWordsMax * 8, Keying::kKeyed},
+    {RecordType::kComplete, "COMPLETE", 60 + kStallsMax * 8, Keying::kKeyed},
     {RecordType::kAlive, "ALIVE", 0, Keying::kKeyed},
 };
 

@@ -57,6 +57,11 @@ enum class RecordType : std::uint16_t {
   kAbort = 0x0035,
   kDiscarded = 0x0036,
   kForward = 0x0037,
+  kLazy = 0x0040,
+  kLazyTerms = 0x0041,
+  kDemand = 0x0042,
+  kInstalled = 0x0043,
+  kComplete = 0x0044,
   kAlive = 0x8001,
 };
 /// A reader that does not know a type with this bit skips the record.

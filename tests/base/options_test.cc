@@ -28,13 +28,20 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
       {"max-rounds", "30"},
       {"bandwidth", "0"},
       {"lanes", "0"},
-      {"on-stall", "throttle,abort"},
+      {"downtime-hard", "off"},
+      {"max-attempts", "10"},
+      {"policy", "own"},
+      {"throttle-max", "0.99"},
+      {"on-stall", "postcopy,throttle,abort"},
+      {"push-bandwidth", "0"},
+      {"push-order", "bubble"},
+      {"release", "end"},
       {"verify", "digest"},
       {"connect-timeout", "10s"},
       {"hello-timeout", "10s"},
       {"peer-timeout", "30s"},
       {"ask-window", "60s"},
-      {"reconnect", "30s"},
+      {"reconnect", "auto"},
       {"compress", "auto"},
       {"delta-cache", "32M"},
       {"switchover-bandwidth", "same"},
@@ -54,39 +61,54 @@ TEST(Options, DefaultsAreTheDocumentedOnes) {
 }
 
 TEST(Options, WhatIsSetReadsBack) {
-  const std::pair<const char*, const char*> cases[] = {{"strategy", "stop-copy"},
-                                                       {"strategy", "precopy"},
-                                                       {"strategy", "auto"},
-                                                       {"compress", "none"},
-                                                       {"compress", "zstd:19"},
-                                                       {"compress", "zstd:-7"},
-                                                       {"compress", "auto"},
-                                                       {"delta-cache", "0"},
-                                                       {"delta-cache", "1G"},
-                                                       {"max-downtime", "1us"},
-                                                       {"max-downtime", "1.5s"},
-                                                       {"max-downtime", "86400s"},
-                                                       {"max-rounds", "1"},
-                                                       {"max-rounds", "10000"},
-                                                       {"bandwidth", "10Gbit"},
-                                                       {"bandwidth", "500Mbit"},
-                                                       {"bandwidth", "12345"},
-                                                       {"lanes", "64"},
-                                                       {"on-stall", "abort"},
-                                                       {"on-stall", "throttle"},
-                                                       {"on-stall", "throttle,abort"},
-                                                       {"verify", "full"},
-                                                       {"connect-timeout", "250ms"},
-                                                       {"hello-timeout", "1s"},
-                                                       {"peer-timeout", "86400s"},
-                                                       {"ask-window", "1ms"},
-                                                       {"reconnect", "0s"},
-                                                       {"reconnect", "86400s"},
-                                                       {"switchover-bandwidth", "0"},
-                                                       {"switchover-bandwidth", "10Gbit"},
-                                                       {"switchover-bandwidth", "same"},
-                                                       {"io", "auto"},
-                                                       {"zerocopy", "off"}};
+  const std::pair<const char*, const char*> cases[] = {
+      {"strategy", "stop-copy"},
+      {"strategy", "precopy"},
+      {"strategy", "postcopy"},
+      {"strategy", "hybrid"},
+      {"strategy", "auto"},
+      {"compress", "none"},
+      {"compress", "zstd:19"},
+      {"compress", "zstd:-7"},
+      {"compress", "auto"},
+      {"delta-cache", "0"},
+      {"delta-cache", "1G"},
+      {"max-downtime", "1us"},
+      {"max-downtime", "1.5s"},
+      {"max-downtime", "86400s"},
+      {"max-rounds", "1"},
+      {"max-rounds", "10000"},
+      {"bandwidth", "10Gbit"},
+      {"bandwidth", "500Mbit"},
+      {"bandwidth", "12345"},
+      {"lanes", "64"},
+      {"on-stall", "abort"},
+      {"on-stall", "throttle"},
+      {"on-stall", "raise:200ms,throttle,raise:2s,abort"},
+      {"on-stall", "postcopy,raise:2s"},
+      {"push-bandwidth", "1Gbit"},
+      {"push-order", "address"},
+      {"release", "early"},
+      {"reconnect", "auto"},
+      {"downtime-hard", "20ms"},
+      {"downtime-hard", "off"},
+      {"max-attempts", "3"},
+      {"policy", "xen"},
+      {"policy", "fixed:7"},
+      {"throttle-max", "0.5"},
+      {"on-stall", "throttle,abort"},
+      {"verify", "full"},
+      {"connect-timeout", "250ms"},
+      {"hello-timeout", "1s"},
+      {"peer-timeout", "86400s"},
+      {"ask-window", "1ms"},
+      {"reconnect", "0s"},
+      {"reconnect", "86400s"},
+      {"switchover-bandwidth", "0"},
+      {"switchover-bandwidth", "10Gbit"},
+      {"switchover-bandwidth", "same"},
+      {"io", "auto"},
+      {"zerocopy", "off"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(std::string(name) + "=" + value);
     OutgoingOptions options;
@@ -99,7 +121,11 @@ TEST(Options, WhatIsSetReadsBack) {
 TEST(Options, WhatIsRefusedNamesTheOptionAndChangesNothing) {
   const std::pair<const char*, const char*> cases[] = {{"strategy", ""},
                                                        {"strategy", "Auto"},
-                                                       {"strategy", "postcopy"},
+                                                       {"strategy", "post-copy"},
+                                                       {"push-bandwidth", "much"},
+                                                       {"push-order", "around"},
+                                                       {"release", "never"},
+                                                       {"on-stall", "postcopy,postcopy"},
                                                        {"max-downtime", "0ms"},
                                                        {"max-downtime", "50"},
                                                        {"max-downtime", "86401s"},
@@ -119,6 +145,17 @@ TEST(Options, WhatIsRefusedNamesTheOptionAndChangesNothing) {
                                                        {"on-stall", "throttle,"},
                                                        {"on-stall", ",abort"},
                                                        {"on-stall", "throttle,throttle"},
+                                                       {"on-stall", "raise"},
+                                                       {"on-stall", "raise:0s"},
+                                                       {"on-stall", "raise:2s,raise:1s"},
+                                                       {"downtime-hard", "999us"},
+                                                       {"downtime-hard", "never"},
+                                                       {"max-attempts", "0"},
+                                                       {"policy", "best"},
+                                                       {"policy", "fixed:0"},
+                                                       {"throttle-max", "1"},
+                                                       {"throttle-max", "-0.1"},
+                                                       {"throttle-max", "nan"},
                                                        {"on-stall", "wait"},
                                                        {"verify", "none"},
                                                        {"connect-timeout", "0s"},
@@ -158,6 +195,17 @@ TEST(Options, AnUnknownNameIsToldAllNames) {
   }
 }
 
+TEST(Options, TheLadderIsTheStrategysUnlessItIsGiven) {
+  OutgoingOptions options;
+  options.strategy = Strategy::kPrecopy;
+  EXPECT_EQ(option("on-stall").get(options), "throttle,abort");
+  options.strategy = Strategy::kHybrid;
+  EXPECT_EQ(option("on-stall").get(options), "throttle,abort");
+  options.strategy = Strategy::kAuto;
+  ASSERT_TRUE(set_option(options, "on-stall", "raise:1s"));
+  EXPECT_EQ(option("on-stall").get(options), "raise:1s");
+}
+
 TEST(Options, ArgumentsShownAreThoseAccepted) {
   for (const char* name : {"strategy", "verify"}) {
     std::string rest(option(name).argument);
@@ -173,7 +221,7 @@ TEST(Options, ArgumentsShownAreThoseAccepted) {
 TEST(Names, ArePinned) {
   EXPECT_EQ(to_string(Strategy::kStopCopy), "stop-copy");
   EXPECT_EQ(to_string(VerifyMode::kFull), "full");
-  EXPECT_EQ(to_string(StallStep::kThrottle), "throttle");
+  EXPECT_EQ(to_string(StallStep{StallStep::Kind::kThrottle}), "throttle");
   EXPECT_EQ(to_string(GuestKind::kVm), "vm");
   EXPECT_EQ(to_string(GuestKind::kContainer), "container");
   EXPECT_EQ(to_string(RunState::kRunning), "running");

@@ -8,13 +8,14 @@ from harness import DONE, TwoHosts, wait_for
 REPORT_KEYS = {
     "schema", "version", "outcome", "strategy", "session", "options", "guest", "host", "attempts",
     "total_ms", "downtime_ms", "phases_ms", "rounds", "pages", "bytes", "bandwidth_mib_s", "cpu_s",
-    "predicted", "faults", "integrity", "reconnects", "takeover", "forwarded", "error"}
+    "predicted", "faults", "integrity", "capacity_mib_s", "failed_attempts", "reconnects", "missing", "takeover", "forwarded", "error"}
 PHASES = {"setup", "rounds", "quiesce", "final_sync", "state_save", "final_pages", "state_load",
           "handover", "start", "verify", "postcopy"}
 # From the guest's last instruction to its first; they are disjoint and sum to the downtime.
 DOWNTIME_PHASES = ("quiesce", "final_sync", "state_save", "final_pages", "state_load", "handover",
                    "start")
-ROUND_KEYS = {"round", "start_ms", "pages", "bytes", "ms", "dirty_after", "dirty_rate", "throttle"}
+ROUND_KEYS = {"round", "start_ms", "pages", "bytes", "ms", "dirty_after", "dirty_rate", "throttle",
+              "throttle_by_vcpu", "hot_after", "predicted"}
 PAGES = {"total", "raw", "zero", "delta", "duplicate", "compressed", "unchanged", "redirtied",
          "demand", "pushed"}
 
@@ -48,8 +49,8 @@ class Moves(TwoHosts):
                          {"name", "kind", "vcpus", "memory_bytes", "state", "tracker"})
         self.assertEqual(set(report["host"]), {"kernel", "cpu"})
         self.assertEqual(set(report["bytes"]), {"guest", "wire"})
-        self.assertEqual(set(report["predicted"]), {"downtime_ms", "total_ms"})
-        self.assertEqual(set(report["faults"]), {"count", "p50_us", "p99_us"})
+        self.assertEqual(set(report["predicted"]), {"downtime_ms", "downtime_p95_ms", "total_ms", "total_p95_ms"})
+        self.assertEqual(set(report["faults"]), {"count", "p50_us", "p99_us", "max_us", "local", "stall_ms"})
         for entry in report["rounds"]:
             self.assertEqual(set(entry), ROUND_KEYS)
 

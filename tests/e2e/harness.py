@@ -113,7 +113,7 @@ class Process:
                 f"--- stdout\n{self.out}--- stderr\n{self.err}---")
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path):
         super().__init__("guest", timeout=PATIENCE_S)
         self._path = path
@@ -181,7 +181,7 @@ class Host:
         return os.path.exists(self.socket_path(name))
 
     def _get(self, path, name):
-        connection = _UnixConnection(self.socket_path(name))
+        connection = UnixConnection(self.socket_path(name))
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -25,6 +25,7 @@ struct UnusedSource final : KvmSourceHooks {
   Status relinquish() override { return unused(); }
   Status reclaim() override { return unused(); }
   Status release() override { return unused(); }
+  Status first_pages(PageBitmap&) override { return {}; }
   PacketSource* waiting_packets() override { return nullptr; }
   void note(std::string_view) override {}
   static Error unused() { return make_error(ErrorCode::kInternal, "called"); }
@@ -37,6 +38,7 @@ struct UnusedTarget final : KvmTargetHooks {
   Status yield() override { return unused(); }
   Status start(RunState) override { return unused(); }
   void discard() override {}
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return nullptr; }
   void note(std::string_view) override {}
   static Error unused() { return make_error(ErrorCode::kInternal, "called"); }

@@ -101,6 +101,24 @@ TEST(GuestMemory, HolesOfPrivateMemoryAreFoundAndOfUnknownMemoryNot) {
   EXPECT_EQ(holes_of(FreshSlot(Backing::kUnknown)).count(), 0U);
 }
 
+TEST(GuestMemory, WhereAFileLiesUnderPrivateMemoryThereAreNoHoles) {
+  const FreshSlot fresh(Backing::kAnonymous);
+  ::madvise(fresh.slot().host, fresh.slot().bytes, MADV_NOHUGEPAGE);
+  // As a restore maps an image's pages: nobody has looked at them yet.
+  const Fd file(::memfd_create("image", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), 16 * kPageSize), 0);
+  ASSERT_EQ(::pwrite(file.get(), "content", 7, 0), 7);
+  ASSERT_NE(::mmap(fresh.page(kFirst + 32), 16 * kPageSize, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_FIXED, file.get(), 0),
+            MAP_FAILED);
+  const PageBitmap holes = holes_of(fresh);
+  EXPECT_EQ(holes.count(), kPages - 16);
+  EXPECT_FALSE(holes.test(fresh.region(), {kFirst + 32}));
+  EXPECT_FALSE(holes.test(fresh.region(), {kFirst + 47}));
+  EXPECT_TRUE(holes.test(fresh.region(), {kFirst + 31}));
+  EXPECT_TRUE(holes.test(fresh.region(), {kFirst + 48}));
+}
+
 class ZeroedPages : public ::testing::TestWithParam<Backing> {};
 INSTANTIATE_TEST_SUITE_P(Backings, ZeroedPages,
                          ::testing::Values(Backing::kMemfd, Backing::kAnonymous,

@@ -163,6 +163,7 @@ TEST_F(Preflight, AVmmThatBuildsSomethingElseIsFoundOut) {
     Status yield() override { return {}; }
     Status start(RunState) override { return {}; }
     void discard() override { guest.reset(); }
+    std::vector<int> vcpu_threads() override { return {}; }
     PacketSink* packet_sink() override { return nullptr; }
     void note(std::string_view) override {}
     std::unique_ptr<testing::TinyGuest> guest;

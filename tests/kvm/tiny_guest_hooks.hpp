@@ -43,6 +43,7 @@ class TinySourceHooks final : public KvmSourceHooks {
   Status relinquish() override { return {}; }
   Status reclaim() override { return {}; }
   Status release() override { return {}; }
+  Status first_pages(PageBitmap&) override { return {}; }
   PacketSource* waiting_packets() override { return nullptr; }
   void note(std::string_view text) override { notes.emplace_back(text); }
 
@@ -81,6 +82,7 @@ class TinyTargetHooks final : public KvmTargetHooks {
     if (state == RunState::kRunning) guest->resume();
     return {};
   }
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return nullptr; }
   void discard() override {
     ++discards;

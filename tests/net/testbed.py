@@ -181,6 +181,11 @@ class Testbed:
     def _port_state(self, host, state):
         _run(["bridge", "-n", self.namespace("switch"), "link", "set", "dev", host, "state", state])
 
+    def unshape_link(self):
+        """Migrations go as fast as this machine is."""
+        for host in HOSTS:
+            self._tc(host, "qdisc del dev link root")
+
     # How it is made.
 
     def _ip(self, place, *lines):

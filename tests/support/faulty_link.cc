@@ -98,6 +98,8 @@ std::unique_ptr<Acceptor> InProcessNetwork::acceptor() {
 }
 void InProcessNetwork::cut_all(InFlight in_flight) { link_->cut_all(in_flight); }
 void InProcessNetwork::stall_all() { link_->stall_all(); }
+void InProcessNetwork::stall(std::size_t lane) { link_->stall_lane(lane); }
+void InProcessNetwork::release_all() { link_->release_all(); }
 void InProcessNetwork::refuse_connections() { link_->refuse(true); }
 void InProcessNetwork::allow_connections() { link_->refuse(false); }
 std::size_t InProcessNetwork::lanes() const { return link_->bytes().size(); }

@@ -29,6 +29,9 @@ class InProcessNetwork {
   /// As planned faults of Scope::kLink, now. Connects go on being accepted: see below.
   void cut_all(InFlight in_flight = InFlight::kLost);
   void stall_all();
+  void stall(std::size_t lane);
+  /// What was stalled moves again.
+  void release_all();
   /// Connects are refused until allow_connections().
   void refuse_connections();
   void allow_connections();

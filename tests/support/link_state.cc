@@ -296,6 +296,19 @@ void LinkState::stall_all() {
   for (const auto& lane : lanes_) stall(*lane);
 }
 
+void LinkState::stall_lane(std::size_t number) {
+  MutexLock lock(mutex_);
+  stall(*lanes_.at(number));
+}
+
+void LinkState::release_all() {
+  MutexLock lock(mutex_);
+  for (const auto& lane : lanes_) {
+    lane->stalled = false;
+    lane->changed.notify_all();
+  }
+}
+
 void LinkState::refuse(bool refuse_all) {
   MutexLock lock(mutex_);
   refusals_left_ = refuse_all ? LinkPlan::kForEver : 0;

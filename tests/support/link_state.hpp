@@ -72,6 +72,8 @@ class LinkState {
 
   void cut_all(InFlight in_flight);
   void stall_all();
+  void stall_lane(std::size_t number);
+  void release_all();
   void refuse(bool refuse_all);
   CondVar& connections_changed() { return connections_changed_; }
   const LinkPlan& plan() const { return plan_; }

@@ -156,11 +156,12 @@ const Words kSlow = {"--bandwidth", "160Mbit", "--json"};
 
 class SlowMigrationTest : public CommandMigrationTest {
  protected:
-  void begin() {
+  void begin(const Words& more = {}) {
     source_ = a_.run(kWriter);
     target_ = b_.listen({"--once"}, address_);
     Words words = {"send", "vm:web", address_};
     words.insert(words.end(), kSlow.begin(), kSlow.end());
+    words.insert(words.end(), more.begin(), more.end());
     send_ = a_.start(words);
     ASSERT_TRUE(wait_for([&] {
       const Json guest = a_.json({"status", "web"});
@@ -236,7 +237,8 @@ TEST_F(SlowMigrationTest, SigtermToTheTargetLeavesTheGuestAtTheSource) {
 }
 
 TEST_F(SlowMigrationTest, KillingTheSourceIsReportedAsAGuestLost) {
-  ASSERT_NO_FATAL_FAILURE(begin());
+  // For so long the target waits for it to come back.
+  ASSERT_NO_FATAL_FAILURE(begin({"--reconnect", "1s"}));
   source_->signal(SIGKILL);
   EXPECT_EQ(send_->wait(), 6) << send_->out() << send_->err();
   EXPECT_EQ(send_->json()["outcome"], "lost");

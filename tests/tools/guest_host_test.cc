@@ -4,8 +4,10 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <future>
 #include <thread>
@@ -59,7 +61,7 @@ class FakeHosted final : public HostedGuest {
   Result<std::unique_ptr<SourceGuest>> make_source() override {
     FakeSource::Script script;
     script.writes = [this](FakeSource&, const char* where) {
-      if (std::string_view(where) != hold_at_) return;
+      if (std::string_view(where) != hold_at_ || --hold_in_ > 0) return;
       hold_at_ = "";
       held_.set_value();
       let_go_.get_future().wait();
@@ -69,7 +71,11 @@ class FakeHosted final : public HostedGuest {
   }
 
   /// The next migration stops at `where` until let_go().
-  void hold_at(const char* where) { hold_at_ = where; }
+  /// The nth time from now.
+  void hold_at(const char* where, int nth = 1) {
+    hold_in_ = nth;
+    hold_at_ = where;
+  }
   void wait_until_held() { held_.get_future().wait(); }
   void let_go() { let_go_.set_value(); }
 
@@ -84,6 +90,7 @@ class FakeHosted final : public HostedGuest {
   mutable Mutex mutex_;
   GuestState state_ MIGRATE_GUARDED_BY(mutex_) = GuestState::kRunning;
   std::string_view hold_at_;
+  int hold_in_ = 1;
   std::promise<void> held_;
   std::promise<void> let_go_;
 };
@@ -111,6 +118,7 @@ class Target final : private Incoming::Host {
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override {}
+  void on_memory(Memory, const std::string&) override {}
 
   std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<Incoming> incoming_;
@@ -126,7 +134,7 @@ class GuestHostTest : public ::testing::Test {
     host_ = *std::move(host);
   }
   HttpResponse call(const char* method, const char* path, const std::string& body = "") {
-    return ControlApi(*host_).handle({method, path, body});
+    return ControlApi(*host_).handle({method, path, body, -1});
   }
   /// The report of the migration under way.
   Json wait_for_report() {
@@ -220,7 +228,7 @@ TEST_F(GuestHostTest, AnnouncementsEndWhenTheGuestLeavesAndNotBefore) {
   EXPECT_EQ(wait_for_report()["outcome"], "failed");
   EXPECT_EQ(ends, 0) << "it was not about to leave";
   Target target(world_, scratch_);
-  guest_.hold_at("save");
+  guest_.hold_at("save", 2);  // After the rehearsal.
   ASSERT_TRUE(host_->start_migration(target.request()));
   guest_.wait_until_held();
   EXPECT_EQ(ends, 1) << "it is paused to leave";
@@ -238,7 +246,7 @@ TEST_F(GuestHostTest, AGuestWhoseAnnouncementsWereCutShortAndThatStaysIsAnnounce
   const std::string mac = "52:54:00:12:34:56";
   host_->set_network({{{"tap0", "", *parse_mac(mac), {}, {}}}, {}, [] { return true; }});
   std::optional<Target> target;
-  guest_.hold_at("save");
+  guest_.hold_at("save", 2);  // After the rehearsal.
   // Its thread, and the announcer's, are where the bridge is.
   space.run([&] {
     target.emplace(world_, scratch_);
@@ -308,6 +316,88 @@ TEST_F(GuestHostTest, AGuestThatEndsByItselfEndsItsMigration) {
   auto end = std::async(std::launch::async, [this] { return host_->serve(*signals_); });
   guest_.let_go();
   EXPECT_EQ(end.get().kind, HostEnd::Kind::kCrashed);
+}
+
+/// A recording that would take ten minutes, in its tracks until let_go().
+class Recording {
+ public:
+  Recording(GuestHost& host, FakeHosted& guest, int client = -1) {
+    guest.hold_at("collect");
+    const TraceOptions options{std::chrono::minutes(10), std::chrono::seconds(10), -1};
+    trace_ = std::async(std::launch::async,
+                        [&host, options, client] { return host.record(options, client); });
+    guest.wait_until_held();
+  }
+  Result<DirtyTrace> wait() { return trace_.get(); }
+
+ private:
+  std::future<Result<DirtyTrace>> trace_;
+};
+
+TEST_F(GuestHostTest, ATraceIsGivenWhole) {
+  const HttpResponse response =
+      call("POST", "/v1/trace", R"({"duration":"300ms","interval":"20ms"})");
+  ASSERT_EQ(response.status, 200) << response.body;
+  EXPECT_EQ(response.content_type, "application/octet-stream");
+  const auto trace = decode_trace(std::as_bytes(std::span(response.body)));
+  ASSERT_TRUE(trace) << trace.error().to_text();
+  EXPECT_EQ(trace->pages(), 64u);
+  EXPECT_EQ(host_->status(), "running");
+}
+
+TEST_F(GuestHostTest, ARecordingYieldsToWhateverElseIsAsked) {
+  Recording recording(*host_, guest_);
+  EXPECT_EQ(host_->status(), "running");
+  EXPECT_EQ(call("POST", "/v1/trace").status, 409) << "one at a time";
+  auto paused = std::async(std::launch::async, [this] { return host_->pause(); });
+  guest_.let_go();
+  EXPECT_TRUE(paused.get());
+  EXPECT_EQ(host_->status(), "paused");
+  const auto trace = recording.wait();
+  ASSERT_FALSE(trace);
+  EXPECT_EQ(trace.error().code, ErrorCode::kBusy);
+}
+
+TEST_F(GuestHostTest, ARecordingYieldsToAMigration) {
+  Target target(world_, scratch_);
+  Recording recording(*host_, guest_);
+  auto started =
+      std::async(std::launch::async, [&] { return host_->start_migration(target.request()); });
+  guest_.let_go();
+  EXPECT_TRUE(started.get());
+  EXPECT_FALSE(recording.wait());
+  EXPECT_EQ(wait_for_report()["outcome"], "done");
+}
+
+TEST_F(GuestHostTest, ARecordingEndsWithTheClientThatWantedIt) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, ends.data()), 0);
+  const Fd client(ends[0]);
+  Recording recording(*host_, guest_, ends[1]);
+  Fd server(ends[1]);
+  ::shutdown(client.get(), SHUT_RDWR);
+  guest_.let_go();
+  const auto trace = recording.wait();
+  ASSERT_FALSE(trace);
+  EXPECT_EQ(trace.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(host_->status(), "running");
+}
+
+TEST_F(GuestHostTest, AGuestThatEndsWhileItIsRecordedHasEnded) {
+  Recording recording(*host_, guest_);
+  guest_.crash();
+  auto end = std::async(std::launch::async, [this] { return host_->serve(*signals_); });
+  guest_.let_go();
+  EXPECT_EQ(end.get().kind, HostEnd::Kind::kCrashed);
+  EXPECT_FALSE(recording.wait());
+  EXPECT_EQ(call("POST", "/v1/trace").status, 409);
+}
+
+TEST_F(GuestHostTest, RecordingsAreCheckedFirst) {
+  for (const char* body : {"[]", R"({"duration":3})", R"({"duration":"soon"})", R"({"more":"1s"})",
+                           R"({"duration":"2h"})", R"({"interval":"1us"})"}) {
+    EXPECT_EQ(call("POST", "/v1/trace", body).status, 400) << body;
+  }
 }
 
 TEST_F(GuestHostTest, RequestsAreCheckedBeforeAnythingHappens) {

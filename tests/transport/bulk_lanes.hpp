@@ -83,7 +83,6 @@ class Sink final : public PageSink {
   std::span<std::byte> mapped(const RegionId&) override {
     return memory_.is_mapped ? std::span(memory_.bytes) : std::span<std::byte>();
   }
-  Status install(const RegionId&, GuestPage, std::span<const std::byte>) override { return {}; }
 
  private:
   Memory& memory_;

@@ -8,6 +8,7 @@
 
 #include "tests/transport/channel_io.hpp"
 #include "tests/transport/tls_files.hpp"
+#include "transport/record_channel.hpp"
 #include "transport/tls_context.hpp"
 
 namespace migrate::test {
@@ -65,6 +66,11 @@ INSTANTIATE_TEST_SUITE_P(Kinds, TlsChannel,
                                          Kind{"fresh_keys", false, 100'000}),
                          [](const auto& kind) { return kind.param.name; });
 
+TEST_P(TlsChannel, TellsOfTheLinkBelow) {
+  EXPECT_GT(near_->link_state().round_trip.count(), 0);
+  EXPECT_GT(far_->link_state().round_trip_min.count(), 0);
+}
+
 TEST_P(TlsChannel, OddPartsArriveByteForByte) {
   for (const std::size_t most : {std::size_t{7}, std::size_t{4096}, std::size_t{300'000}}) {
     SCOPED_TRACE(most);
@@ -78,6 +84,28 @@ TEST_P(TlsChannel, OddPartsArriveByteForByte) {
     ASSERT_TRUE(status) << status.error().to_text();
     EXPECT_TRUE(received == bytes);
   }
+}
+
+TEST_P(TlsChannel, RecordsThatNobodyWaitsForArriveInOrderThoughNobodyReadAtFirst) {
+  wire::SessionRandom random;
+  random.bytes.fill(std::byte{1});
+  const wire::Hasher hasher(random, random);
+  RecordChannel near(std::move(near_), hasher);
+  RecordChannel far(std::move(far_), hasher);
+  near.set_detached(true);
+  constexpr std::size_t kChunk = 1 << 20;
+  for (std::size_t i = 0; i < 16; ++i) {
+    ASSERT_TRUE(near.send_section_data(random_bytes(kChunk, i + 1), kLong));
+  }
+  near.set_detached(false);
+  std::jthread later([&] { EXPECT_TRUE(near.send(wire::Commit{1}, kLong)); });
+  for (std::size_t i = 0; i < 16; ++i) {
+    const auto record = far.receive(kLong);
+    ASSERT_TRUE(record) << record.error().to_text();
+    const auto sent = random_bytes(kChunk, i + 1);
+    EXPECT_TRUE(std::equal(record->body.begin(), record->body.end(), sent.begin(), sent.end()));
+  }
+  EXPECT_TRUE(far.expect<wire::Commit>(kLong));
 }
 
 TEST_P(TlsChannel, NothingToSendIsSent) {

@@ -87,6 +87,49 @@ TEST_F(Hooks, AMovedGuestGoesOnWhereItWas) {
   }
 }
 
+/// As after a switchover that was given up: the guest has gone on at the source since.
+TEST_F(Hooks, ALaterStateMayBeLoadedOverAnEarlierOne) {
+  const std::shared_ptr<Vmm> from = make("writer:rate=20M,set=1M+verifier:rate=20M", 16 << 20, 2);
+  resume(*from);
+  wait_for(*from, [](const GuestStats& now) { return now.pages_written > 300; });
+  VmmSourceHooks from_hooks(from);
+  auto source = make_kvm_source(from->kvm_vm(), from_hooks);
+  ASSERT_TRUE(source) << source.error().to_text();
+  const auto description = (*source)->describe();
+  ASSERT_TRUE(description);
+  VmmTargetHooks to_hooks;
+  const auto target = make_kvm_target(from->kvm_vm().kvm_fd, to_hooks);
+  ASSERT_TRUE(target->prepare(*description));
+  GuestStats left;
+  for (int attempt = 1; attempt <= 3; ++attempt) {
+    ASSERT_TRUE((*source)->pause());
+    Sections state;
+    Recorder recorder(state);
+    ASSERT_TRUE((*source)->save_state(recorder));
+    copy_memory(*from, *to_hooks.vmm());
+    Player player(state);
+    const auto loaded = target->load_state(player);
+    ASSERT_TRUE(loaded) << loaded.error().to_text();
+    ASSERT_TRUE(target->acquire());
+    left = stats_of(*from);
+    if (attempt == 3) break;
+    ASSERT_TRUE(target->yield());
+    ASSERT_TRUE((*source)->resume());
+    wait_for(*from,
+             [&](const GuestStats& now) { return now.pages_written > left.pages_written + 300; });
+  }
+  ASSERT_TRUE((*source)->release());
+  ASSERT_TRUE(target->start(RunState::kRunning));
+  const auto to = to_hooks.vmm();
+  const GuestStats arrived = stats_of(*to);
+  EXPECT_GE(arrived.pages_written, left.pages_written);
+  const GuestStats later = wait_for(*to, [&](const GuestStats& now) {
+    return now.verify_passes > arrived.verify_passes + 1 &&
+           now.pages_written > arrived.pages_written + 300;
+  });
+  EXPECT_EQ(later.verify_errors, 0u);
+}
+
 TEST_F(Hooks, AGuestThatArrivesPausedStandsStill) {
   const std::shared_ptr<Vmm> from = make("counter");
   resume(*from);

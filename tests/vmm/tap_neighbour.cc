@@ -123,7 +123,7 @@ std::optional<Bytes> TapNeighbour::receive(std::chrono::milliseconds patience) c
     if (bytes >= 0 && from.sll_pkttype != PACKET_OUTGOING) {
       frame.resize(static_cast<std::size_t>(bytes));
       // What comes from the guest, and not from this host.
-      if (frame.substr(6, 6) == kGuestMac) return frame;
+      if (frame.substr(6, 6) == guest_mac_) return frame;
     }
     if (bytes >= 0) continue;
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -40,6 +40,8 @@ class TapNeighbour {
   /// Waits until frames reach the tap's queue: for a while after it was opened they do not.
   void wait_until_it_takes_frames() const;
   void send(const Bytes& frame) const;
+  /// By which frames are the guest's; kGuestMac at first.
+  void set_guest_mac(const Bytes& mac) { guest_mac_ = mac; }
   /// The next frame that comes from the guest; nullopt when none has come for so long.
   [[nodiscard]] std::optional<Bytes> receive(
       std::chrono::milliseconds patience = std::chrono::seconds(30)) const;
@@ -48,6 +50,7 @@ class TapNeighbour {
 
  private:
   const std::string name_;
+  Bytes guest_mac_ = kGuestMac;
   Fd socket_;
 };
 

@@ -116,7 +116,7 @@ TEST(Acpi, EachProcessorAndTheIoApicAreListed) {
 TEST(Acpi, TheNamespaceIsTheseBytes) {
   Tables tables({1, 1});
   // Name(_S5, Package(4){5, 0, 0, 0}), Scope(\_SB){Device(COM1){...}, Device(PEVT){...},
-  // Device(VR00){...}}; checked with iasl -d.
+  // Device(VGEN){...}, Device(GED0){...}, Device(VR00){...}}; checked with iasl -d.
   const Bytes com1 = bytes({
       0x5b, 0x82, 0x31, 'C',  'O',  'M',  '1',                     //
       0x08, '_',  'H',  'I',  'D',  0x0c, 0x41, 0xd0, 0x05, 0x01,  // PNP0501
@@ -133,6 +133,26 @@ TEST(Acpi, TheNamespaceIsTheseBytes) {
       0x47, 0x01, 0x05, 0x05, 0x05, 0x05, 0x01, 0x01,                          // 1 port
       0x79, 0x00,
   });
+  const Bytes vgen = bytes({
+      0x5b, 0x82, 0x4a, 0x05, 'V', 'G',  'E',  'N',                                          //
+      0x08, '_',  'H',  'I',  'D', 0x0d, 'Q',  'E',  'M',  'U',  'V',  'G',  'I',  'D',  0,  //
+      0x08, '_',  'C',  'I',  'D', 0x12, 0x1c, 0x02,                                         //
+      0x0d, 'V',  'M',  '_',  'G', 'e',  'n',  '_',  'C',  'o',  'u',  'n',  't',  'e',  'r', 0,
+      0x0d, 'V',  'M',  'G',  'E', 'N',  'C',  'T',  'R',  0,  //
+      0x08, '_',  'D',  'D',  'N',                             //
+      0x0d, 'V',  'M',  '_',  'G', 'e',  'n',  '_',  'C',  'o',  'u',  'n',  't',  'e',  'r', 0,
+      0x08, 'A',  'D',  'D',  'R', 0x12, 0x08, 0x02, 0x0c, 0x00, 0xe0, 0x0f, 0x00, 0x00,  // 0xfe000
+  });
+  const Bytes ged0 = bytes({
+      0x5b, 0x82, 0x43, 0x04, 'G',  'E',  'D',  '0',                                       //
+      0x08, '_',  'H',  'I',  'D',  0x0d, 'A',  'C',  'P',  'I',  '0',  '0', '1', '3', 0,  //
+      0x08, '_',  'U',  'I',  'D',  0x00,                                                  //
+      0x08, '_',  'C',  'R',  'S',  0x11, 0x0e, 0x0a, 0x0b,                                //
+      0x89, 0x06, 0x00, 0x03, 0x01, 0x09, 0x00, 0x00, 0x00, 0x79, 0x00,  // edges of 9
+      0x14, 0x13, '_',  'E',  'V',  'T',  0x09,                          // one argument, serialized
+      0xa0, 0x0c, 0x93, 0x68, 0x0a, 0x09,                                // If (Arg0 == 9)
+      0x86, 'V',  'G',  'E',  'N',  0x0a, 0x80,                          // Notify (VGEN, 0x80)
+  });
   const Bytes vr00 = bytes({
       0x5b, 0x82, 0x41, 0x04, 'V',  'R',  '0',  '0',  //
       0x08, '_',  'H',  'I',  'D',  0x0d, 'L',  'N',  'R',  'O',  '0',  '0',
@@ -144,11 +164,12 @@ TEST(Acpi, TheNamespaceIsTheseBytes) {
       0x79, 0x00,
   });
   const Bytes off = bytes({0x08, '_', 'S', '5', '_', 0x12, 0x07, 0x04, 0x0a, 0x05, 0, 0, 0});
-  const std::size_t inside = 5 + com1.size() + pevt.size() + vr00.size();
+  const std::size_t inside =
+      5 + com1.size() + pevt.size() + vgen.size() + ged0.size() + vr00.size();
   const auto length = static_cast<unsigned>(inside + 2);
   const Bytes scope = bytes({0x10, 0x40 | (length & 0xf), length >> 4, '\\', '_', 'S', 'B', '_'});
   const auto dsdt = tables["DSDT"].subspan(36);
-  EXPECT_EQ(Bytes(dsdt.begin(), dsdt.end()), aml::join({off, scope, com1, pevt, vr00}));
+  EXPECT_EQ(Bytes(dsdt.begin(), dsdt.end()), aml::join({off, scope, com1, pevt, vgen, ged0, vr00}));
 }
 
 TEST(Acpi, AllDevicesAndProcessorsHaveRoom) {

@@ -21,6 +21,7 @@ class ToyDevice final : public VirtioDevice {
   std::uint64_t features() const override { return 0x5; }
   std::size_t queues() const override { return 2; }
   std::span<const std::byte> config() const override { return config_; }
+  bool config_has_changed() const override { return changed_; }
   void start(VirtioTransport& transport, std::uint64_t features,
              std::span<Virtqueue> queues) override {
     transport_ = &transport;
@@ -41,6 +42,7 @@ class ToyDevice final : public VirtioDevice {
   [[nodiscard]] bool running() const { return transport_ != nullptr; }
   std::array<std::byte, 6> config_ = {std::byte{1}, std::byte{2}, std::byte{3},
                                       std::byte{4}, std::byte{5}, std::byte{6}};
+  bool changed_ = false;
   VirtioTransport* transport_ = nullptr;
   std::uint64_t features_ = 0;
   std::span<Virtqueue> queues_;
@@ -215,6 +217,38 @@ TEST_F(VirtioMmioTest, AHalfSetUpDeviceMovesToo) {
   driver.go();
   ASSERT_TRUE(toy.running());
   EXPECT_TRUE(toy.queues_[0].started() && toy.queues_[1].started());
+}
+
+TEST_F(VirtioMmioTest, ADriverIsToldThatConfigurationSpaceIsAnotherNow) {
+  bring_up();
+  const auto section = saved(device_);
+  const std::uint32_t before = in32(device_, VIRTIO_MMIO_CONFIG_GENERATION);
+  ToyDevice toy;
+  FakeLine line;
+  VirtioMmio same(toy, memory_.ram(), line);
+  ASSERT_TRUE(load(same, section));
+  EXPECT_FALSE(line.high());
+  EXPECT_EQ(in32(same, VIRTIO_MMIO_CONFIG_GENERATION), before) << "it may be reading";
+
+  toy.config_[5] = std::byte{7};
+  toy.changed_ = true;
+  VirtioMmio other(toy, memory_.ram(), line);
+  ASSERT_TRUE(load(other, section));
+  EXPECT_TRUE(line.high());
+  EXPECT_NE(in32(other, VIRTIO_MMIO_CONFIG_GENERATION), before);
+  EXPECT_EQ(VirtioDriver(other).acknowledge(), std::uint32_t{VIRTIO_MMIO_INT_CONFIG});
+  EXPECT_FALSE(line.high());
+  EXPECT_TRUE(toy.running());
+}
+
+TEST_F(VirtioMmioTest, OneThatHasNoDriverYetTellsNobody) {
+  ASSERT_TRUE(driver_.agree(kVersion1));
+  ToyDevice toy;
+  toy.changed_ = true;
+  FakeLine line;
+  VirtioMmio moved(toy, memory_.ram(), line);
+  ASSERT_TRUE(load(moved, saved(device_)));
+  EXPECT_FALSE(line.high());
 }
 
 TEST_F(VirtioMmioTest, SectionsCutShortAreRefused) {

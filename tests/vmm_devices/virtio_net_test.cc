@@ -55,8 +55,9 @@ class Wire {
 };
 
 struct Card {
-  Card(TestRam& memory, int port, const std::string& mac = "52:54:00:12:34:56")
-      : net(*VirtioNet::create("virtio-net.0", *parse_mac(mac), memory.ram(), port)),
+  Card(TestRam& memory, int port, const std::string& mac = "52:54:00:12:34:56",
+       const std::optional<MacAddress>& former = std::nullopt)
+      : net(*VirtioNet::create("virtio-net.0", *parse_mac(mac), memory.ram(), port, former)),
         mmio(*net, memory.ram(), line),
         driver(mmio) {}
   std::unique_ptr<VirtioNet> net;
@@ -289,6 +290,25 @@ TEST_F(VirtioNetTest, AHostileQueueStopsTheCardUntilItIsReset) {
   again.offer(0, {{kBuffers, kBufferBytes, kWrite}});
   card_.driver.notify(0);
   EXPECT_TRUE(eventually([&] { return again.used_index() == 1; }));
+}
+
+TEST_F(VirtioNetTest, ACardThatGotAnotherAddressTakesTheStateOfTheFormer) {
+  const auto former = parse_mac("52:54:00:12:34:56");
+  Card renewed(memory_, wire_.device(), "52:aa:bb:cc:dd:ee", *former);
+  ASSERT_TRUE(card_.mmio.quiesce(soon()));
+  ASSERT_TRUE(load(renewed.mmio, saved(card_.mmio)));
+  EXPECT_TRUE(renewed.line.high()) << "the driver is told";
+  EXPECT_EQ(in8(renewed.mmio, VIRTIO_MMIO_CONFIG + 5), 0xee);
+  // Frames are sent to either: a driver that runs goes on with what it has read.
+  std::vector<std::byte> frame(60);
+  for (const auto& mac : {former, parse_mac("52:aa:bb:cc:dd:ee")}) {
+    std::ranges::copy(std::as_bytes(std::span(mac->bytes)), frame.begin());
+    EXPECT_TRUE(renewed.net->is_reached_here_alone(frame));
+  }
+  // From here on it is a card like any other.
+  Card next(memory_, wire_.device(), "52:aa:bb:cc:dd:ee");
+  ASSERT_TRUE(load(next.mmio, saved(renewed.mmio)));
+  EXPECT_FALSE(load(renewed.mmio, saved(next.mmio))) << "nor is it the former card any more";
 }
 
 TEST_F(VirtioNetTest, AnotherCardIsNotTakenForThisOne) {

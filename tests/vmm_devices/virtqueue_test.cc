@@ -102,6 +102,55 @@ TEST_F(VirtqueueTest, TheRingGoesRoundAndItsIndexPastItsEnd) {
   }
 }
 
+/// Numbers of the pages that are named.
+std::vector<std::uint64_t> first_pages(TestRam& memory, const Virtqueue& queue) {
+  std::vector<Region> regions;
+  for (const KvmMemorySlot& slot : memory.slots()) regions.push_back(region_of(slot));
+  PageBitmap pages(regions);
+  FirstPages first(memory.slots(), pages);
+  queue.add_first_pages(first);
+  std::vector<std::uint64_t> numbers;
+  pages.for_each_run([&](const RegionId&, PageRange run) {
+    for (std::uint64_t i = 0; i < run.count; ++i) numbers.push_back(run.first.number + i);
+  });
+  return numbers;
+}
+
+TEST_F(VirtqueueTest, RingsAndTheBuffersOfWhatWaitsAndOfWhatWasCompletedAreNamed) {
+  const auto rings = first_pages(memory_, queue_);
+  EXPECT_THAT(rings, ElementsAre(0, 1, 2)) << "descriptors, available, used";
+  driver_.offer(0, {{kData, 4096, kWrite}});
+  ASSERT_TRUE(take());
+  queue_.complete(chain_, 4096);
+  driver_.offer(3, {{kData + 2 * kPageSize + 4000, 200}, {TestRam::kHigh, 16, kWrite}});
+  EXPECT_THAT(first_pages(memory_, queue_), ElementsAre(0, 1, 2, 16, 18, 19, 256));
+  ASSERT_TRUE(take());
+  EXPECT_EQ(chain_.head, 3) << "nothing was taken by naming it";
+}
+
+TEST_F(VirtqueueTest, AnIndirectTableIsNamedWithItsBuffers) {
+  const TestDescriptor table[] = {{kData + 5 * kPageSize, 8, 0, 0}};
+  indirect(table);
+  driver_.offer(5, {{kTable, sizeof table, kIndirect}});
+  EXPECT_THAT(first_pages(memory_, queue_), ElementsAre(0, 1, 2, 8, 21));
+}
+
+TEST_F(VirtqueueTest, HowManyBuffersAreNamedIsBound) {
+  constexpr std::uint32_t kPart = 40 * kPageSize;
+  driver_.offer(0, {{kData, kPart}, {kData, kPart}, {TestRam::kHigh, 64 * kPageSize}});
+  const auto named = first_pages(memory_, queue_);
+  constexpr std::uint64_t kLeft = Virtqueue::kFirstBufferPages - 80;
+  EXPECT_EQ(named.size(), 3 + 40 + kLeft);
+  EXPECT_EQ(named.back(), 256 + kLeft - 1);
+}
+
+TEST_F(VirtqueueTest, OfDescriptorsThatBreakTheRulesOnlyTheRingsAreNamed) {
+  driver_.offer(0, {{~std::uint64_t{0} - 5, 100}});
+  EXPECT_THAT(first_pages(memory_, queue_), ElementsAre(0, 1, 2));
+  Virtqueue stopped{memory_.ram()};
+  EXPECT_THAT(first_pages(memory_, stopped), IsEmpty());
+}
+
 struct Hostile {
   const char* why;
   std::vector<TestDescriptor> parts;

@@ -92,6 +92,24 @@ TEST_F(LinuxConfigTest, ATargetMakesTheSameMachineOfItsOwnParts) {
   EXPECT_EQ(arrived->nets[0].mac, source_.nets[0].mac);
 }
 
+TEST_F(LinuxConfigTest, ACopysCardsGetAddressesOfTheirOwn) {
+  here_.new_identity = true;
+  here_.nets[1].mac = parse_mac("52:54:00:00:00:07").value();
+  const auto one = arrive();
+  const auto two = arrive();
+  ASSERT_TRUE(one && two) << one.error().to_text();
+  EXPECT_EQ(one->nets[0].former_mac, source_.nets[0].mac);
+  EXPECT_NE(one->nets[0].mac, source_.nets[0].mac);
+  EXPECT_NE(one->nets[0].mac, two->nets[0].mac);
+  EXPECT_EQ(one->nets[0].mac->bytes[0] & 3, 2) << "locally administered, one card's";
+  EXPECT_EQ(one->nets[1].mac, here_.nets[1].mac) << "as it was given here";
+  // On its way from here it is a guest like any other.
+  const auto next = decode_machine(describe(*one));
+  ASSERT_TRUE(next);
+  EXPECT_EQ(next->nets[0].mac, one->nets[0].mac);
+  EXPECT_FALSE(next->nets[0].former_mac);
+}
+
 TEST_F(LinuxConfigTest, ATargetWithoutTheGuestsPartsRefusesIt) {
   const ArrivalConfig good = here_;
   here_.disks.pop_back();

@@ -112,6 +112,67 @@ StreamMaker aborted_attempt() {
   return maker;
 }
 
+StreamMaker given_up() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.allow_attempts();
+  maker.open();
+  maker.pages(1, 0, {{0, 3, 1}});
+  maker.end_round(false);
+  maker.end_round(true);
+  maker.state(40);
+  maker.offer(1);
+  const Error late = make_error(ErrorCode::kTimeout, "READY did not come within 20 ms");
+  maker.send(Abort{1, AbortScope::kAttempt, late});
+  maker.ready(1);
+  return maker;
+}
+
+/// Loading the state of the first attempt has written to page 1, which the guest does not write.
+StreamMaker forgotten() {
+  StreamMaker maker = given_up();
+  maker.forget(1, 0, 1);
+  maker.pages(1, 0, {{1, 1, 1}, {5, 1, 4}});
+  maker.end_round(false);
+  maker.end_round(true);
+  maker.state(40);
+  maker.offer(2);
+  maker.ready(2);
+  finish(maker, 2);
+  return maker;
+}
+
+/// The page does not come again.
+StreamMaker forgotten_at_offer() {
+  StreamMaker maker = given_up();
+  maker.forget(1, 0, 1);
+  maker.end_round(true);
+  maker.state(40);
+  maker.offer(2);
+  return maker;
+}
+
+StreamMaker round_before_account() {
+  StreamMaker maker = given_up();
+  maker.pages(1, 0, {{1, 1, 1}});
+  return maker;
+}
+
+StreamMaker void_unasked() {
+  StreamMaker maker({memory(0, 0, 8)}, 1);
+  maker.open();
+  maker.pages(1, 0, {{0, 1, 1}});
+  maker.end_round(false);
+  maker.reply(Void{RegionHandle{0}, 0, {1}});
+  return maker;
+}
+
+StreamMaker account_digest_mismatch() {
+  StreamMaker maker = given_up();
+  maker.spoil_digest();
+  maker.forget(1, 0, 1);
+  return maker;
+}
+
 StreamMaker committed() {
   StreamMaker maker({memory(0, 0, 8)}, 1);
   maker.open();
@@ -491,6 +552,7 @@ std::vector<GoldenFile> make_golden_files() {
       {"valid/alive", alive},
       {"valid/aborted_attempt", aborted_attempt},
       {"valid/discarded", discarded},
+      {"valid/forgotten", forgotten},
       {"valid/asked_after_start", asked_after_start},
       {"valid/forwarded", forwarded},
       {"valid/lost", lost},
@@ -517,6 +579,10 @@ std::vector<GoldenFile> make_golden_files() {
       {"invalid/session.wrong_proof", wrong_proof},
       {"invalid/session.resume_without_proof", resume_without_proof},
       {"invalid/resume.page_not_void", page_not_void},
+      {"invalid/resume.forgotten_at_offer", forgotten_at_offer},
+      {"invalid/resume.void_unasked", void_unasked},
+      {"invalid/handover.round_before_account", round_before_account},
+      {"invalid/digest.account_digest_mismatch", account_digest_mismatch},
       {"invalid/resume.void_at_offer", void_at_offer},
       {"invalid/resume.barrier_before_voided", barrier_before_voided},
       {"invalid/resume.resumed_too_far", resumed_too_far},
@@ -529,6 +595,7 @@ std::vector<GoldenFile> make_golden_files() {
     files.push_back({std::string(name) + ".capture", make().capture()});
   }
   add_content_streams(files);
+  add_lazy_streams(files);
   files.push_back(vectors());
   return files;
 }

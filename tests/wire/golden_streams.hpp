@@ -17,5 +17,7 @@ struct GoldenFile {
 
 /// The part of them that is about deltas, duplicates and packed batches.
 void add_content_streams(std::vector<GoldenFile>& files);
+/// And about pages that follow the guest.
+void add_lazy_streams(std::vector<GoldenFile>& files);
 
 }  // namespace migrate::wire::testing

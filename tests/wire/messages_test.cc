@@ -43,8 +43,9 @@ template <typename Message>
 class EveryMessage : public ::testing::Test {};
 using AllMessages =
     ::testing::Types<Hello, Welcome, Join, Joined, Ask, Answer, ErrorRecord, Ping, Pong, Alive,
-                     Regions, Barrier, BarrierAck, SectionBegin, SectionEnd, StateEnd, Offer, Ready,
-                     Commit, Started, Released, Abort, Discarded, Forward>;
+                     Regions, Barrier, BarrierAck, ResumeTerms, Resume, Resumed, Void, VoidEnd,
+                     Voided, Lazy, LazyTerms, Demand, Installed, Complete, SectionBegin, SectionEnd,
+                     StateEnd, Offer, Ready, Commit, Started, Released, Abort, Discarded, Forward>;
 TYPED_TEST_SUITE(EveryMessage, AllMessages);
 
 TYPED_TEST(EveryMessage, ComesBackAsItWasSent) {
@@ -151,6 +152,19 @@ TEST(MessageLimits, LargestMessagesFitTheirTypes) {
   regions.added = hello.guest.regions;
   regions.removed.resize(kRegionsMax);
   EXPECT_LE(body_of(regions).size(), kRegionsBytesMax);
+
+  LazyTerms terms;
+  terms.granules.assign(kRegionsMax, {RegionHandle{1}, kGranulePagesMax});
+  EXPECT_EQ(body_of(terms).size(), length_max(RecordType::kLazyTerms));
+  Demand demand;
+  demand.wanted.assign(kDemandsMax, {RegionHandle{1}, kPageNumberMax - 1, kGranulePagesMax});
+  EXPECT_EQ(body_of(demand).size(), length_max(RecordType::kDemand));
+  Installed installed;
+  installed.words.assign(kVoidWordsMax, 0);
+  EXPECT_EQ(body_of(installed).size(), length_max(RecordType::kInstalled));
+  Complete complete;
+  complete.stall_us.assign(kStallsMax, 0);
+  EXPECT_EQ(body_of(complete).size(), length_max(RecordType::kComplete));
 }
 
 TEST(MessageLimits, FixedMessagesHaveExactlyTheLimitOfTheirType) {
@@ -175,6 +189,7 @@ TEST(MessageLimits, FixedMessagesHaveExactlyTheLimitOfTheirType) {
   exact(samples.make<Commit>());
   exact(samples.make<Started>());
   exact(samples.make<Released>());
+  exact(samples.make<Lazy>());
 }
 
 TEST(MessageLimits, WhatIsBeyondThemCannotBeSent) {
@@ -197,6 +212,39 @@ TEST(MessageLimits, WhatIsBeyondThemCannotBeSent) {
 
   EXPECT_FALSE(encode_record(SectionBegin{{"", 1, true}}, 0, session_hasher(), out));
   EXPECT_FALSE(encode_record(SectionBegin{{"Upper", 1, true}}, 0, session_hasher(), out));
+}
+
+TEST(MessageLimits, LazyPagesBeyondThemAreNeitherSentNorRead) {
+  const auto refused = [](const auto& message) {
+    std::vector<std::byte> out;
+    return !encode_record(message, 0, session_hasher(), out);
+  };
+  EXPECT_TRUE(refused(Lazy{1, kResumeWindowMsMax + 1, false}));
+  for (const std::uint32_t pages : {0u, 1u, 3u, kGranulePagesMax + 1, 2 * kGranulePagesMax}) {
+    EXPECT_TRUE(refused(LazyTerms{{{RegionHandle{0}, pages}}})) << pages;
+  }
+  EXPECT_TRUE(refused(Demand{{{RegionHandle{0}, 0, 0}}}));
+  EXPECT_TRUE(refused(Demand{{{RegionHandle{0}, 0, kGranulePagesMax + 1}}}));
+  EXPECT_TRUE(refused(Demand{{{RegionHandle{0}, kPageNumberMax, 1}}}));
+  EXPECT_TRUE(refused(Installed{RegionHandle{0}, 63, {1}}));
+  Demand many;
+  many.wanted.resize(kDemandsMax + 1);
+  EXPECT_TRUE(refused(many));
+  Complete stalls;
+  stalls.stall_us.resize(kStallsMax + 1);
+  EXPECT_TRUE(refused(stalls));
+
+  // The same from a peer, who writes what it likes.
+  std::vector<std::byte> body = body_of(LazyTerms{{{RegionHandle{0}, 4}}});
+  body[8] = std::byte{5};
+  EXPECT_FALSE(decode<LazyTerms>(body));
+  body = body_of(Demand{{{RegionHandle{0}, 0, 1}}});
+  body[16] = std::byte{0};
+  EXPECT_FALSE(decode<Demand>(body));
+  body = body_of(Demand{});
+  const std::uint32_t count = 0xFFFFFFFF;
+  std::memcpy(body.data(), &count, 4);
+  EXPECT_FALSE(decode<Demand>(body));
 }
 
 TEST(MessageLimits, ACountIsNotBelievedBeyondTheBytesThere) {

@@ -86,7 +86,7 @@ class Samples {
     fill(m.limits);
     fixed(m.random.bytes);
     fixed(m.boot.bytes);
-    m.strategy = static_cast<Strategy>(below(3));
+    m.strategy = static_cast<Strategy>(below(5));
     m.verify = static_cast<VerifyMode>(below(2));
     m.max_downtime_us = random_();
     m.host = text(30);
@@ -167,6 +167,29 @@ class Samples {
     m.card = static_cast<std::uint32_t>(below(kForwardCardsMax));
     m.frame.resize(kForwardFrameBytesMin + below(100));
     for (std::byte& byte : m.frame) byte = static_cast<std::byte>(random_());
+  }
+  void fill(Lazy& m) { m = {u32(), u32() % (kResumeWindowMsMax + 1), coin()}; }
+  void fill(LazyTerms& m) {
+    m.granules.resize(below(4));
+    for (auto& granule : m.granules) granule = {RegionHandle{u32()}, 2u << below(9)};
+  }
+  void fill(Demand& m) {
+    m.wanted.resize(below(5));
+    for (auto& pages : m.wanted) {
+      pages = {RegionHandle{u32()}, below(kPageNumberMax),
+               static_cast<std::uint32_t>(1 + below(kGranulePagesMax))};
+    }
+  }
+  void fill(Installed& m) {
+    m.region.number = u32();
+    m.first = below(1 << 20) * 64;
+    m.words.resize(below(5));
+    for (std::uint64_t& word : m.words) word = random_();
+  }
+  void fill(Complete& m) {
+    m = {random_(), random_(), random_(), random_(), random_(), random_(), random_(), {}};
+    m.stall_us.resize(below(5));
+    for (std::uint64_t& stall : m.stall_us) stall = random_();
   }
   void fill(Abort& m) {
     m.attempt = u32();

@@ -56,6 +56,11 @@ TYPES = {
     0x0035: ("ABORT", 5 + _ERROR_MAX, KEYED),
     0x0036: ("DISCARDED", 5 + _ERROR_MAX, KEYED),
     0x0037: ("FORWARD", 8 + 65600, KEYED),
+    0x0040: ("LAZY", 9, KEYED),
+    0x0041: ("LAZY_TERMS", 4 + REGIONS_MAX * 8, KEYED),
+    0x0042: ("DEMAND", 4 + 256 * 16, KEYED),
+    0x0043: ("INSTALLED", 16 + (1 << 20), KEYED),
+    0x0044: ("COMPLETE", 60 + 4096 * 8, KEYED),
     0x8001: ("ALIVE", 0, KEYED),
 }
 OPTIONAL_BIT, OPTIONAL_MAX = 0x8000, 64 << 10
@@ -232,7 +237,7 @@ def _hello(f):
              "bulk_lanes": f.bounded("H", 1, 64, "bulk lanes")}
     f.codecs(hello)
     hello.update(limits=f.limits(), random=f.random(), boot=f.bytes(16),
-                 strategy=f.bounded("B", 0, 2, "strategy"), verify=f.bounded("B", 0, 1, "verify"),
+                 strategy=f.bounded("B", 0, 4, "strategy"), verify=f.bounded("B", 0, 1, "verify"),
                  max_downtime_us=f.number("Q"), host=f.name(255, "host"),
                  kind=f.bounded("B", 1, 2, "guest kind"), guest=f.name(255, "guest name"),
                  vcpus=f.bounded("I", 0, 65536, "vCPUs"), regions=f.regions())
@@ -264,6 +269,20 @@ def _void(f):
         raise Violation("field", "the first page is not a multiple of 64", HEADER + 4)
     void["words"] = [f.number("Q") for _ in range(f.bounded("I", 0, 1 << 17, "words"))]
     return void
+
+
+def _granule(f):
+    granule = (f.number("I"), f.bounded("I", 2, 512, "granule"))
+    if granule[1] & (granule[1] - 1):
+        raise Violation("field", "a granule that is no power of two", HEADER + f.at - 4)
+    return granule
+
+
+def _complete(f):
+    complete = _numbers(("pages", "Q"), ("digest", "Q"), ("faults", "Q"), ("local", "Q"),
+                        ("p50", "Q"), ("p99", "Q"), ("max", "Q"))(f)
+    complete["stalls"] = [f.number("Q") for _ in range(f.bounded("I", 0, 4096, "stalls"))]
+    return complete
 
 
 def _ended(f):
@@ -311,6 +330,14 @@ _PARSERS = {
     "COMMIT": _numbers(("attempt", "I")),
     "STARTED": _numbers(("attempt", "I"), ("start_us", "Q")),
     "RELEASED": _numbers(("attempt", "I")),
+    "LAZY": lambda f: {"round": f.number("I"), "window": f.bounded("I", 0, 86400000, "window"),
+                       "installed": f.bounded("B", 0, 1, "installed")},
+    "LAZY_TERMS": lambda f: {"granules": [_granule(f) for _ in range(
+        f.bounded("I", 0, REGIONS_MAX, "granules"))]},
+    "DEMAND": lambda f: {"wanted": [
+        (f.number("I"), f.bounded("Q", 0, PAGE_NUMBER_MAX - 1, "page"),
+         f.bounded("I", 1, 512, "pages")) for _ in range(f.bounded("I", 0, 256, "demands"))]},
+    "INSTALLED": _void, "COMPLETE": _complete,
     "FORWARD": lambda f: {"card": f.bounded("I", 0, 255, "card"),
                           "frame": f.bytes(f.bounded("I", 14, 65600, "frame"))},
 }

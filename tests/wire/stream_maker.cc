@@ -97,8 +97,8 @@ void StreamMaker::open() {
   for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) join(lane);
 }
 
-void StreamMaker::join(std::uint16_t lane) {
-  send(Join{hello_.session, LaneId{lane}, LaneRole::kBulk, secret_}, lane);
+void StreamMaker::join(std::uint16_t lane, LaneRole role) {
+  send(Join{hello_.session, LaneId{lane}, role, secret_}, lane);
   reply(Joined{LaneId{lane}}, lane);
 }
 
@@ -247,9 +247,70 @@ void StreamMaker::allow_resume() {
   welcome_.features |= kFeatureResume;
 }
 
+void StreamMaker::allow_attempts() {
+  hello_.features |= kFeatureAttempts;
+  welcome_.features |= kFeatureAttempts;
+}
+
+void StreamMaker::forget(std::uint32_t attempt, std::uint32_t region, std::uint64_t page) {
+  reply(Discarded{attempt, AbortScope::kAttempt,
+                  make_error(ErrorCode::kCancelled, "the target gave up")});
+  Void record{RegionHandle{region}, page / 64 * 64, {std::uint64_t{1} << (page % 64)}};
+  reply(record);
+  auto& hash = hashes_[{region, page}];
+  digest_ -= page_digest_->mix(RegionHandle{region}, page, hash);
+  hash = PageDigest::kVoid;
+  reply(VoidEnd{1, digest_});
+}
+
 void StreamMaker::allow_forward() {
   hello_.features |= kFeatureForward;
   welcome_.features |= kFeatureForward;
+}
+
+void StreamMaker::allow_postcopy() {
+  hello_.features |= kFeaturePostcopy;
+  welcome_.features |= kFeaturePostcopy;
+  hello_.strategy = Strategy::kHybrid;
+  // Its connection is the one after those of the bulk lanes.
+  ++next_connection_;
+}
+
+void StreamMaker::lazy(std::uint32_t granule, bool installed) {
+  const Lazy lazy{rounds_.at(0), 600'000, installed};
+  for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) send(lazy, lane);
+  send(lazy);
+  rounds_[urgent()] = lazy.round;
+  join(urgent(), LaneRole::kUrgent);
+  LazyTerms terms;
+  if (granule > 1) terms.granules.push_back({RegionHandle{0}, granule});
+  reply(terms);
+}
+
+void StreamMaker::list(const std::vector<std::uint64_t>& pages, bool missing) {
+  Void record{RegionHandle{0}, 0, {0}};
+  for (const std::uint64_t page : pages) {
+    record.words[0] |= std::uint64_t{1} << page;
+    auto [at, fresh] = hashes_.try_emplace({0, page}, page_digest_->zero_hash());
+    digest_ -= page_digest_->mix(RegionHandle{0}, page, at->second);
+    at->second = PageDigest::kVoid;
+  }
+  const VoidEnd end{pages.size(), digest_};
+  if (missing) reply(Resumed{rounds_.at(0), digest_});
+  if (!pages.empty()) missing ? reply(record) : send(record);
+  missing ? reply(end) : send(end);
+}
+
+void StreamMaker::come_back() {
+  first_connection_ = next_connection_;
+  next_connection_ = static_cast<std::uint16_t>(next_connection_ + hello_.bulk_lanes + 2);
+  std::erase_if(sequence_, [&](const auto& item) { return item.first.first <= urgent(); });
+  send(Resume{hello_.session, secret_, rounds_.at(0)});
+}
+
+void StreamMaker::rejoin_lazily() {
+  for (std::uint16_t lane = 1; lane <= hello_.bulk_lanes; ++lane) join(lane);
+  join(urgent(), LaneRole::kUrgent);
 }
 
 void StreamMaker::resume(std::uint32_t round) {
@@ -352,7 +413,8 @@ void StreamMaker::put(const Message& message, std::uint16_t connection, Directio
 
 void StreamMaker::put_bytes(std::span<const std::byte> bytes, std::uint16_t connection,
                             Direction direction) {
-  const bool lane = connection <= hello_.bulk_lanes;
+  const bool postcopy = (hello_.features & kFeaturePostcopy) != 0;
+  const bool lane = connection <= hello_.bulk_lanes + (postcopy ? 1 : 0);
   const int number = lane ? first_connection_ + connection : connection;
   frames_.push_back({static_cast<std::uint16_t>(number), direction, {bytes.begin(), bytes.end()}});
 }

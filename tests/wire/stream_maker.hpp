@@ -81,6 +81,25 @@ class StreamMaker {
   /// Before open(): both sides know feature bit 1.
   void allow_resume();
   void allow_forward();
+  void allow_attempts();
+  void allow_postcopy();
+  /// LAZY on all lanes, the urgent one joins; LAZY_TERMS, with units of `granule` in region 0.
+  void lazy(std::uint32_t granule = 1, bool installed = false);
+  /// A list of what comes lazily: these pages of region 0. From the target with `missing`.
+  void list(const std::vector<std::uint64_t>& pages, bool missing = false);
+  /// VOIDED, with the digest as it is.
+  void agree() { reply(Voided{digest_}); }
+  /// After a link that was lost when the guest ran there: up to RESUMED.
+  void come_back();
+  void rejoin_lazily();
+  [[nodiscard]] std::uint16_t urgent() const {
+    return static_cast<std::uint16_t>(hello_.bulk_lanes + 1);
+  }
+  void complete(std::uint64_t pages) {
+    reply(Complete{pages, digest_, 2, 1, 90, 900, 950, {40, 0}});
+  }
+  /// The target's account of an attempt that was aborted: what it may not have as it came.
+  void forget(std::uint32_t attempt, std::uint32_t region, std::uint64_t page);
   /// After a link that was lost in the rounds: RESUME on a new control lane, RESUMED for `round`,
   /// which is the open one or, when its acknowledgement was lost, the next.
   void resume(std::uint32_t round);
@@ -117,7 +136,7 @@ class StreamMaker {
   void apply(std::uint16_t lane, RegionHandle region, std::uint64_t page, std::uint64_t hash);
   std::uint64_t take_content(RegionHandle region, const Item& item);
   void complete_round();
-  void join(std::uint16_t lane);
+  void join(std::uint16_t lane, LaneRole role = LaneRole::kBulk);
 
   Hello hello_;
   Welcome welcome_;

@@ -1,6 +1,6 @@
-"""Rounds after a lost link: where they go on, and which pages are void.
+"""Rounds after a lost link, or after an attempt: where they go on, and which pages are void.
 
-Written from docs/wire-format.md ("After a lost link"). A capture has what the source sent, also what
+Written from docs/wire-format.md ("After a lost link", "After an attempt"). A capture has what the source sent, also what
 never arrived: so a round that looks complete may turn out not to be, and is taken back.
 """
 
@@ -16,7 +16,8 @@ class Resume:
         self.before = {}  # round: memory before it, while it is not acknowledged
         self.sent = {}  # region: [(first, end)] sent in the round that starts over
         self.sent_in = None  # That round.
-        self.named = {}  # region: pages that VOID has named since RESUMED
+        self.named = {}  # region: pages that VOID has named since RESUMED or DISCARDED
+        self.account = None  # "due", "dropped": of the attempt that was aborted, at the target.
 
     def must_be_over(self, name):
         if self.state is not None:
@@ -62,13 +63,41 @@ class Resume:
         memory.lane_round = dict.fromkeys(memory.lanes, number)
         self.state, self.named = "voiding", {}
 
+    def aborted(self):
+        self.account, self.named = "due", {}
+
+    def dropped(self):
+        if self.account == "due":
+            self.account = "dropped"
+
+    def account_must_be_over(self, name):
+        if self.account is not None:
+            raise Violation("handover", "%s before the target's account of the attempt" % name)
+
+    def forgotten(self, message):
+        if self.account != "dropped":
+            raise Violation("resume", "VOID of the target, and no attempt was aborted")
+        self.name(message, self.named)
+
+    def forgotten_end(self, message):
+        if self.account != "dropped":
+            raise Violation("resume", "VOID_END of the target, and no attempt was aborted")
+        self.make_void(message, self.named)
+        if self.memory.digests:
+            self.memory.digests[-1] = self.memory.digest
+        self.account = None
+
     def void(self, message):
         if self.state != "voiding":
             raise Violation("resume", "VOID without RESUMED")
+        self.name(message, self.named)
+
+    def name(self, message, into):
+        """Takes the pages of a VOID record."""
         region = message["region"]
-        if region not in self.memory.regions or any(r > region for r in self.named):
+        if region not in self.memory.regions or any(r > region for r in into):
             raise Violation("resume", "VOID of region %d: not there, or not in order" % region, 24)
-        named = self.named.setdefault(region, set())
+        named = into.setdefault(region, set())
         last = max(named, default=-1)
         for index, word in enumerate(message["words"]):
             for bit in range(64):
@@ -92,11 +121,17 @@ class Resume:
                         range(first, end)):
                     raise Violation("resume", "pages %d to %d of region %d were sent, not all of "
                                     "them are void" % (first, end - 1, region))
-        pages = sum(len(named) for named in self.named.values())
+        self.make_void(message, self.named)
+        self.state = "ended"
+
+    def make_void(self, message, all_named):
+        """At VOID_END."""
+        memory = self.memory
+        pages = sum(len(named) for named in all_named.values())
         if message["pages"] != pages:
             raise Violation("resume", "VOID named %d pages, VOID_END says %d" %
                             (pages, message["pages"]), 24)
-        for region, named in self.named.items():
+        for region, named in all_named.items():
             memory.table[region].update(dict.fromkeys(named))
         memory.digest = sum(memory.mix(region, page, value)
                             for region, table in memory.table.items()
@@ -104,7 +139,6 @@ class Resume:
         if message["digest"] != memory.digest:
             raise Violation("digest", "VOID_END's digest %016x should be %016x" %
                             (message["digest"], memory.digest), 32)
-        self.state = "ended"
 
     def voided(self, message):
         if self.state != "ended":
@@ -118,7 +152,7 @@ class Resume:
         """What is wrong with an OFFER now."""
         for region, table in self.memory.table.items():
             for page, value in table.items():
-                if value is None:
+                if value is None and not self.memory.lazy.accounts_for(region, page):
                     return Violation("resume", "page %d of region %d is void at OFFER" %
                                      (page, region))
         return None

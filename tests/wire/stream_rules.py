@@ -10,6 +10,7 @@ import struct
 
 from page_content import DELTA, DUPLICATE, PAGE, RAW, ZEROS, Broken, apply_delta
 from stream_format import Violation
+from stream_lazy import Lazy
 from stream_resume import Resume
 from xxh3 import xxh3_64
 
@@ -61,19 +62,22 @@ class Memory:
         self._contents = {self.zero_hash: bytes(PAGE)}  # hash: content, as far as it is known
         self._change_regions({"first": 0, "added": regions, "removed": []})
         self.resume = Resume(self)
+        self.lazy = Lazy(self)
 
     def total_pages(self):
         return sum(region["count"] for region in self.regions.values())
 
     def pages(self, lane, batch, table, where):
         self.resume.must_be_over("PAGES")
+        if self.lazy.begun():
+            return self.lazy.sent(batch, table, where)
         if batch["round"] != self.lane_round[lane]:
             raise Violation("round", "pages of round %d on a lane that is in round %d" %
                             (batch["round"], self.lane_round[lane]), 28)
         round_ = self.rounds.setdefault(batch["round"], _Round())
         for byte, encoding, first, count, value, content in table:
             if encoding == RAW and content is not None:
-                self._check_content(batch["region"], first, value, content, byte)
+                self.check_content(batch["region"], first, value, content, byte)
             round_.take(batch["region"], first, first + count, byte)
             round_.entries.setdefault(lane, []).append(
                 (where, byte, batch["region"], encoding, first, count, value, content))
@@ -82,6 +86,7 @@ class Memory:
     def change_regions(self, change):
         """Takes effect when the control lane's round is complete."""
         self.resume.must_be_over("REGIONS")
+        self.lazy.must_not_have_begun("REGIONS")
         changes = self.rounds.setdefault(self.lane_round[CONTROL], _Round()).changes
         if changes:
             raise Violation("region", "REGIONS twice in a round")
@@ -89,6 +94,7 @@ class Memory:
 
     def barrier(self, lane, message):
         self.resume.must_be_over("BARRIER")
+        self.lazy.must_not_have_begun("BARRIER")
         number = self.lane_round[lane]
         if message["round"] != number:
             raise Violation("round", "a barrier of round %d on a lane that is in round %d" %
@@ -112,7 +118,7 @@ class Memory:
         self.acknowledged += 1
         self.resume.acknowledged()
 
-    def _check_content(self, region, page, value, content, byte):
+    def check_content(self, region, page, value, content, byte):
         if self._hash(content) != value:
             raise Violation("page-hash", "page %d of region %d is not what its hash says" %
                             (page, region), byte)
@@ -127,6 +133,10 @@ class Memory:
         if value is None or value == self.zero_hash:
             return 0
         return xxh3_64(struct.pack("<QQQ", region, page, value), self.secret)
+
+    def put(self, region, page, value):
+        """Outside of rounds."""
+        self.digest = (self.digest + self._set(region, page, value)) & _MASK
 
     def _set(self, region, page, value):
         """Changes the table; returns how the digest changes."""
@@ -165,7 +175,7 @@ class Memory:
         except Broken as broken:
             raise Violation(broken.rule, "page %d of region %d: %s" % (page, region, broken.text),
                             byte) from None
-        self._check_content(region, page, value, content, byte)
+        self.check_content(region, page, value, content, byte)
 
     def _check_duplicate(self, round_, region, page, value, original, byte):
         if original is None:
@@ -328,12 +338,16 @@ class Handover:
         self.state_ended = True
 
     def offer(self, message, where):
-        if message["attempt"] != self.attempt or not self.state_ended or not self.final:
+        lazy = self.memory.lazy
+        complete = lazy.may_offer() if lazy.begun() else self.final
+        if message["attempt"] != self.attempt or not self.state_ended or not complete:
             raise Violation("handover", "OFFER of attempt %d in attempt %d, %s STATE_END, %s the "
-                            "final barrier" % (message["attempt"], self.attempt,
+                            "final barrier or list" % (message["attempt"], self.attempt,
                                                "after" if self.state_ended else "before",
-                                               "after" if self.final else "before"))
+                                               "after" if complete else "before"))
         self.offered.add(self.attempt)
+        if lazy.begun():
+            lazy.offered()
         self.offer_to_check = (message, where)
         self.check_offer()
 
@@ -341,7 +355,10 @@ class Handover:
         attempt = message["attempt"]
         if attempt not in self.offered or attempt in self.discarded or self.offer_to_check:
             raise Violation("handover", "READY of attempt %d, which is not on offer" % attempt)
-        if attempt == self.attempt and message["digest"] != self.memory.digest:
+        offered = self.memory.digest
+        if self.memory.lazy.begun():
+            offered = self.memory.lazy.offered_digest  # Whatever has come since.
+        if attempt == self.attempt and message["digest"] != offered:
             raise Violation("digest", "READY's digest is not the memory's", 36)
         self.ready.add(attempt)
 
@@ -365,6 +382,9 @@ class Handover:
         # On a connection opened by ASK it may be the word of an operator, not of the target.
         if message["attempt"] not in (self.committed if asked else self.started):
             raise Violation("handover", "RELEASED before the guest runs at the target")
+        lazy = self.memory.lazy
+        if lazy.begun() and not (asked or lazy.complete or self.last_answer in (3, 4)):
+            raise Violation("lazy", "RELEASED before COMPLETE")
         self.over = "released"
 
     def abort(self, message, asked):

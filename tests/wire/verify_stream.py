@@ -21,11 +21,15 @@ _EVERYWHERE = {"ERROR", "PING", "PONG"}
 _ALLOWED = {
     ("control", TO_TARGET): _EVERYWHERE | {
         "HELLO", "RESUME_TERMS", "REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA",
-        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT", "ALIVE", "FORWARD"},
+        "SECTION_END", "STATE_END", "OFFER", "COMMIT", "RELEASED", "ABORT", "ALIVE", "FORWARD",
+        "LAZY", "VOID", "VOID_END"},
     ("control", TO_SOURCE): _EVERYWHERE | {"WELCOME", "ALIVE", "BARRIER_ACK", "READY", "STARTED",
-                                           "DISCARDED", "ANSWER"},
-    ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER"},
+                                           "DISCARDED", "ANSWER", "VOID", "VOID_END", "VOIDED",
+                                           "LAZY_TERMS", "INSTALLED", "COMPLETE"},
+    ("bulk", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES", "BARRIER", "LAZY"},
     ("bulk", TO_SOURCE): _EVERYWHERE | {"JOINED"},
+    ("urgent", TO_TARGET): _EVERYWHERE | {"JOIN", "PAGES"},
+    ("urgent", TO_SOURCE): _EVERYWHERE | {"JOINED", "DEMAND"},
     ("ask", TO_TARGET): _EVERYWHERE | {"ASK", "COMMIT", "RELEASED", "ABORT"},
     ("ask", TO_SOURCE): _EVERYWHERE | {"ANSWER", "STARTED", "DISCARDED"},
 }
@@ -35,7 +39,8 @@ _ALLOWED["resume", TO_TARGET] = (_ALLOWED["control", TO_TARGET] - {"HELLO"}) | {
 _ALLOWED["resume", TO_SOURCE] = (_ALLOWED["control", TO_SOURCE] - {"WELCOME"}) | {
     "RESUMED", "VOIDED"}
 _OPENERS = {"HELLO": "control", "JOIN": "bulk", "ASK": "ask", "RESUME": "resume"}
-_REPLIES = {"control": {"WELCOME"}, "bulk": {"JOINED"}, "ask": {"ANSWER", "STARTED", "DISCARDED"},
+_REPLIES = {"control": {"WELCOME"}, "bulk": {"JOINED"}, "urgent": {"JOINED"},
+            "ask": {"ANSWER", "STARTED", "DISCARDED"},
             "resume": {"RESUMED"}}
 _ROUND_AND_STATE = {"REGIONS", "BARRIER", "SECTION_BEGIN", "SECTION_DATA", "SECTION_END",
                     "STATE_END", "OFFER"}
@@ -156,6 +161,7 @@ class Verifier:
     def _message(self, connection, stream, record, message, where):
         if record.name in _ROUND_AND_STATE and connection.kind in ("control", "resume"):
             self.handover.before_offer(record.name)
+            self.memory.resume.account_must_be_over(record.name)
         handler = getattr(self, "_on_" + record.name.lower(), None)
         if handler is not None:
             handler(connection, stream, message)
@@ -171,10 +177,10 @@ class Verifier:
             {"SECTION_BEGIN": self.handover.section_begin, "SECTION_END": self.handover.section_end,
              "STATE_END": self.handover.state_end, "READY": self.handover.on_ready,
              "COMMIT": self.handover.commit, "STARTED": self.handover.on_started,
-             "DISCARDED": self.handover.on_discarded,
+             "DISCARDED": self._discarded,
              "ANSWER": lambda m: self.handover.answer(m, connection.kind == "ask"),
              "RELEASED": lambda m: self.handover.released(m, connection.kind == "ask"),
-             "ABORT": lambda m: self.handover.abort(m, connection.kind == "ask"),
+             "ABORT": lambda m: self._abort(m, connection.kind == "ask"),
              }[record.name](message)
 
     def _on_hello(self, connection, _stream, hello):
@@ -210,33 +216,89 @@ class Verifier:
             raise Violation("forward", "FORWARD without the feature")
         self.handover.forward()
 
+    def _on_lazy(self, connection, _stream, lazy):
+        if not self.welcome["features"] & 16:
+            raise Violation("lazy", "LAZY without the feature")
+        if connection.kind == "bulk":
+            self.memory.lazy.on_bulk_lane(connection.opening["lane"], lazy)
+        else:
+            self.handover.must_not_have_begun()
+            self.memory.lazy.on_control(lazy)
+
+    def _on_lazy_terms(self, _connection, _stream, terms):
+        self.memory.lazy.on_terms(terms)
+
+    def _on_demand(self, _connection, _stream, demand):
+        self.memory.lazy.demand(demand)
+
+    def _on_installed(self, _connection, _stream, installed):
+        self.memory.lazy.told_installed(installed)
+
+    def _on_complete(self, _connection, _stream, complete):
+        if not self.handover.started:
+            raise Violation("lazy", "COMPLETE before STARTED")
+        self.memory.lazy.told_complete(complete)
+
     def _on_resume(self, connection, _stream, resume):
         self._check_proof(resume, 40)
-        if not self.welcome["features"] & 2:
+        lazy = self.memory.lazy
+        if lazy.begun():
+            lazy.asked(resume, self.handover.started)
+        elif not self.welcome["features"] & 2:
             raise Violation("resume", "RESUME without the feature")
-        self.handover.must_not_have_begun()
-        self.memory.resume.asked(resume)
+        else:
+            self.handover.must_not_have_begun()
+            self.memory.resume.asked(resume)
         for other in self.connections.values():
             other.retired = other is not connection
         self.lanes.clear()
         connection.opening = resume
 
     def _on_resumed(self, _connection, _stream, resumed):
-        self.memory.resume.answered(resumed)
+        lazy = self.memory.lazy
+        (lazy if lazy.begun() else self.memory.resume).answered(resumed)
 
-    def _on_void(self, _connection, _stream, void):
-        self.memory.resume.void(void)
+    def _on_void(self, _connection, stream, void):
+        resume, lazy = self.memory.resume, self.memory.lazy
+        if lazy.begun() and resume.account is None:
+            (lazy.missed if stream.direction == TO_SOURCE else lazy.void)(void)
+        else:
+            (resume.forgotten if stream.direction == TO_SOURCE else resume.void)(void)
 
-    def _on_void_end(self, _connection, _stream, end):
-        self.memory.resume.void_end(end)
+    def _on_void_end(self, _connection, stream, end):
+        resume, lazy = self.memory.resume, self.memory.lazy
+        if not lazy.begun() or resume.account is not None:
+            (resume.forgotten_end if stream.direction == TO_SOURCE else resume.void_end)(end)
+        elif stream.direction == TO_SOURCE:
+            lazy.missed_end(end)
+        else:
+            lazy.void_end(end, self.handover.state_ended)
+
+    def _abort(self, abort, asked):
+        self.handover.abort(abort, asked)
+        if abort["scope"] == 1 and self.welcome["features"] & 8:
+            self.memory.resume.aborted()
+
+    def _discarded(self, discarded):
+        self.handover.on_discarded(discarded)
+        if discarded["scope"] == 1:
+            self.memory.resume.dropped()
 
     def _on_voided(self, _connection, _stream, voided):
-        self.memory.resume.voided(voided)
+        lazy = self.memory.lazy
+        (lazy if lazy.begun() else self.memory.resume).voided(voided)
 
     def _on_join(self, connection, _stream, join):
         self._check_proof(join, 43)
         self.memory.resume.must_be_over("JOIN")
-        last = self.welcome["bulk_lanes"] + (join["role"] == 2)
+        urgent = join["role"] == 2
+        last = self.welcome["bulk_lanes"] + urgent
+        agreed = self.welcome["features"] & 16
+        if urgent and not (agreed and self.memory.lazy.may_join_urgent()):
+            raise Violation("lazy", "an urgent lane, and nothing comes lazily")
+        if urgent:
+            connection.kind = "urgent"
+            self.memory.lazy.back()
         if join["lane"] > last or join["lane"] in self.lanes:
             raise Violation("session", "lane %d is taken or was not agreed" % join["lane"], 40)
         self.lanes.add(join["lane"])
@@ -274,6 +336,7 @@ class Verifier:
         batch, table = fmt.parse_pages(record.body, self.welcome, self.unpacker)
         if len(table) > self.welcome["limits"]["batch_entries"]:
             raise Violation("page-table", "more entries than WELCOME allows", 32)
+        self.memory.resume.account_must_be_over("PAGES")
         self.memory.pages(connection.opening["lane"], batch, table, where)
 
     def _barrier(self, connection, message):

@@ -26,6 +26,7 @@ class ArrivalHooks final : public KvmTargetHooks {
     vmm_.discard();
     on_discard_();
   }
+  std::vector<int> vcpu_threads() override { return vmm_.vcpu_threads(); }
   PacketSink* packet_sink() override { return vmm_.packet_sink(); }
   void note(std::string_view text) override { vmm_.note(text); }
 

@@ -10,20 +10,19 @@
 #include <optional>
 
 #include "announce_options.hpp"
+#include "arrival_options.hpp"
 #include "base/log.hpp"
 #include "begun_acceptor.hpp"
 #include "command.hpp"
 #include "connection_passing.hpp"
 #include "detach.hpp"
-#include "huge_pages_option.hpp"
-#include "machine_options.hpp"
+#include "image_migration.hpp"
 #include "migrate/endpoint.hpp"
 #include "migrate/options.hpp"
 #include "receive_session.hpp"
 #include "session_listener.hpp"
 #include "session_spawner.hpp"
 #include "tls_options.hpp"
-#include "tracker_option.hpp"
 #include "transport/tls_channel.hpp"
 
 namespace migrate::tool {
@@ -32,12 +31,11 @@ namespace {
 struct RecvOptions {
   std::string listen;
   bool once = false;
+  std::string into;
   bool detach = false;
   TlsChoice security;
   std::string accept = "vm";
-  std::string tracker = "auto";
-  std::string huge_pages;
-  MachineOptions machine;
+  ArrivalOptions arrival;
   std::vector<std::string> machine_words;  ///< With absolute paths, for sessions' processes.
   ReceiveOptions session;
   SessionProcess process;  ///< Of a process that a listener started for one session.
@@ -128,6 +126,20 @@ int recv_once(const GlobalOptions& global, const RecvOptions& options, const End
   const int code = (*session)->run(secured(*std::move(acceptor), tls), reopen, *signals, [] {});
   if (detacher && code == 0) drop_log(log);
   return code;
+}
+
+/// One session into a file.
+int recv_into(const GlobalOptions& global, const RecvOptions& options, const Endpoint& endpoint,
+              const std::shared_ptr<TlsContext>& tls) {
+  const auto signals = SignalFd::open({SIGINT, SIGTERM, SIGHUP});
+  if (!signals) return fail(global, signals.error());
+  auto acceptor = make_acceptor(endpoint, options.session.sockets);
+  if (!acceptor) return fail(global, acceptor.error());
+  tell_listening(global, options, (*acceptor)->address());
+  CheckpointOptions image;
+  image.path = options.into;
+  return receive_image(global, image, secured(*std::move(acceptor), tls), options.session.incoming,
+                       *signals);
 }
 
 /// Reaps the processes of sessions that have ended; they have told how themselves.
@@ -222,24 +234,13 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   if (!folder) return fail(global, folder.error());
   options.security.files = with_absolute_paths(options.security.files);
   options.session.incoming.runtime_dir = folder->path().string();
-  const auto tracking = parse_tracker(options.tracker);
-  if (!tracking) return fail(global, tracking.error());
-  if (const Status possible = check_tracker(*tracking); !possible) {
-    return fail(global, possible.error());
-  }
-  options.session.guest.tracking = *tracking;
-  const auto huge_page_bytes = parse_huge_pages(options.huge_pages);
-  if (!huge_page_bytes) return fail(global, huge_page_bytes.error());
-  options.session.guest.huge_page_bytes = *huge_page_bytes;
-  const auto machine = parse_machine(options.machine);
+  const auto machine = parse_machine(options.arrival.machine);
   if (!machine) return fail(global, machine.error());
-  options.session.guest.disks = machine->disks;
-  options.session.guest.nets = cards_of(machine->nets);
+  auto guest = parse_arrival(options.arrival, *machine);
+  if (!guest) return fail(global, guest.error());
+  options.session.guest = *std::move(guest);
   AnnounceChoice& announce = options.session.takeover.announce;
   announce.by_card = announced_by_card(machine->nets);
-  options.session.guest.console = machine->console;
-  options.session.guest.kernel = machine->kernel;
-  options.session.guest.initrd = machine->initrd;
   options.machine_words = machine_arguments(*machine);
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
   if (const Status there = check_announce(announce); !there) return fail(global, there.error());
@@ -250,6 +251,7 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   if (!endpoint) return fail(global, endpoint.error());
   const auto tls = make_security(TlsRole::kAccept, options.security, *endpoint);
   if (!tls) return fail(global, tls.error());
+  if (!options.into.empty()) return recv_into(global, options, *endpoint, *tls);
   std::optional<Detacher> detacher;
   if (options.detach) {
     auto made = Detacher::start();
@@ -273,24 +275,14 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
           ->type_name("ADDRESS");
   command->add_flag("--once", options->once,
                     "Take one session, host its guest, and exit when that has ended");
-  command->add_option("--name", options->session.guest.name, "What to call the guest on this host")
-      ->type_name("NAME");
+  CLI::Option* into =
+      command
+          ->add_option("--into", options->into,
+                       "Take one guest into this file instead, as a checkpoint: it does not run")
+          ->type_name("FILE");
   command->add_option("--accept", options->accept, "Kinds of guests to take (default: vm)")
       ->type_name("vm");
-  command
-      ->add_option("--tracker", options->tracker,
-                   "How the guest's writes are tracked when it leaves again (default: auto)")
-      ->type_name(tracker_names());
-  add_huge_pages_option(*command, options->huge_pages);
-  add_machine_options(*command, options->machine, nullptr);
-  CLI::Option* kernel =
-      command
-          ->add_option("--kernel", options->machine.kernel,
-                       "What a Linux guest restarts with (default: it stops instead)")
-          ->type_name("FILE");
-  command->add_option("--initrd", options->machine.initrd, "Its initial file system then")
-      ->type_name("FILE")
-      ->needs(kernel);
+  add_arrival_options(*command, options->arrival);
   add_takeover_options(*command, options->session.takeover);
   for (const TimeOption& option : kTimeOptions) {
     command
@@ -317,7 +309,8 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
           "How bytes get through the sockets; uring needs io_uring (default: auto)")
       ->type_name("auto|poll|uring");
   add_tls_options(*command, options->security, TlsRole::kAccept);
-  command->add_flag("--detach", options->detach, "Go to the background once it listens");
+  command->add_flag("--detach", options->detach, "Go to the background once it listens")
+      ->excludes(into);
   CLI::Option* session = add_session_process_options(*command, options->process);
   command->callback([&global, &chosen, options, listen, session] {
     if (listen->empty() && session->empty()) throw CLI::RequiredError("--listen");

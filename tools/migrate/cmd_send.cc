@@ -7,6 +7,8 @@
 #include "command.hpp"
 #include "control_client.hpp"
 #include "follow.hpp"
+#include "guest_request.hpp"
+#include "image_migration.hpp"
 #include "migrate/endpoint.hpp"
 #include "migrate/options.hpp"
 #include "runtime_dir.hpp"
@@ -28,19 +30,6 @@ struct FileCloser {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 using File = std::unique_ptr<std::FILE, FileCloser>;
-
-/// The name in "vm:NAME".
-Result<std::string> guest_name(const std::string& text) {
-  constexpr std::string_view kPrefix = "vm:";
-  if (text.rfind(kPrefix, 0) != 0) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "'" + text + "' does not say which guest to send")
-        .advise("give vm:NAME, as `migrate ps` shows it");
-  }
-  std::string name = text.substr(kPrefix.size());
-  MIGRATE_TRY(check_guest_name(name));
-  return name;
-}
 
 /// Wrong values are told before anything is asked of the guest.
 Result<Json> request_body(const SendOptions& options) {
@@ -87,8 +76,34 @@ int report_start(const GlobalOptions& global, const std::string& name, const Jso
   return to_int(ExitCode::kDone);
 }
 
+constexpr std::string_view kImagePrefix = "image:";
+
+/// The guest of a file: this process is its only one.
+int send_file(const GlobalOptions& global, const SendOptions& options) {
+  if (options.detach || !options.events.empty()) {
+    return fail(global, make_error(ErrorCode::kInvalidArgument,
+                                   "an image is sent by this command itself, which cannot leave")
+                            .advise("leave --detach and --events out"));
+  }
+  const auto checked = request_body(options);
+  if (!checked) return fail_report(global, checked.error());
+  OutgoingOptions migration;
+  for (const auto& [name, value] : options.migration) {
+    static_cast<void>(set_option(migration, name, value));
+  }
+  const auto target = parse_endpoint(options.target, EndpointUse::kSend);
+  const auto tls = make_security(TlsRole::kConnect, options.security, *target);
+  if (!tls) return fail_report(global, tls.error());
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail_report(global, signals.error());
+  const auto connector = secured(make_connector(*target, migration.sockets), *tls);
+  return send_image(global, options.guest.substr(kImagePrefix.size()), *connector, migration,
+                    *signals);
+}
+
 int send(const GlobalOptions& global, const SendOptions& options) {
-  const auto name = guest_name(options.guest);
+  if (options.guest.rfind(kImagePrefix, 0) == 0) return send_file(global, options);
+  const auto name = vm_name(options.guest);
   if (!name) return fail_report(global, name.error());
   const auto body = request_body(options);
   if (!body) return fail_report(global, body.error());
@@ -130,7 +145,9 @@ int send(const GlobalOptions& global, const SendOptions& options) {
 void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   auto options = std::make_shared<SendOptions>();
   CLI::App* command = app.add_subcommand("send", "Send a guest of this host to another one");
-  command->add_option("GUEST", options->guest, "vm:NAME, as in `migrate ps`")
+  command
+      ->add_option("GUEST", options->guest,
+                   "vm:NAME, as in `migrate ps`, or image:FILE: the guest of a checkpoint")
       ->required()
       ->type_name("");
   command

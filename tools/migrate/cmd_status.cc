@@ -26,6 +26,12 @@ int show(const GlobalOptions& global, const Json& guest) {
               static_cast<unsigned long long>(guest.value("vcpus", std::uint64_t{0})),
               human_bytes(guest.value("memory_bytes", 0.0)).c_str(),
               guest.value("workload", "").c_str());
+  if (const std::string memory = guest.value("memory", "complete"); memory != "complete") {
+    const auto why = guest.find("memory_reason");
+    const bool told = why != guest.end() && why->is_string();
+    std::printf("  its memory %s%s%s\n", memory == "lost" ? "is lost" : memory.c_str(),
+                told ? ": " : "", told ? why->get<std::string>().c_str() : "");
+  }
   const auto migration = guest.find("migration");
   if (migration == guest.end() || !migration->is_object()) return to_int(ExitCode::kDone);
   const auto progress = migration->find("progress");

@@ -25,6 +25,9 @@ using Action = std::function<int()>;
 void add_run(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_checkpoint(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_restore(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_image(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_announce(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_keygen(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_ps(CLI::App& app, const GlobalOptions& global, Action& chosen);
@@ -36,6 +39,8 @@ void add_resume(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_stop(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_cancel(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_resolve(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_predict(CLI::App& app, const GlobalOptions& global, Action& chosen);
+void add_what_if(CLI::App& app, const GlobalOptions& global, Action& chosen);
 void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen);
 
 /// One line on standard output.

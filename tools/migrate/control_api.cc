@@ -8,6 +8,11 @@
 #include <iterator>
 #include <string_view>
 
+#include "checkpoint_request.hpp"
+#include "image_json.hpp"
+#include "memory_use.hpp"
+#include "request_body.hpp"
+
 namespace migrate::tool {
 namespace {
 
@@ -16,32 +21,6 @@ HttpResponse json_response(const Json& json, int status = 200) {
   response.status = status;
   response.body = json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   return response;
-}
-
-Error bad_body(const std::string& message, const std::string& remedy) {
-  return make_error(ErrorCode::kInvalidArgument, message).advise(remedy);
-}
-
-/// The members of a request's body; an empty body has none. Refuses members not in `known`.
-Result<Json> parse_body(const std::string& body, std::initializer_list<std::string_view> known) {
-  if (body.empty()) return Json::object();
-  Json json = Json::parse(body, nullptr, false);
-  if (!json.is_object()) {
-    return bad_body("the request's body is not a JSON object", "see docs/control-api.md");
-  }
-  for (const auto& [name, value] : json.items()) {
-    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    return bad_body("the request has an unknown member '" + name + "'",
-                    fmt::format("known here: {}", fmt::join(known, ", ")));
-  }
-  return json;
-}
-
-Result<bool> take_flag(const Json& json, const char* name) {
-  const auto found = json.find(name);
-  if (found == json.end()) return false;
-  if (found->is_boolean()) return found->get<bool>();
-  return bad_body(std::string("'") + name + "' is not a boolean", "give true or false");
 }
 
 Json migration_json(const MigrationView& view) {
@@ -106,10 +85,61 @@ HttpResponse post_resolve(GuestHost& host, const HttpRequest& request) {
   return state_response(host, host.resolve(*action == "resume", *force));
 }
 
+Result<TraceOptions> parse_trace_request(const std::string& body) {
+  MIGRATE_ASSIGN(const Json json, parse_body(body, {"duration", "interval"}));
+  TraceOptions options;
+  for (const auto& [name, value] : json.items()) {
+    if (!value.is_string()) {
+      return bad_body("'" + name + "' is not a string", "write a time, such as \"3s\"");
+    }
+    MIGRATE_ASSIGN(const auto time, parse_duration(value.get<std::string>()));
+    (name == "duration" ? options.duration : options.interval) = time;
+  }
+  return options;
+}
+
+HttpResponse post_trace(GuestHost& host, const HttpRequest& request) {
+  const auto options = parse_trace_request(request.body);
+  if (!options) return error_response(options.error());
+  const auto trace = host.record(*options, request.connection);
+  if (!trace) return error_response(trace.error());
+  const auto bytes = encode_trace(*trace);
+  if (!bytes) return error_response(bytes.error());
+  HttpResponse response;
+  response.content_type = "application/octet-stream";
+  response.body.assign(reinterpret_cast<const char*>(bytes->data()), bytes->size());
+  return response;
+}
+
+HttpResponse post_checkpoint(GuestHost& host, const HttpRequest& request) {
+  auto parsed = parse_checkpoint_request(request.body);
+  if (!parsed) return error_response(parsed.error());
+  const auto report = host.checkpoint(*std::move(parsed));
+  if (!report) return error_response(report.error());
+  return json_response(to_json(*report));
+}
+
+HttpResponse delete_checkpoint(GuestHost& host, const HttpRequest&) {
+  if (const Status status = host.cancel_checkpoint(); !status)
+    return error_response(status.error());
+  return json_response({{"cancelling", true}}, 202);
+}
+
+HttpResponse delete_tracking(GuestHost& host, const HttpRequest&) {
+  if (const Status status = host.end_tracking(); !status) return error_response(status.error());
+  return json_response({{"tracking_since", nullptr}});
+}
+
 HttpResponse get_stats(GuestHost& host, const HttpRequest&) {
   const auto stats = host.stats();
   if (!stats) return error_response(stats.error());
   return json_response(*stats);
+}
+
+HttpResponse get_memory(GuestHost&, const HttpRequest&) {
+  const auto use = memory_use();
+  if (!use) return error_response(use.error());
+  return json_response(*use);
 }
 
 HttpResponse get_console(GuestHost& host, const HttpRequest&) {
@@ -140,7 +170,12 @@ constexpr std::array kRoutes = {
     Route{"/v1/guest/resume", "POST", post_resume},
     Route{"/v1/guest/stop", "POST", post_stop},
     Route{"/v1/guest/resolve", "POST", post_resolve},
+    Route{"/v1/trace", "POST", post_trace},
+    Route{"/v1/checkpoint", "POST", post_checkpoint},
+    Route{"/v1/checkpoint", "DELETE", delete_checkpoint},
+    Route{"/v1/checkpoint/tracking", "DELETE", delete_tracking},
     Route{"/v1/stats", "GET", get_stats},
+    Route{"/v1/memory", "GET", get_memory},
     Route{"/v1/console", "GET", get_console},
     Route{"/metrics", "GET", get_metrics},
 };
@@ -212,13 +247,18 @@ Json guest_json(const GuestHost& host) {
     migration.erase("report");
     migration["outcome"] = view->report ? (*view->report)["outcome"] : Json(nullptr);
   }
+  const auto [memory, why] = host.memory();
+  const std::string since = host.tracking_since();
   return {{"name", facts.name},
           {"state", host.status()},
+          {"memory", memory},
+          {"memory_reason", why.empty() ? Json(nullptr) : Json(why)},
           {"pid", getpid()},
           {"vcpus", facts.vcpus},
           {"memory_bytes", facts.memory_bytes},
           {"workload", facts.workload},
           {"hosted_ms", host.uptime_ms()},
+          {"tracking_since", since.empty() ? Json(nullptr) : Json(since)},
           {"migration", migration}};
 }
 

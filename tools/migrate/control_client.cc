@@ -77,11 +77,10 @@ Result<Json> read_answer(const http::response<http::string_body>& response) {
   return error_from_json(*error);
 }
 
-}  // namespace
-
-Result<Json> control_request(const std::filesystem::path& socket, const std::string& method,
-                             const std::string& path, const Json& body,
-                             std::chrono::milliseconds timeout) {
+Result<http::response<http::string_body>> exchange(const std::filesystem::path& socket,
+                                                   const http::request<http::string_body>& request,
+                                                   std::chrono::milliseconds timeout,
+                                                   std::size_t bytes_max) {
   net::io_context io{1};
   Stream stream(io);
   beast::error_code failure;
@@ -89,7 +88,6 @@ Result<Json> control_request(const std::filesystem::path& socket, const std::str
   if (failure) return connect_error(socket, failure);
 
   stream.expires_after(timeout);
-  const auto request = make_request(method, path, body);
   http::async_write(stream, request, [&](beast::error_code code, std::size_t) { failure = code; });
   finish(io);
   // A server that refuses early stops reading; its answer says why.
@@ -97,12 +95,33 @@ Result<Json> control_request(const std::filesystem::path& socket, const std::str
 
   beast::flat_buffer buffer;
   http::response_parser<http::string_body> parser;
-  parser.body_limit(kAnswerBytesMax);
+  parser.body_limit(bytes_max);
   http::async_read(stream, buffer, parser,
                    [&](beast::error_code code, std::size_t) { failure = code; });
   finish(io);
   if (failure) return connect_error(socket, failure);
-  return read_answer(parser.get());
+  return parser.release();
+}
+
+}  // namespace
+
+Result<Json> control_request(const std::filesystem::path& socket, const std::string& method,
+                             const std::string& path, const Json& body,
+                             std::chrono::milliseconds timeout) {
+  MIGRATE_ASSIGN(const auto response,
+                 exchange(socket, make_request(method, path, body), timeout, kAnswerBytesMax));
+  return read_answer(response);
+}
+
+Result<std::string> control_download(const std::filesystem::path& socket, const std::string& method,
+                                     const std::string& path, const Json& body,
+                                     std::chrono::milliseconds timeout, std::size_t bytes_max) {
+  MIGRATE_ASSIGN(auto response,
+                 exchange(socket, make_request(method, path, body), timeout, bytes_max));
+  if (response.result_int() / 100 == 2) return std::move(response.body());
+  const auto refusal = read_answer(response);
+  if (!refusal) return refusal.error();
+  return make_error(ErrorCode::kProtocol, "the guest's process answered with an unknown status");
 }
 
 class EventStream::Impl {

@@ -23,6 +23,13 @@ inline constexpr std::chrono::milliseconds kAnswerTimeout{10'000};
                                            const Json& body = nullptr,
                                            std::chrono::milliseconds timeout = kAnswerTimeout);
 
+/// The same for an answer of any bytes, `bytes_max` at most.
+[[nodiscard]] Result<std::string> control_download(const std::filesystem::path& socket,
+                                                   const std::string& method,
+                                                   const std::string& path, const Json& body,
+                                                   std::chrono::milliseconds timeout,
+                                                   std::size_t bytes_max);
+
 /// /v1/events of one guest. One thread.
 class EventStream {
  public:

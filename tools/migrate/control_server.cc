@@ -244,7 +244,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
     version_ = request.version();
     keep_alive_ = request.keep_alive();
     if (path == "/v1/events") return write(to_beast(no_events(upgrade), version_, keep_alive_));
-    answer({std::string(request.method_string()), path, std::move(request.body())});
+    answer({std::string(request.method_string()), path, std::move(request.body()),
+            stream_.socket().native_handle()});
   }
 
   static HttpResponse no_events(bool upgrade) {

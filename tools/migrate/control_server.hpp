@@ -17,6 +17,9 @@ struct HttpRequest {
   std::string method;
   std::string path;  ///< Without the query.
   std::string body;
+  /// The client's, for as long as the request is handled: POLLRDHUP says that it has gone. -1: not
+  /// known.
+  int connection = -1;
 };
 
 struct HttpResponse {

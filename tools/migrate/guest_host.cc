@@ -29,14 +29,18 @@ Error no_longer_cancellable() {
 Result<std::unique_ptr<GuestHost>> GuestHost::create(HostedGuest& guest, EventHub& hub,
                                                      bool arriving) {
   MIGRATE_ASSIGN(EventFd wake, EventFd::create());
-  return std::unique_ptr<GuestHost>(new GuestHost(guest, hub, std::move(wake), arriving));
+  MIGRATE_ASSIGN(EventFd end_recording, EventFd::create());
+  return std::unique_ptr<GuestHost>(
+      new GuestHost(guest, hub, std::move(wake), std::move(end_recording), arriving));
 }
 
-GuestHost::GuestHost(HostedGuest& guest, EventHub& hub, EventFd wake, bool arriving)
+GuestHost::GuestHost(HostedGuest& guest, EventHub& hub, EventFd wake, EventFd end_recording,
+                     bool arriving)
     : guest_(guest),
       hub_(hub),
       wake_(std::move(wake)),
       born_(std::chrono::steady_clock::now()),
+      end_recording_(std::move(end_recording)),
       activity_(arriving ? Activity::kArriving : Activity::kHere) {}
 
 GuestHost::~GuestHost() {
@@ -66,7 +70,15 @@ std::string GuestHost::status() const {
     case Activity::kUncertain:
     case Activity::kResolving:
       return "uncertain";
+    case Activity::kRecording:
+      // The pause that tells what a pause costs is nobody's business.
+      if (guest_.state() == GuestState::kPaused && !recorded_paused_) return "running";
+      break;
+    case Activity::kCheckpointing:
+      // It stands for a moment, or until its memory is written: that is not a state to act on.
+      return "checkpointing";
     case Activity::kHere:
+      if (memory_ == Incoming::Host::Memory::kWaits) return kReconnecting;
       break;
   }
   switch (guest_.state()) {
@@ -101,6 +113,46 @@ void GuestHost::arrived() {
   MutexLock lock(mutex_);
   MIGRATE_CHECK(activity_ == Activity::kArriving);
   activity_ = Activity::kHere;
+}
+
+Result<Json> GuestHost::stats() const {
+  using Memory = Incoming::Host::Memory;
+  {
+    MutexLock lock(mutex_);
+    // Who reads what is missing waits, and nothing could end that.
+    if (memory_ == Memory::kWaits || memory_ == Memory::kLost) {
+      return busy("the guest's memory is not all here, and its source is not reached",
+                  "see `migrate status`");
+    }
+  }
+  return guest_.stats();
+}
+
+std::pair<std::string, std::string> GuestHost::memory() const {
+  using Memory = Incoming::Host::Memory;
+  MutexLock lock(mutex_);
+  switch (memory_) {
+    case Memory::kFollows:
+      return {"follows", {}};
+    case Memory::kWaits:
+      return {"waits", memory_reason_};
+    case Memory::kLost:
+      return {"lost", memory_reason_};
+    case Memory::kComplete:
+      break;
+  }
+  return {"complete", {}};
+}
+
+void GuestHost::set_memory(Incoming::Host::Memory memory, const std::string& reason) {
+  MutexLock lock(mutex_);
+  memory_ = memory;
+  memory_reason_ = reason;
+  if (memory != Incoming::Host::Memory::kLost) return;
+  // Whatever it would run on with, it would not be its memory.
+  if (Status paused = guest_.pause(); !paused) {
+    log_line(LogLevel::kError, paused.error().to_text());
+  }
 }
 
 void GuestHost::set_arrival_report(const Json& report) {
@@ -151,6 +203,12 @@ Status GuestHost::check_here(const char* what) const {
     case Activity::kArriving:
       return busy(std::string("cannot ") + what + " a guest that is still arriving",
                   "try again when it has arrived (`migrate status`)");
+    case Activity::kRecording:
+      return busy(std::string("cannot ") + what + " a guest whose writes are being recorded",
+                  "wait for the recording (`migrate predict`) to end");
+    case Activity::kCheckpointing:
+      return busy(std::string("cannot ") + what + " a guest that is being written to an image",
+                  "wait until that is done, or end it (Ctrl-C at the `migrate checkpoint`)");
     case Activity::kMigrating:
       return busy(std::string("cannot ") + what + " a guest that is migrating",
                   "wait for the migration to end, or `migrate cancel` it");
@@ -163,15 +221,30 @@ Status GuestHost::check_here(const char* what) const {
       .advise("`migrate resolve NAME --resume` or `--release` first");
 }
 
+/// Who reads the memory of a guest to move it would take what is missing for zeros.
+Status GuestHost::check_whole(const char* what) const {
+  if (memory_ == Incoming::Host::Memory::kComplete) return {};
+  if (memory_ == Incoming::Host::Memory::kLost) {
+    return make_error(ErrorCode::kGuestLost,
+                      std::string("cannot ") + what + " this guest: " + memory_reason_)
+        .advise("end it (`migrate stop`), and start it anew from what it has stored");
+  }
+  return busy(std::string("cannot ") + what + " a guest whose memory is still arriving",
+              "wait until it is here; see `migrate status` at the host it came from");
+}
+
 Status GuestHost::pause() {
   MutexLock lock(mutex_);
+  end_recording();
   MIGRATE_TRY(check_here("pause"));
   return guest_.pause();
 }
 
 Status GuestHost::resume() {
   MutexLock lock(mutex_);
+  end_recording();
   MIGRATE_TRY(check_here("resume"));
+  if (memory_ == Incoming::Host::Memory::kLost) MIGRATE_TRY(check_whole("resume"));
   return guest_.resume();
 }
 
@@ -179,7 +252,10 @@ Status GuestHost::stop() {
   MutexLock lock(mutex_);
   if (activity_ == Activity::kMigrating) {
     if (!outgoing_->cancel()) return no_longer_cancellable();
+  } else if (activity_ == Activity::kCheckpointing) {
+    static_cast<void>(checkpointer_->cancel());
   } else {
+    end_recording();
     MIGRATE_TRY(check_here("stop"));
   }
   stop_wanted_ = true;
@@ -189,8 +265,11 @@ Status GuestHost::stop() {
 
 Result<std::uint64_t> GuestHost::start_migration(MigrationRequest request) {
   MutexLock lock(mutex_);
+  end_recording();
   MIGRATE_TRY(check_here("migrate"));
+  MIGRATE_TRY(check_whole("migrate"));
   if (stop_wanted_) return busy("the guest is being stopped", "nothing: it will be gone");
+  MIGRATE_TRY(drop_tracking());
   MIGRATE_ASSIGN(auto source, guest_.make_source());
   // The former migration's thread has nothing left to do that needs the mutex.
   if (thread_.joinable()) thread_.join();
@@ -320,6 +399,8 @@ void GuestHost::note_signal(int signal) {
     return;
   }
   stop_wanted_ = true;
+  if (activity_ == Activity::kRecording) end_recording_.set();
+  if (activity_ == Activity::kCheckpointing) static_cast<void>(checkpointer_->cancel());
   if (activity_ == Activity::kMigrating && !outgoing_->cancel()) {
     log_line(LogLevel::kWarning, "the handover is committed: waiting for its outcome");
   }
@@ -333,6 +414,14 @@ std::optional<HostEnd> GuestHost::end_reached(bool guest_ended) {
     return std::nullopt;
   }
   if (activity_ == Activity::kResolving) return std::nullopt;
+  if (activity_ == Activity::kRecording) {
+    if (guest_ended) end_recording_.set();
+    return std::nullopt;
+  }
+  if (activity_ == Activity::kCheckpointing) {
+    if (guest_ended) static_cast<void>(checkpointer_->cancel());
+    return std::nullopt;
+  }
   if (lost_) {
     Error error = migration_error_.value_or(
         make_error(ErrorCode::kGuestLost, "the guest was lost in the handover"));

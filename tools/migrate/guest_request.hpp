@@ -8,6 +8,9 @@
 
 namespace migrate::tool {
 
+/// The name in "vm:NAME", which says what kind of guest is meant.
+[[nodiscard]] Result<std::string> vm_name(const std::string& text);
+
 /// Where the guest called `name` answers; kInvalidArgument for what is no name.
 [[nodiscard]] Result<std::filesystem::path> guest_socket(const std::string& name);
 

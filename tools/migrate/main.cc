@@ -75,11 +75,13 @@ int main(int argc, char** argv) {
   add_global_options(app, global);
   Action chosen;
   for (const auto add :
-       {migrate::tool::add_run, migrate::tool::add_recv, migrate::tool::add_send,
-        migrate::tool::add_ps, migrate::tool::add_status, migrate::tool::add_stats,
-        migrate::tool::add_console, migrate::tool::add_pause, migrate::tool::add_resume,
-        migrate::tool::add_stop, migrate::tool::add_cancel, migrate::tool::add_resolve,
-        migrate::tool::add_doctor, migrate::tool::add_announce, migrate::tool::add_keygen}) {
+       {migrate::tool::add_run,        migrate::tool::add_recv,    migrate::tool::add_send,
+        migrate::tool::add_checkpoint, migrate::tool::add_restore, migrate::tool::add_image,
+        migrate::tool::add_ps,         migrate::tool::add_status,  migrate::tool::add_stats,
+        migrate::tool::add_console,    migrate::tool::add_pause,   migrate::tool::add_resume,
+        migrate::tool::add_stop,       migrate::tool::add_cancel,  migrate::tool::add_resolve,
+        migrate::tool::add_predict,    migrate::tool::add_what_if, migrate::tool::add_doctor,
+        migrate::tool::add_announce,   migrate::tool::add_keygen}) {
     add(app, global, chosen);
   }
   try {

@@ -36,7 +36,8 @@ class Exposition {
   std::string text_;
 };
 
-constexpr std::array kStates = {"running", "paused", "migrating", "reconnecting", "uncertain"};
+constexpr std::array kStates = {"running",      "paused",    "migrating",
+                                "reconnecting", "uncertain", "checkpointing"};
 
 void add_stats(Exposition& out, const Json& stats) {
   const std::array counters = {

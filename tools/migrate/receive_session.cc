@@ -95,6 +95,10 @@ void ReceiveSession::on_started() {
   wake_.set();
 }
 
+void ReceiveSession::on_memory(Memory memory, const std::string& reason) {
+  hosting_->host().set_memory(memory, reason);
+}
+
 void ReceiveSession::on_event(const Event& event) {
   line_.show(event);
   log_line(LogLevel::kInfo, event_text(event));
@@ -109,6 +113,7 @@ void ReceiveSession::discarded() {
 void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& reopen,
                              const std::function<void()>& on_migration_over) {
   IncomingResult result = incoming_->run(*acceptor);
+  waiting_memory_ = std::move(result.waiting_memory);
   acceptor.reset();
   line_.clear();
   if (is_started()) answer_late_questions(result.report, reopen);
@@ -158,6 +163,7 @@ int ReceiveSession::run(std::unique_ptr<Acceptor> acceptor, Reopen reopen, const
   const bool started = wait_for_start(signals);
   const int code = started ? host(signals) : to_int(ExitCode::kFailed);
   takeover_.stop();
+  incoming_->guest_ended();
   // The source may still have to be told how it went: at most the ask window.
   thread_.join();
   responder_.reset();

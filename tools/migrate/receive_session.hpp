@@ -57,6 +57,7 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   Status on_described(const GuestDescription& description) override;
   Status on_ready() override;
   void on_started() override;
+  void on_memory(Memory memory, const std::string& reason) override;
   void on_progress(const Progress& progress) override { line_.show(progress); }
   void on_event(const Event& event) override;
 
@@ -81,7 +82,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   std::unique_ptr<ArrivalHooks> hooks_;
   std::vector<vmm::NetConfig> cards_;  // Of the migration's thread.
   ArrivalTakeover takeover_;
-  std::unique_ptr<Incoming> incoming_;  // Keeps the journal's lock: lives as long as the guest.
+  std::unique_ptr<Incoming> incoming_;    // Keeps the journal's lock: lives as long as the guest.
+  std::shared_ptr<void> waiting_memory_;  // Of a guest whose source is lost; goes before the guest.
   std::unique_ptr<AskResponder> responder_;  // Of the migration's thread, then of run().
 
   Mutex mutex_;

@@ -2,31 +2,53 @@
 
 #include <sys/utsname.h>
 
-#include <cmath>
 #include <fstream>
 #include <system_error>
 
+#include "json_fields.hpp"
+#include "postcopy_json.hpp"
 #include "version.hpp"
 
 namespace migrate::tool {
 namespace {
 
-/// JSON has no infinities; a figure that came out as one does not apply.
-double finite(double value) { return std::isfinite(value) ? value : 0; }
+Json forecast_json(const Estimate& downtime_ms, const Estimate& total_ms) {
+  return {{"downtime_ms", finite(downtime_ms.p50)},
+          {"downtime_p95_ms", finite(downtime_ms.p95)},
+          {"total_ms", finite(total_ms.p50)},
+          {"total_p95_ms", finite(total_ms.p95)}};
+}
 
 Json rounds_json(const Report& report) {
   Json rounds = Json::array();
   for (const RoundReport& round : report.rounds) {
-    rounds.push_back({{"round", round.round},
-                      {"start_ms", finite(round.start_ms)},
-                      {"pages", round.pages},
-                      {"bytes", round.bytes},
-                      {"ms", finite(round.ms)},
-                      {"dirty_after", round.dirty_after},
-                      {"dirty_rate", finite(round.dirty_rate)},
-                      {"throttle", finite(round.throttle)}});
+    rounds.push_back(
+        {{"round", round.round},
+         {"start_ms", finite(round.start_ms)},
+         {"pages", round.pages},
+         {"bytes", round.bytes},
+         {"ms", finite(round.ms)},
+         {"dirty_after", round.dirty_after},
+         {"dirty_rate", finite(round.dirty_rate)},
+         {"throttle", finite(round.throttle)},
+         {"throttle_by_vcpu", round.throttle_by_vcpu},
+         {"hot_after", round.hot_after},
+         {"predicted", forecast_json(round.predicted_downtime_ms, round.predicted_total_ms)}});
   }
   return rounds;
+}
+
+Json failed_attempts_json(const Report& report) {
+  Json attempts = Json::array();
+  for (const FailedAttempt& attempt : report.failed_attempts) {
+    attempts.push_back({{"attempt", attempt.attempt},
+                        {"start_ms", finite(attempt.start_ms)},
+                        {"stood_ms", finite(attempt.stood_ms)},
+                        {"cost_ms", finite(attempt.cost_ms)},
+                        {"phase", attempt.phase},
+                        {"pages", attempt.pages}});
+  }
+  return attempts;
 }
 
 Json phases_json(const Report& report) {
@@ -46,27 +68,6 @@ Json pages_json(const Report& report) {
           {"duplicate", pages.duplicate}, {"compressed", pages.compressed},
           {"unchanged", pages.unchanged}, {"redirtied", pages.redirtied},
           {"demand", pages.demand},       {"pushed", pages.pushed}};
-}
-
-/// The value at `key` when it is there and has the type of `into`; else `into` stays.
-template <typename T>
-void take(const Json& json, const char* key, T& into) {
-  const auto found = json.find(key);
-  if (found == json.end()) return;
-  if constexpr (std::is_same_v<T, std::string>) {
-    if (found->is_string()) into = found->template get<std::string>();
-  } else if constexpr (std::is_floating_point_v<T>) {
-    if (found->is_number()) into = found->template get<T>();
-  } else {
-    if (found->is_number_unsigned()) into = found->template get<T>();
-  }
-}
-
-/// The object at `key`, or an empty one.
-const Json& part(const Json& json, const char* key) {
-  static const Json empty = Json::object();
-  const auto found = json.find(key);
-  return found != json.end() && found->is_object() ? *found : empty;
 }
 
 template <typename Enum>
@@ -158,19 +159,17 @@ Json to_json(const Report& report, const HostFacts& host) {
       {"bytes", {{"guest", report.bytes.guest}, {"wire", report.bytes.wire}}},
       {"bandwidth_mib_s", finite(report.bandwidth_mib_s)},
       {"cpu_s", finite(report.cpu_s)},
-      {"predicted",
-       {{"downtime_ms", finite(report.predicted.downtime_ms)},
-        {"total_ms", finite(report.predicted.total_ms)}}},
-      {"faults",
-       {{"count", report.faults.count},
-        {"p50_us", finite(report.faults.p50_us)},
-        {"p99_us", finite(report.faults.p99_us)}}},
+      {"predicted", forecast_json(report.predicted.downtime_ms, report.predicted.total_ms)},
+      {"faults", faults_json(report)},
       {"integrity",
        {{"digest", report.integrity.digest},
         {"full", report.integrity.full},
         {"sampled", report.integrity.sampled}}},
       {"error", report.error ? to_json(*report.error) : Json(nullptr)},
+      {"capacity_mib_s", finite(report.capacity_mib_s)},
+      {"failed_attempts", failed_attempts_json(report)},
       {"reconnects", {{"count", report.reconnects.count}, {"ms", finite(report.reconnects.ms)}}},
+      {"missing", missing_json(report)},
       // Of a target, once its guest runs: whoever told the network fills it in.
       {"takeover", nullptr},
       {"forwarded",
@@ -222,6 +221,33 @@ void take_rounds(const Json& json, Report& report) {
     take(entry, "dirty_after", round.dirty_after);
     take(entry, "dirty_rate", round.dirty_rate);
     take(entry, "throttle", round.throttle);
+    if (const auto shares = entry.find("throttle_by_vcpu");
+        shares != entry.end() && shares->is_array()) {
+      for (const Json& share : *shares) {
+        if (share.is_number()) round.throttle_by_vcpu.push_back(share.get<double>());
+      }
+    }
+    take(entry, "hot_after", round.hot_after);
+    const Json& forecast = part(entry, "predicted");
+    take(forecast, "downtime_ms", round.predicted_downtime_ms.p50);
+    take(forecast, "downtime_p95_ms", round.predicted_downtime_ms.p95);
+    take(forecast, "total_ms", round.predicted_total_ms.p50);
+    take(forecast, "total_p95_ms", round.predicted_total_ms.p95);
+  }
+}
+
+void take_failed_attempts(const Json& json, Report& report) {
+  const auto attempts = json.find("failed_attempts");
+  if (attempts == json.end() || !attempts->is_array()) return;
+  for (const Json& entry : *attempts) {
+    if (!entry.is_object()) continue;
+    FailedAttempt& attempt = report.failed_attempts.emplace_back();
+    take(entry, "attempt", attempt.attempt);
+    take(entry, "start_ms", attempt.start_ms);
+    take(entry, "stood_ms", attempt.stood_ms);
+    take(entry, "cost_ms", attempt.cost_ms);
+    take(entry, "phase", attempt.phase);
+    take(entry, "pages", attempt.pages);
   }
 }
 
@@ -251,11 +277,15 @@ void take_figures(const Json& json, Report& report) {
   take(part(json, "bytes"), "wire", report.bytes.wire);
   take(json, "bandwidth_mib_s", report.bandwidth_mib_s);
   take(json, "cpu_s", report.cpu_s);
-  take(part(json, "predicted"), "downtime_ms", report.predicted.downtime_ms);
-  take(part(json, "predicted"), "total_ms", report.predicted.total_ms);
-  take(part(json, "faults"), "count", report.faults.count);
-  take(part(json, "faults"), "p50_us", report.faults.p50_us);
-  take(part(json, "faults"), "p99_us", report.faults.p99_us);
+  const Json& predicted = part(json, "predicted");
+  take(predicted, "downtime_ms", report.predicted.downtime_ms.p50);
+  take(predicted, "downtime_p95_ms", report.predicted.downtime_ms.p95);
+  take(predicted, "total_ms", report.predicted.total_ms.p50);
+  take(predicted, "total_p95_ms", report.predicted.total_ms.p95);
+  take(json, "capacity_mib_s", report.capacity_mib_s);
+  take_failed_attempts(json, report);
+  take_faults(part(json, "faults"), report);
+  take_missing(part(json, "missing"), report);
   take(part(json, "integrity"), "digest", report.integrity.digest);
   take(part(json, "integrity"), "full", report.integrity.full);
   take(part(json, "integrity"), "sampled", report.integrity.sampled);

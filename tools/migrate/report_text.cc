@@ -30,8 +30,9 @@ void add_summary(Lines out, const Report& report) {
   fmt::format_to(out, "total time   {}\n", human_ms(report.total_ms));
   if (report.downtime_ms) {
     fmt::format_to(out, "downtime     {}", human_ms(*report.downtime_ms));
-    if (report.predicted.downtime_ms > 0) {
-      fmt::format_to(out, " (predicted {})", human_ms(report.predicted.downtime_ms));
+    if (report.predicted.downtime_ms.p50 > 0) {
+      fmt::format_to(out, " (predicted {}, at most {})", human_ms(report.predicted.downtime_ms.p50),
+                     human_ms(report.predicted.downtime_ms.p95));
     }
     fmt::format_to(out, "\n");
   }
@@ -84,6 +85,18 @@ void add_pages(Lines out, const Report& report) {
       human_bytes(static_cast<double>(report.bytes.wire)), report.bandwidth_mib_s, report.cpu_s);
   fmt::format_to(out, "integrity    digest {}, full {}, sampled {}\n", report.integrity.digest,
                  report.integrity.full, report.integrity.sampled);
+  if (report.faults.count + report.faults.local > 0) {
+    fmt::format_to(out,
+                   "faults       {} of missing pages, {:.0f} us half of them, {:.0f} us 99 of 100, "
+                   "{:.0f} us the longest; {} of zeros\n",
+                   report.faults.count, report.faults.p50_us, report.faults.p99_us,
+                   report.faults.max_us, report.faults.local);
+  }
+  if (report.missing.pages > 0) {
+    fmt::format_to(out, "missing      {} pages are lost", report.missing.pages);
+    for (const std::string& range : report.missing.ranges) fmt::format_to(out, ", {}", range);
+    fmt::format_to(out, "\n");
+  }
   if (report.reconnects.count > 0) {
     fmt::format_to(out, "link         lost and opened again {} times, {:.0f} ms without it\n",
                    report.reconnects.count, report.reconnects.ms);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -76,6 +77,14 @@ class Board {
   [[nodiscard]] virtual Result<GuestStats> stats() const = 0;
   [[nodiscard]] virtual std::string console_terminal() const = 0;
   virtual std::size_t console_input(std::span<const std::byte> bytes) = 0;
+  /// Where a guest that was started here looks for its generation id; nullopt: nowhere.
+  [[nodiscard]] virtual std::optional<GuestAddr> generation_address() const = 0;
+  /// The guest is a copy of another: the generation id in its memory has changed, and so have the
+  /// addresses of cards that have a former one. It is told, to hear when it goes on. While
+  /// quiesced.
+  virtual void tell_of_new_identity() = 0;
+  /// Names what the guest touches first when it goes on. While quiesced.
+  virtual void add_first_pages(FirstPages& pages) const = 0;
   /// Where it marks what it writes to guest memory; null when it writes none while the guest runs.
   [[nodiscard]] virtual std::shared_ptr<SoftwareBitmap> writes() const = 0;
 };

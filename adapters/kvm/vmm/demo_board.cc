@@ -1,10 +1,13 @@
 #include "adapters/kvm/vmm/demo_board.hpp"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
 #include "adapters/kvm/vmm/apic_id.hpp"
+#include "adapters/kvm/vmm/demo_guest/card_memory.hpp"
+#include "adapters/kvm/vmm/demo_guest/image.hpp"
 #include "adapters/kvm/vmm/demo_image.hpp"
 #include "adapters/kvm/vmm/demo_plan.hpp"
 #include "adapters/kvm/vmm/demo_stats.hpp"
@@ -112,6 +115,36 @@ Status DemoBoard::quiesce(SteadyTime deadline) {
 Status DemoBoard::resume() {
   movable_.resume();
   return {};
+}
+
+/// It answers by the addresses in its control block, which it reads for each frame.
+void DemoBoard::tell_of_new_identity() {
+  for (std::size_t i = 0; i < config_.nets.size(); ++i) {
+    if (!config_.nets[i].former_mac) continue;
+    const std::uint64_t card =
+        demo::kControlBlock + offsetof(demo::ControlBlock, cards) + i * sizeof(demo::CardPlan);
+    const auto& mac = config_.nets[i].mac->bytes;
+    MIGRATE_CHECK(
+        ram_.write(GuestAddr{card + offsetof(demo::CardPlan, mac)}, std::as_bytes(std::span(mac))));
+  }
+}
+
+/// Its counters, program and stacks, which each round uses, and what it knows of its cards. Page
+/// tables and buffers are named by those who use them.
+void DemoBoard::add_first_pages(FirstPages& pages) const {
+  pages.add(GuestAddr{demo::kControlBlock}, sizeof(demo::ControlBlock));
+  pages.add(GuestAddr{demo::kCounters}, config_.vcpus * sizeof(demo::VcpuCounters));
+  pages.add(GuestAddr{demo::kCardCounters}, config_.nets.size() * sizeof(demo::CardCounters));
+  pages.add(GuestAddr{demo::kProgram}, demo::image().size());
+  pages.add(GuestAddr{demo::kStacks}, config_.vcpus * demo::kStackBytes);
+  devices_->add_first_pages(pages);
+  const auto plan = plan_demo_guest(config_, 0);
+  if (!plan) return;
+  for (const demo::CardPlan& card : plan->cards) {
+    if (card.present == 0) continue;
+    pages.add(GuestAddr{card.memory + offsetof(demo::CardMemory, sent)},
+              sizeof(demo::CardMemory::sent));
+  }
 }
 
 Result<GuestStats> DemoBoard::stats() const { return read_demo_stats(memory_, config_); }

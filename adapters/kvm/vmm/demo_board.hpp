@@ -47,6 +47,9 @@ class DemoBoard final : public Board {
   Result<GuestStats> stats() const override;
   std::string console_terminal() const override { return {}; }
   std::size_t console_input(std::span<const std::byte>) override { return 0; }
+  std::optional<GuestAddr> generation_address() const override { return std::nullopt; }
+  void tell_of_new_identity() override;
+  void add_first_pages(FirstPages& pages) const override;
   std::shared_ptr<SoftwareBitmap> writes() const override { return writes_; }
 
  private:

@@ -37,7 +37,7 @@ Status fit_demo(VmmConfig& config, const ArrivalConfig& host) {
   }
   MIGRATE_TRY(check_addresses(config.nets, host.nets));
   const std::vector<NetConfig> own = config.nets;
-  MIGRATE_TRY(fit_nets(config.nets, host.nets));
+  MIGRATE_TRY(fit_nets(config.nets, host));
   for (std::size_t i = 0; i < own.size(); ++i) config.nets[i].addresses = own[i].addresses;
   return {};
 }

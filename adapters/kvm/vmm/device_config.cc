@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "adapters/kvm/vmm/devices/disk_file.hpp"
+#include "base/random_bytes.hpp"
 #include "migrate/options.hpp"
 
 namespace migrate::vmm {
@@ -15,6 +16,15 @@ MacAddress mac_of(const std::string& guest, std::size_t card) {
   for (std::size_t i = 3; i < mac.bytes.size(); ++i) {
     mac.bytes[i] = static_cast<std::uint8_t>(number >> (8 * i));
   }
+  return mac;
+}
+
+/// Locally administered, of one card; 40 bits, so that thousands of copies on one network do not
+/// meet.
+Result<MacAddress> make_mac() {
+  MacAddress mac;
+  MIGRATE_TRY(fill_random(std::as_writable_bytes(std::span(mac.bytes))));
+  mac.bytes[0] = 0x52;
   return mac;
 }
 
@@ -32,6 +42,16 @@ std::string list_of(const std::vector<Device>& devices, const std::string& what)
     text += (i == 0 ? " (" : "; ") + text_of(devices[i]);
   }
   return text + (devices.empty() ? "" : ")");
+}
+
+Status renew_mac(NetConfig& net, const std::optional<MacAddress>& given) {
+  net.former_mac = net.mac;
+  if (given) {
+    net.mac = given;
+  } else {
+    MIGRATE_ASSIGN(net.mac, make_mac());
+  }
+  return {};
 }
 
 }  // namespace
@@ -75,7 +95,8 @@ Status fit_disks(std::vector<DiskConfig>& disks, const std::vector<DiskConfig>& 
   return {};
 }
 
-Status fit_nets(std::vector<NetConfig>& nets, const std::vector<NetConfig>& here) {
+Status fit_nets(std::vector<NetConfig>& nets, const ArrivalConfig& host) {
+  const std::vector<NetConfig>& here = host.nets;
   if (here.size() != nets.size()) {
     return other_machine(
         "the guest has " + list_of(nets, "network card") + ", and " + std::to_string(here.size()) +
@@ -83,7 +104,9 @@ Status fit_nets(std::vector<NetConfig>& nets, const std::vector<NetConfig>& here
         "give the receiving side --net tap=NAME for each of them, in the source's order");
   }
   for (std::size_t i = 0; i < nets.size(); ++i) {
-    if (here[i].mac && here[i].mac != nets[i].mac) {
+    if (host.new_identity) {
+      MIGRATE_TRY(renew_mac(nets[i], here[i].mac));
+    } else if (here[i].mac && here[i].mac != nets[i].mac) {
       return other_machine("network card " + std::to_string(i + 1) +
                                " of the guest has the address " + text_of(nets[i]) + ", and " +
                                text_of(here[i]) + " is given here",

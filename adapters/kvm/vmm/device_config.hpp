@@ -18,7 +18,8 @@ void complete_nets(VmmConfig& config);
 /// Joins an arriving guest's devices with what this host has for them. kIncompatible, with what is
 /// missing, too much or different.
 Status fit_disks(std::vector<DiskConfig>& disks, const std::vector<DiskConfig>& here);
-/// The addresses given here, if any, replace the guest's.
-Status fit_nets(std::vector<NetConfig>& nets, const std::vector<NetConfig>& here);
+/// The addresses given here, if any, replace the guest's. With a new identity the cards get MAC
+/// addresses given here, or fresh ones, and their own become former ones.
+Status fit_nets(std::vector<NetConfig>& nets, const ArrivalConfig& host);
 
 }  // namespace migrate::vmm

@@ -24,10 +24,8 @@ Result<std::unique_ptr<Board>> LinuxBoard::create(const VmmConfig& config, const
         .advise("use a host whose KVM has them (see `migrate doctor`)");
   }
   MIGRATE_ASSIGN(FreshCpus fresh_cpus, FreshCpus::read(machine));
-  auto serial_line = std::make_unique<KvmLine>(machine.vm_fd(), Serial16550::kInterrupt);
-  std::unique_ptr<LinuxBoard> board(new LinuxBoard(config, slots, std::move(fresh_cpus),
-                                                   track_writes_to(slots), std::move(serial_line),
-                                                   console, events));
+  std::unique_ptr<LinuxBoard> board(
+      new LinuxBoard(config, machine, slots, std::move(fresh_cpus), console, events));
   if (config.linux_guest->console) {
     MIGRATE_ASSIGN(board->host_console_, HostConsole::open(*config.linux_guest->console));
   }
@@ -35,18 +33,18 @@ Result<std::unique_ptr<Board>> LinuxBoard::create(const VmmConfig& config, const
   return std::unique_ptr<Board>(std::move(board));
 }
 
-LinuxBoard::LinuxBoard(const VmmConfig& config, std::span<const KvmMemorySlot> slots,
-                       FreshCpus fresh_cpus, std::shared_ptr<SoftwareBitmap> writes,
-                       std::unique_ptr<InterruptLine> serial_line, Console& console,
+LinuxBoard::LinuxBoard(const VmmConfig& config, const Machine& machine,
+                       std::span<const KvmMemorySlot> slots, FreshCpus fresh_cpus, Console& console,
                        BoardEvents& events)
     : config_(config),
       slots_(slots.begin(), slots.end()),
       fresh_cpus_(std::move(fresh_cpus)),
-      writes_(std::move(writes)),
+      writes_(track_writes_to(slots)),
       ram_(slots_, writes_),
       console_(console),
       events_(events),
-      serial_line_(std::move(serial_line)),
+      generation_line_(std::make_unique<KvmLine>(machine.vm_fd(), kGenerationInterrupt)),
+      serial_line_(std::make_unique<KvmLine>(machine.vm_fd(), Serial16550::kInterrupt)),
       serial_(*serial_line_, [this](std::span<const std::byte> bytes) { print(bytes); }),
       panic_([this](PanicEvent event) { on_panic(event); }),
       power_([this](PowerEvent event) {
@@ -175,6 +173,15 @@ std::string LinuxBoard::console_terminal() const {
 std::size_t LinuxBoard::console_input(std::span<const std::byte> bytes) {
   MutexLock lock(input_mutex_);
   return input_open_ ? serial_.input(bytes) : 0;
+}
+
+std::optional<GuestAddr> LinuxBoard::generation_address() const { return kGenerationAddress; }
+
+/// An edge: the guest's handler has nothing to acknowledge. A kernel that has not got to its driver
+/// yet has the input masked, and reads the id when it does.
+void LinuxBoard::tell_of_new_identity() {
+  generation_line_->set(true);
+  generation_line_->set(false);
 }
 
 void LinuxBoard::print(std::span<const std::byte> bytes) {

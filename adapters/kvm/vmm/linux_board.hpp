@@ -53,12 +53,14 @@ class LinuxBoard final : public Board {
   std::string console_terminal() const override;
   std::size_t console_input(std::span<const std::byte> bytes) override
       MIGRATE_EXCLUDES(input_mutex_);
+  std::optional<GuestAddr> generation_address() const override;
+  void tell_of_new_identity() override;
+  void add_first_pages(FirstPages& pages) const override { devices_->add_first_pages(pages); }
   std::shared_ptr<SoftwareBitmap> writes() const override { return writes_; }
 
  private:
-  LinuxBoard(const VmmConfig& config, std::span<const KvmMemorySlot> slots, FreshCpus fresh_cpus,
-             std::shared_ptr<SoftwareBitmap> writes, std::unique_ptr<InterruptLine> serial_line,
-             Console& console, BoardEvents& events);
+  LinuxBoard(const VmmConfig& config, const Machine& machine, std::span<const KvmMemorySlot> slots,
+             FreshCpus fresh_cpus, Console& console, BoardEvents& events);
   Status add_devices(const Machine& machine);
   Status load_and_enter(const Machine& machine);
   void reset_serial();
@@ -81,6 +83,7 @@ class LinuxBoard final : public Board {
   Mutex input_mutex_;
   bool input_open_ MIGRATE_GUARDED_BY(input_mutex_) = false;
 
+  const std::unique_ptr<InterruptLine> generation_line_;
   const std::unique_ptr<InterruptLine> serial_line_;
   Serial16550 serial_;
   PanicPort panic_;

@@ -46,7 +46,7 @@ Status complete_linux(VmmConfig& config) {
 Status fit_linux(VmmConfig& config, const ArrivalConfig& host) {
   LinuxGuest& guest = *config.linux_guest;
   MIGRATE_TRY(fit_disks(guest.disks, host.disks));
-  MIGRATE_TRY(fit_nets(config.nets, host.nets));
+  MIGRATE_TRY(fit_nets(config.nets, host));
   guest.console = host.console;
   guest.kernel = host.kernel;
   guest.initrd = host.initrd;

@@ -72,6 +72,8 @@ Status VmmSourceHooks::release() {
   return {};
 }
 
+Status VmmSourceHooks::first_pages(PageBitmap& pages) { return vmm_->add_first_pages(pages); }
+
 void VmmSourceHooks::note(std::string_view text) { log_note(name(), text); }
 
 Result<KvmVm> VmmTargetHooks::build(const GuestDescription& description,
@@ -107,6 +109,8 @@ Status VmmTargetHooks::yield() {
 Status VmmTargetHooks::start(RunState state) {
   const auto guest = vmm();
   if (!guest) return no_guest();
+  // Here, not before: what a source sends last of memory may come after its state.
+  if (host_.new_identity) MIGRATE_TRY(guest->renew_identity());
   return state == RunState::kRunning ? guest->resume() : Status();
 }
 
@@ -138,6 +142,11 @@ Result<std::vector<GuestFrame>> VmmSourceHooks::take_waiting(std::size_t frames_
 
 void VmmSourceHooks::give_back(std::vector<GuestFrame> frames) {
   for (const GuestFrame& frame : frames) vmm_->deliver_frame(frame.card, frame.bytes);
+}
+
+std::vector<int> VmmTargetHooks::vcpu_threads() {
+  const auto guest = vmm();
+  return guest ? guest->vcpu_threads() : std::vector<int>();
 }
 
 PacketSink* VmmTargetHooks::packet_sink() { return host_.nets.empty() ? nullptr : this; }

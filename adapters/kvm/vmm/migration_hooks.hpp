@@ -31,6 +31,7 @@ class VmmSourceHooks final : public KvmSourceHooks, private PacketSource {
   Status relinquish() override;
   Status reclaim() override;
   Status release() override;
+  Status first_pages(PageBitmap& pages) override;
   PacketSource* waiting_packets() override;
   void note(std::string_view text) override;
 
@@ -54,6 +55,7 @@ class VmmTargetHooks final : public KvmTargetHooks, private PacketSink {
   Status yield() override;
   Status start(RunState state) override;
   void discard() override;
+  std::vector<int> vcpu_threads() override;
   PacketSink* packet_sink() override;
   void note(std::string_view text) override;
 

@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,8 +20,8 @@ using std::chrono::steady_clock;
 // Throttling: a vCPU runs for its part of this, is held for the rest, and so on. Short enough that
 // a guest's timers hardly notice, long against a kick (0.2 ms measured).
 constexpr nanoseconds kThrottlePeriod = std::chrono::milliseconds(10);
-constexpr nanoseconds kRunSliceMin = std::chrono::microseconds(200);
-constexpr nanoseconds kHoldMax = std::chrono::milliseconds(20);
+constexpr nanoseconds kRunSliceMin = std::chrono::microseconds(100);
+constexpr nanoseconds kHoldMax = std::chrono::milliseconds(10);
 
 nanoseconds run_slice(double share) {
   const auto slice = std::chrono::duration_cast<nanoseconds>(kThrottlePeriod * (1 - share));
@@ -130,7 +132,18 @@ nanoseconds Vcpu::cpu_time() const {
   return std::chrono::seconds(time.tv_sec) + nanoseconds(time.tv_nsec);
 }
 
+int Vcpu::thread_id() {
+  MutexLock lock(mutex_);
+  while (thread_id_ == 0) changed_.wait(mutex_);
+  return thread_id_;
+}
+
 void Vcpu::run() {
+  {
+    MutexLock lock(mutex_);
+    thread_id_ = static_cast<int>(::syscall(SYS_gettid));
+    changed_.notify_all();
+  }
   while (wait_for_leave()) {
     if (enter_guest() == 0) {
       handle_exit();

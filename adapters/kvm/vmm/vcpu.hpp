@@ -60,12 +60,14 @@ class Vcpu {
   /// When it parked last.
   [[nodiscard]] SteadyTime parked_at() const MIGRATE_EXCLUDES(mutex_);
 
-  /// More would be a pause: at this share a vCPU still gets a slice every 20 ms.
+  /// More would be a pause: at this share a vCPU still gets a slice every 10 ms.
   static constexpr double kShareMax = 0.99;
   /// Withholds a share of run time, 0 to kShareMax.
   void throttle(double share) MIGRATE_EXCLUDES(mutex_);
   /// Of the thread.
   [[nodiscard]] std::chrono::nanoseconds cpu_time() const;
+  /// gettid(2) of the thread. After start().
+  [[nodiscard]] int thread_id() MIGRATE_EXCLUDES(mutex_);
 
  private:
   using Nanoseconds = std::chrono::nanoseconds;
@@ -94,6 +96,7 @@ class Vcpu {
   bool quit_ MIGRATE_GUARDED_BY(mutex_) = false;
   bool parked_ MIGRATE_GUARDED_BY(mutex_) = true;
   SteadyTime parked_at_ MIGRATE_GUARDED_BY(mutex_){};
+  int thread_id_ MIGRATE_GUARDED_BY(mutex_) = 0;  ///< 0: it has not come so far.
   double share_ MIGRATE_GUARDED_BY(mutex_) = 0;
 
   // The thread's own.

@@ -86,8 +86,9 @@ Status VirtioDevices::add_net(const NetConfig& config, const GuestRam& ram) {
   MIGRATE_ASSIGN(Tap tap, Tap::open(config.tap));
   auto net = std::make_unique<Net>(std::move(tap));
   MIGRATE_CHECK(config.mac.has_value());  // The configuration is complete.
-  MIGRATE_ASSIGN(net->device, VirtioNet::create("virtio-net." + std::to_string(nets_.size()),
-                                                *config.mac, ram, net->tap.fd()));
+  MIGRATE_ASSIGN(net->device,
+                 VirtioNet::create("virtio-net." + std::to_string(nets_.size()), *config.mac, ram,
+                                   net->tap.fd(), config.former_mac));
   nets_.push_back(std::move(net));
   return {};
 }
@@ -111,6 +112,10 @@ std::vector<MovableDevice*> VirtioDevices::movable() const {
 void VirtioDevices::reset() {
   constexpr std::array<std::byte, 4> kNone{};
   for (const auto& card : cards_) card->registers.write(VIRTIO_MMIO_STATUS, kNone);
+}
+
+void VirtioDevices::add_first_pages(FirstPages& pages) const {
+  for (const auto& card : cards_) card->registers.add_first_pages(pages);
 }
 
 VirtioNet& VirtioDevices::net(std::size_t card) const { return *nets_[card]->device; }

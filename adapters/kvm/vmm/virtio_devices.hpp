@@ -34,6 +34,8 @@ class VirtioDevices {
   [[nodiscard]] std::vector<MovableDevice*> movable() const;
   /// As their drivers do.
   void reset();
+  /// Of all queues, while quiesced.
+  void add_first_pages(FirstPages& pages) const;
 
   /// The network cards, in their order.
   [[nodiscard]] std::size_t nets() const { return nets_.size(); }

@@ -75,6 +75,10 @@ Status Vmm::take_arrived_disks() { return impl_->take_arrived_disks(); }
 Status Vmm::take_disks() { return impl_->board().take_disks(); }
 void Vmm::prepare_leaving() { impl_->board().prepare_leaving(); }
 Status Vmm::give_up_disks() { return impl_->give_up_disks(); }
+Status Vmm::add_first_pages(PageBitmap& pages) { return impl_->add_first_pages(pages); }
+std::vector<int> Vmm::vcpu_threads() { return impl_->vcpu_threads(); }
+std::optional<GenerationId> Vmm::generation_id() const { return impl_->generation_id(); }
+Status Vmm::renew_identity() { return impl_->renew_identity(); }
 Result<std::vector<CardFrame>> Vmm::take_waiting_frames(std::size_t frames_max,
                                                         std::size_t bytes_max) {
   return impl_->take_waiting_frames(frames_max, bytes_max);

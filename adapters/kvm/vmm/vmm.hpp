@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "adapters/kvm/vmm/generation.hpp"
 #include "adapters/kvm/vmm/vmm_config.hpp"
 #include "migrate/guest.hpp"
 #include "migrate/kvm.hpp"
@@ -151,6 +152,19 @@ class Vmm {
   /// Writes back what is cached of the disks and unlocks them; while paused. Errors, which leave
   /// some locked until take_disks(): kTimeout after 5 s, kIo when a write was lost.
   Status give_up_disks();
+
+  /// As in SourceGuest and TargetGuest. kBusy while the guest runs.
+  Status add_first_pages(PageBitmap& pages);
+  [[nodiscard]] std::vector<int> vcpu_threads();
+
+  /// What tells the guest from its copies; nullopt when it is not known: it has not arrived yet, or
+  /// was started by a version that gave it none.
+  [[nodiscard]] std::optional<GenerationId> generation_id() const;
+  /// Makes an arriving guest another than the one its state is of: gives it a fresh generation id,
+  /// and tells it of that and of its cards' new addresses (ArrivalConfig::new_identity), to hear as
+  /// soon as it runs. Writes to guest memory, so all of that is there, or comes when it is touched.
+  /// Once, after its state was loaded and before resume(). kBusy while it runs, kIo.
+  Status renew_identity();
 
   /// Network cards: their number is config().nets.size(). A paused guest's frames wait in its taps.
   /// Takes some, in their order, one card's after the other's and beginning with another card each

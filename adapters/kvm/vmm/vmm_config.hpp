@@ -40,6 +40,9 @@ struct NetConfig {
   std::vector<IpAddress> addresses{};
   /// By which VLAN behind the tap; only announcements of the guest make use of it.
   std::optional<std::uint16_t> vlan{};
+  /// Of an arriving guest that was given a new identity, and with it a new `mac`: what it has had,
+  /// which its state and its running driver still name.
+  std::optional<MacAddress> former_mac{};
 };
 /// Of one card.
 inline constexpr std::size_t kAddressesMax = 8;
@@ -87,13 +90,19 @@ struct ArrivalConfig {
   /// is not looked at. The images are the source's: shared storage, or copies made beforehand of
   /// disks that are only read.
   std::vector<DiskConfig> disks;
-  /// One for each of its network cards, in the source's order; a `mac` must be the source's.
+  /// One for each of its network cards, in the source's order; a `mac` must be the source's, but
+  /// for a new identity, whose it is then.
   std::vector<NetConfig> nets;
   std::optional<ConsoleConfig> console;
   /// What the guest restarts with. Without a kernel, one that restarts stops instead, and says so:
   /// a source's path is not opened here.
   std::string kernel;
   std::string initrd;
+  /// It is a copy, beside the guest it was or other copies: it gets a fresh generation id, which
+  /// its kernel is told of when it starts here, and its network cards fresh addresses
+  /// (52:xx:xx:xx:xx:xx, random: locally administered). A driver that runs already goes on with the
+  /// address it has read; it reads the new one when it is bound again.
+  bool new_identity = false;
 };
 
 }  // namespace migrate::vmm

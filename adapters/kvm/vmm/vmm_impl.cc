@@ -7,6 +7,7 @@
 #include "adapters/kvm/vmm/demo_board.hpp"
 #include "adapters/kvm/vmm/linux_board.hpp"
 #include "adapters/kvm/vmm/own_section.hpp"
+#include "adapters/kvm/vmm/vcpu_pages.hpp"
 #include "base/log.hpp"
 
 namespace migrate::vmm {
@@ -106,6 +107,7 @@ Result<std::unique_ptr<Board>> Vmm::Impl::make_board() {
 Status Vmm::Impl::boot() {
   MIGRATE_TRY(board_->take_disks());
   MIGRATE_TRY(board_->boot(machine_));
+  MIGRATE_TRY(give_generation());
   // Now, because KVM tells nothing about vCPUs that run.
   MIGRATE_ASSIGN(kvm_vm_.cpu_model, capture_cpu_model(kvm_vm_));
   return {};
@@ -213,11 +215,18 @@ Status Vmm::Impl::save_devices(StateWriter& writer) {
   for (std::uint32_t id = 0; id < config_.vcpus; ++id) own.cpu_times.push_back(cpu_time(id));
   own.console = console_.newest(Console::kMovedBytesMax);
   MIGRATE_TRY(write_own_section(writer, own));
+  std::optional<Generation> generation;
+  {
+    MutexLock lock(mutex_);
+    generation = generation_;
+  }
+  if (generation) MIGRATE_TRY(write_generation_section(writer, *generation));
   return board_->movable().save(writer);
 }
 
 // Its own section begins each attempt. Who told of the source's pause has ended the shedding then.
 Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
+  if (section.name == kGenerationSection) return load_generation(section, reader);
   if (section.name != kOwnSection) return board_->movable().load(section, reader);
   board_->devices().stop_shedding();
   board_->movable().begin_load();
@@ -225,6 +234,7 @@ Status Vmm::Impl::load_device(const SectionInfo& section, StateReader& reader) {
   console_.replace(own.console);
   MutexLock lock(mutex_);
   cpu_before_ = std::move(own.cpu_times);
+  generation_.reset();
   return {};
 }
 
@@ -235,6 +245,25 @@ Status Vmm::Impl::take_arrived_disks() {
 
 Status Vmm::Impl::give_up_disks() {
   return board_->give_up_disks(std::chrono::steady_clock::now() + kStandDeadline);
+}
+
+Status Vmm::Impl::add_first_pages(PageBitmap& pages) {
+  MutexLock control(control_mutex_);
+  MIGRATE_TRY(check_alive());
+  if (state() != VmmState::kPaused) {
+    return make_error(ErrorCode::kBusy, "the guest runs: what it touches next is not known");
+  }
+  FirstPages first(memory_.slots(), pages);
+  const GuestRam ram(memory_.slots(), nullptr);
+  for (const VcpuFd& vcpu : machine_.vcpus()) vmm::add_first_pages(vcpu.get(), ram, first);
+  board_->add_first_pages(first);
+  return {};
+}
+
+std::vector<int> Vmm::Impl::vcpu_threads() {
+  std::vector<int> threads;
+  for (std::uint32_t id = 0; id < vcpus_.size(); ++id) threads.push_back(vcpus_[id].thread_id());
+  return threads;
 }
 
 // The lock keeps the guest paused, so its devices quiesced.
@@ -332,6 +361,7 @@ Status Vmm::Impl::restart_if_wanted() {
   }
   log_line(LogLevel::kInfo, "guest " + config_.name + " restarts");
   Status restarted = board_->restart(machine_);
+  if (restarted) restarted = give_generation();
   if (restarted) return {};
   log_line(LogLevel::kWarning, "guest " + config_.name + " stops: " + restarted.error().to_text());
   MutexLock lock(mutex_);

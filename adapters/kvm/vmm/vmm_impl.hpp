@@ -4,6 +4,7 @@
 #include "adapters/kvm/vmm/board.hpp"
 #include "adapters/kvm/vmm/console.hpp"
 #include "adapters/kvm/vmm/devices/device_worker.hpp"
+#include "adapters/kvm/vmm/generation.hpp"
 #include "adapters/kvm/vmm/guest_memory.hpp"
 #include "adapters/kvm/vmm/machine.hpp"
 #include "adapters/kvm/vmm/vcpu_group.hpp"
@@ -41,6 +42,10 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   Status load_device(const SectionInfo& section, StateReader& reader) MIGRATE_EXCLUDES(mutex_);
   Status take_arrived_disks();
   Status give_up_disks();
+  Status add_first_pages(PageBitmap& pages) MIGRATE_EXCLUDES(control_mutex_, mutex_);
+  std::vector<int> vcpu_threads();
+  std::optional<GenerationId> generation_id() const MIGRATE_EXCLUDES(mutex_);
+  Status renew_identity() MIGRATE_EXCLUDES(control_mutex_, mutex_);
   Result<std::vector<CardFrame>> take_waiting_frames(std::size_t frames_max, std::size_t bytes_max)
       MIGRATE_EXCLUDES(control_mutex_, mutex_);
 
@@ -76,6 +81,9 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   }
   void end_now(VmmState state, std::optional<Error> why) MIGRATE_REQUIRES(mutex_);
   Status check_alive() const MIGRATE_EXCLUDES(mutex_);
+  Status give_generation() MIGRATE_EXCLUDES(mutex_);
+  void set_generation(const Generation& generation) MIGRATE_EXCLUDES(mutex_);
+  Status load_generation(const SectionInfo& section, StateReader& reader) MIGRATE_EXCLUDES(mutex_);
   std::chrono::nanoseconds cpu_time(std::uint32_t vcpu) const MIGRATE_EXCLUDES(mutex_);
 
   const VmmConfig config_;
@@ -97,6 +105,8 @@ class Vmm::Impl final : public VcpuEvents, public BoardEvents {
   bool restart_wanted_ MIGRATE_GUARDED_BY(mutex_) = false;
   /// CPU time at the hosts the guest has left.
   std::vector<std::chrono::nanoseconds> cpu_before_ MIGRATE_GUARDED_BY(mutex_);
+  /// nullopt: it has not arrived, or has come from a version that gives none.
+  std::optional<Generation> generation_ MIGRATE_GUARDED_BY(mutex_);
 
   std::unique_ptr<Board> board_;
   // Last: their threads use all of the above.

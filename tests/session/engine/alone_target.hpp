@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "tests/session/engine/engine_run.hpp"
 #include "tests/session/engine/scripted_source.hpp"
@@ -20,16 +21,21 @@ namespace migrate::testing {
 
 class AloneTarget : public ::testing::Test, private Incoming::Host, private Observer {
  protected:
-  explicit AloneTarget(FakeTarget::Script script = {}) {
+  using HostMemory = Memory;
+
+  explicit AloneTarget(FakeTarget::Script script = {}, IncomingOptions options = {})
+      : options_(std::move(options)) {
     std::string path = ::testing::TempDir() + "/alone-XXXXXX";
     MIGRATE_CHECK(mkdtemp(path.data()) != nullptr);
     options_.runtime_dir = path;
     // Nobody waits for these: what ends it sooner is what the tests are about.
     options_.hello_timeout = std::chrono::hours(1);
     options_.peer_timeout = std::chrono::hours(1);
-    incoming_ = std::make_unique<Incoming>(std::make_unique<FakeTarget>(world_, std::move(script)),
-                                           options_, static_cast<Incoming::Host&>(*this),
-                                           static_cast<Observer*>(this));
+    auto guest = std::make_unique<FakeTarget>(world_, std::move(script));
+    target_ = guest.get();
+    incoming_ =
+        std::make_unique<Incoming>(std::move(guest), options_, static_cast<Incoming::Host&>(*this),
+                                   static_cast<Observer*>(this));
     thread_ = std::thread([this] { result_.set_value(incoming_->run(*acceptor_)); });
   }
   ~AloneTarget() override {
@@ -53,12 +59,19 @@ class AloneTarget : public ::testing::Test, private Incoming::Host, private Obse
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override {}
+  void on_memory(Memory memory, const std::string&) override {
+    host_memory_.push_back(memory);
+    if (on_memory_) on_memory_(memory);
+  }
   void on_progress(const Progress&) override {}
   void on_event(const Event& event) override {
     if (observe_) observe_(event);
   }
 
   World world_;
+  FakeTarget* target_ = nullptr;
+  std::function<void(HostMemory)> on_memory_;  ///< Set before the source says HELLO.
+  std::vector<HostMemory> host_memory_;        ///< As the host was told of it.
   IncomingOptions options_;
   std::function<void(const Event&)> observe_;  ///< Set before the source says HELLO.
   test::InProcessNetwork network_;

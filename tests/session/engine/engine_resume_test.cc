@@ -24,12 +24,12 @@ using test::Scope;
 constexpr int kShards = 8;
 
 const RegionId kIdle{0, 9, 0};
-const Region kIdleRegion{kIdle, {{1u << 24}, 4000}, Backing::kAnonymous};
+const Region kIdleRegion{kIdle, {{1u << 24}, 10000}, Backing::kAnonymous};
 
 /// Touches so many pages after each of the first rounds that their forecast of 4 us a page is
 /// beyond max_downtime, and another round follows. They stay zero and cost nothing on the wire.
 void keep_rounds_going(FakeSource& guest, int collects) {
-  constexpr std::uint64_t kPages[] = {0, 4000, 3500, 3100};
+  constexpr std::uint64_t kPages[] = {0, 10000, 8750, 7750};
   if (collects > 3) return;
   for (std::uint64_t i = 0; i < kPages[collects]; ++i) {
     guest.write_zeros(kIdle, kIdleRegion.range.first + i);
@@ -37,7 +37,8 @@ void keep_rounds_going(FakeSource& guest, int collects) {
 }
 
 void expect_rounds(RunSpec& spec) {
-  spec.outgoing.max_downtime = milliseconds(10);
+  // Far beyond what a slow machine makes of the fixed costs.
+  spec.outgoing.max_downtime = milliseconds(25);
   spec.outgoing.verify = VerifyMode::kFull;
   spec.outgoing.reconnect = milliseconds(20'000);
   // Cuts are at bytes of a run without faults: on a slow machine none of them may be of an ALIVE.
@@ -137,13 +138,13 @@ TEST_P(ResumeAfterACut, AtEveryByteOfTheControlLane) {
   const Span clean = rounds_of();
   for (const Direction direction : {Direction::kToTarget, Direction::kToSource}) {
     for (const std::uint64_t at : bytes(clean.begin[0].in(direction), clean.end[0].in(direction))) {
-      for (const Scope scope : {Scope::kLane, Scope::kLink}) {
-        LinkPlan plan;
-        const InFlight in_flight = at % 2 == 0 ? InFlight::kLost : InFlight::kDelivered;
-        plan.faults = {Fault::cut(0, direction, at, in_flight, scope)};
-        expect_survives(std::move(plan), 1);
-        if (HasFailure()) return;
-      }
+      // Each record has each kind of cut at a fourth of its bytes.
+      LinkPlan plan;
+      plan.faults = {Fault::cut(0, direction, at,
+                                at % 2 == 0 ? InFlight::kLost : InFlight::kDelivered,
+                                at % 4 < 2 ? Scope::kLane : Scope::kLink)};
+      expect_survives(std::move(plan), 1);
+      if (HasFailure()) return;
     }
   }
 }
@@ -287,7 +288,8 @@ TEST(EngineResume, RegionsComeAndGoAcrossACut) {
       if (lane == 1 && direction == Direction::kToSource) continue;
       const auto begin = span_of(clean).begin[lane].in(direction);
       const auto end = span_of(clean).end[lane].in(direction);
-      for (std::uint64_t at = begin; at < end; at += lane == 0 ? 3 : 1 + (end - begin) / 60) {
+      // Every record's header and body; ResumeAfterACut has every byte.
+      for (std::uint64_t at = begin; at < end; at += lane == 0 ? 7 : 1 + (end - begin) / 60) {
         RunSpec spec = make();
         spec.plan.faults = {
             Fault::cut(lane, direction, at, at % 2 == 0 ? InFlight::kLost : InFlight::kDelivered)};
@@ -341,7 +343,7 @@ TEST(EngineResume, WhenTheTimeIsOverTheGuestRunsOnAndTheTargetIsGone) {
   EXPECT_EQ(run.in.outcome, Outcome::kFailed);
   EXPECT_TRUE(run.target().discarded());
   EXPECT_GE(run.network->refused(), 2u);
-  EXPECT_EQ(run.source().pauses(), 0);
+  EXPECT_EQ(run.source().pauses(), 1);  // The rehearsal's.
 }
 
 TEST(EngineResume, ACancelEndsTheWaitAtOnce) {
@@ -429,6 +431,7 @@ class ResumingTarget : public ::testing::Test, private Incoming::Host {
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override {}
+  void on_memory(Memory, const std::string&) override {}
 
   World world_;
   IncomingOptions options_;

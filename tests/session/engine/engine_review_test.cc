@@ -40,6 +40,9 @@ class WatchfulTarget final : public TargetGuest, private PageSink {
   Status prepare(const GuestDescription&) override { return {}; }
   PageSink& pages() override { return *this; }
   Status load_state(StateReader&) override { return {}; }
+  Result<std::chrono::nanoseconds> rehearse_load() override {
+    return make_error(ErrorCode::kUnsupported, "loading is not rehearsed here");
+  }
   Status acquire() override { return {}; }
   Status yield() override { return {}; }
   Status start(RunState state) override {
@@ -54,6 +57,7 @@ class WatchfulTarget final : public TargetGuest, private PageSink {
     seen_->changed.wait_for(lock, milliseconds(100), [&] { return seen_->written_after_drop; });
   }
   std::vector<FaultSource> fault_sources() override { return {}; }
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return nullptr; }
 
  private:
@@ -82,7 +86,6 @@ class WatchfulTarget final : public TargetGuest, private PageSink {
     return {};
   }
   std::span<std::byte> mapped(const RegionId&) override { return {}; }
-  Status install(const RegionId&, GuestPage, std::span<const std::byte>) override { return {}; }
 
   std::shared_ptr<Seen> seen_;
 };
@@ -122,6 +125,7 @@ class Target : public ::testing::Test, public Incoming::Host {
   Status on_described(const GuestDescription&) override { return {}; }
   Status on_ready() override { return {}; }
   void on_started() override {}
+  void on_memory(Memory, const std::string&) override {}
 
   IncomingOptions options_;
   std::shared_ptr<WatchfulTarget::Seen> seen_ = std::make_shared<WatchfulTarget::Seen>();

@@ -29,6 +29,7 @@ class TestHost final : public Incoming::Host {
     ++run_.host_started;
     run_.host_heard_at = run_.network->bytes()[0].in(test::Direction::kToSource);
   }
+  void on_memory(Memory memory, const std::string&) override { run_.host_memory.push_back(memory); }
   std::atomic<bool> described{false};
 
  private:
@@ -112,8 +113,17 @@ Migration::Migration(RunSpec run_spec)
   if (spec.ready) spec.ready(outgoing, incoming);
   std::promise<IncomingResult> promise;
   auto arrived = promise.get_future();
-  std::thread target([&] { promise.set_value(incoming.run(*acceptor)); });
+  std::thread target([&] {
+    auto result = incoming.run(*acceptor);
+    acceptor.reset();  // Nobody listens any more.
+    promise.set_value(std::move(result));
+  });
   out = outgoing.run(*connector);
+  // With post-copy the source may be gone before its last word has come: then nobody waits for it.
+  if (out.outcome == Outcome::kDone &&
+      arrived.wait_for(milliseconds(100)) != std::future_status::ready) {
+    incoming.guest_ended();
+  }
   // A target that never heard of a guest waits for one for ever, as it should.
   if (!host.described || arrived.wait_for(milliseconds(5'000)) != std::future_status::ready) {
     incoming.cancel();

@@ -60,6 +60,7 @@ struct Migration {
   IncomingResult in;
   int host_ready = 0;
   int host_started = 0;
+  std::vector<Incoming::Host::Memory> host_memory;  ///< As the host was told of it.
   /// What had left for the source when the host heard of the start.
   std::uint64_t host_heard_at = 0;
   std::vector<ToldNetwork> takeovers;

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <random>
+#include <thread>
 
 #include "tests/session/engine/engine_run.hpp"
 
@@ -41,6 +42,22 @@ TEST(EngineStream, AStopCopyObeysTheSpecification) {
   Migration run(std::move(spec));
   EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
   expect_valid(run, "stop-copy");
+}
+
+TEST(EngineStream, MemoryThatFollowsTheGuestObeysTheSpecification) {
+  for (const Strategy strategy : {Strategy::kPostcopy, Strategy::kHybrid}) {
+    RunSpec spec;
+    spec.outgoing.strategy = strategy;
+    spec.outgoing.max_downtime = std::chrono::microseconds(1);
+    spec.outgoing.release_early = true;
+    spec.source.writes = [](FakeSource& guest, const char* where) {
+      if (std::string_view(where) != "save") return;
+      for (const std::uint64_t page : {1, 4, 63}) guest.write_as_device(kLow, {page}, 5);
+    };
+    Migration run(std::move(spec));
+    EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+    expect_valid(run, to_string(strategy).data());
+  }
 }
 
 TEST(EngineStream, FramesThatFollowTheGuestObeyTheSpecification) {
@@ -104,6 +121,44 @@ TEST(EngineStream, ALinkThatIsLostAndOpenedAgainObeysTheSpecification) {
     EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
     EXPECT_GE(run.out.report.reconnects.count, 1u) << run.text();
     expect_valid(run, "resumed");
+  }
+}
+
+TEST(EngineStream, AttemptsThatAreGivenUpObeyTheSpecification) {
+  // Where the first attempt hangs: in a section of the state, and while the target loads.
+  for (const bool in_section : {true, false}) {
+    RunSpec spec;
+    Migration* run = nullptr;
+    int stalls = 1;
+    spec.watch_run = [&](Migration& migration) { run = &migration; };
+    spec.outgoing.downtime_hard = std::chrono::milliseconds(100);
+    spec.outgoing.peer_timeout = spec.incoming.peer_timeout = std::chrono::seconds(20);
+    spec.incoming.lease = std::chrono::seconds(20);
+    spec.source.state_bytes = spec.target.state_bytes = 600 << 10;
+    spec.source.writes = [&](FakeSource& guest, const char* where) {
+      if (std::string_view(where) == "resume") {
+        run->network->release_all();
+        guest.write(kLow, {5}, 77);
+      }
+      // The first is the rehearsal's.
+      const bool of_attempt = std::string_view(where) == "save" && guest.pauses() > 1;
+      if (of_attempt && in_section && stalls-- > 0) run->network->stall(0);
+    };
+    spec.target.hook = [&](const char* where) {
+      if (std::string_view(where) != "load" || in_section || stalls-- <= 0) return;
+      const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+      while (run->world.running == 0 && std::chrono::steady_clock::now() < give_up) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    };
+    spec.target.scribble = [](FakeMemory& memory, int loads) {
+      if (loads == 0) memory.bytes(kLow)[30 * kPageSize] ^= std::byte{1};
+    };
+    Migration done(std::move(spec));
+    expect_one_owner(done);
+    EXPECT_EQ(done.out.outcome, Outcome::kDone) << done.text();
+    EXPECT_GE(done.out.report.failed_attempts.size(), 1u);
+    expect_valid(done, "given-up");
   }
 }
 

@@ -140,7 +140,7 @@ TEST(Engine, DataThatTurnsToZeroArrivesAsZero) {
   auto step = std::make_shared<int>(0);
   spec.outgoing.max_downtime = std::chrono::microseconds(1);  // Rounds until the limit.
   spec.outgoing.max_rounds = 6;
-  spec.outgoing.on_stall = {};
+  spec.outgoing.on_stall = {{StallStep::Kind::kAbort}};
   spec.outgoing.max_downtime = std::chrono::seconds(1);
   spec.source.writes = [step](FakeSource& guest, const char* where) {
     if (std::string_view(where) != "collect") return;
@@ -213,8 +213,10 @@ TEST(Engine, TheSampleFindsAMissedWriteWithoutFullVerification) {
 
 TEST(Engine, AGuestThatDirtiesTooFastIsThrottledThenGivenUp) {
   RunSpec spec;
+  spec.outgoing.strategy = Strategy::kPrecopy;
   spec.outgoing.max_downtime = std::chrono::microseconds(1);
   spec.outgoing.max_rounds = 20;
+  spec.outgoing.bandwidth_bytes_per_s = 8 << 20;  // What it writes takes 32 ms.
   spec.source.writes = [](FakeSource& guest, const char* where) {
     if (std::string_view(where) == "save") return;
     static std::atomic<std::uint8_t> value{1};

@@ -1,7 +1,9 @@
 #include "tests/session/engine/fake_guest.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace migrate::testing {
@@ -36,7 +38,12 @@ FakeMemory::FakeMemory(std::vector<Region> regions) {
 
 void FakeMemory::add(const Region& region) {
   regions_.push_back(region);
-  content_[region.id].resize(region.range.bytes());
+  const std::size_t bytes = region.range.bytes();
+  void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  MIGRATE_CHECK(at != MAP_FAILED);
+  content_[region.id] =
+      std::unique_ptr<std::byte[], Unmap>(static_cast<std::byte*>(at), Unmap{bytes});
 }
 
 void FakeMemory::remove(const RegionId& region) {
@@ -52,7 +59,19 @@ void FakeMemory::set_backing(const RegionId& region, Backing backing) {
 
 std::span<std::byte> FakeMemory::bytes(const RegionId& region) {
   const auto found = content_.find(region);
-  return found == content_.end() ? std::span<std::byte>() : std::span(found->second);
+  if (found == content_.end()) return {};
+  return {found->second.get(), found->second.get_deleter().bytes};
+}
+
+void FakeMemory::Unmap::operator()(std::byte* at) const { ::munmap(at, bytes); }
+
+bool FakeMemory::operator==(const FakeMemory& other) const {
+  return std::equal(content_.begin(), content_.end(), other.content_.begin(), other.content_.end(),
+                    [](const auto& a, const auto& b) {
+                      const std::size_t bytes = a.second.get_deleter().bytes;
+                      return a.first == b.first && bytes == b.second.get_deleter().bytes &&
+                             std::memcmp(a.second.get(), b.second.get(), bytes) == 0;
+                    });
 }
 
 std::vector<std::byte> fake_state(std::size_t bytes) {
@@ -132,6 +151,8 @@ Status FakeSource::resume() {
   MIGRATE_CHECK(!running_ && !released_);
   running_ = true;
   world_.run();
+  ++world_.resumed;
+  hook("resume");
   return {};
 }
 
@@ -157,6 +178,7 @@ Status FakeSource::relinquish() {
 }
 
 Status FakeSource::reclaim() {
+  hook("reclaim");
   MIGRATE_TRY(scripted(script_.fail_reclaim, "reclaim"));
   if (!holds_lock_ && !world_.try_lock()) {
     return make_error(ErrorCode::kBusy, "the target holds the lock");
@@ -259,7 +281,9 @@ Status FakeSource::stop() {
 }
 
 FakeTarget::FakeTarget(World& world, Script script)
-    : world_(world), memory_({}), script_(std::move(script)) {}
+    : world_(world), memory_({}), script_(std::move(script)) {
+  if (script_.on_target) script_.on_target(*this);
+}
 
 FakeTarget::~FakeTarget() {
   if (running_) world_.halt();
@@ -279,6 +303,7 @@ Status FakeTarget::prepare(const GuestDescription& description) {
 Status FakeTarget::load_state(StateReader& reader) {
   hook("load");
   MIGRATE_TRY(scripted(script_.fail_load, "load_state"));
+  if (script_.scribble) script_.scribble(memory_, loads_++);
   bool seen = false;
   for (;;) {
     MIGRATE_ASSIGN(auto section, reader.next());
@@ -377,9 +402,25 @@ std::span<std::byte> FakeTarget::mapped(const RegionId& region) {
   return memory_.bytes(region);
 }
 
-Status FakeTarget::install(const RegionId& region, GuestPage page,
-                           std::span<const std::byte> bytes) {
-  return write(region, {page, 1}, bytes);
+Status FakeSource::first_pages(PageBitmap& pages) {
+  EXPECT_FALSE(running_);
+  if (script_.first_pages) script_.first_pages(pages);
+  return {};
+}
+
+Status FakeSource::release_pages(const RegionId& region, PageRange range) {
+  EXPECT_FALSE(running_) << "memory of a guest that runs is given away";
+  if (script_.on_release) script_.on_release(range);
+  const std::lock_guard lock(memory_.mutex());
+  const auto bytes = memory_.bytes(region);
+  for (const Region& known : memory_.regions()) {
+    if (!(known.id == region)) continue;
+    const auto first = (range.first - known.range.first) * kPageSize;
+    std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(first), range.bytes(), std::byte{0xEE});
+    for (std::uint64_t i = 0; i < range.count; ++i)
+      released_pages_.insert({region, range.first + i});
+  }
+  return {};
 }
 
 Result<std::vector<GuestFrame>> FakeSource::take_waiting(std::size_t frames_max,

@@ -21,7 +21,8 @@ struct World {
   std::atomic<int> running{0};      ///< Hosts on which the guest runs now.
   std::atomic<int> running_max{0};  ///< The most there ever were: more than one is a disaster.
   std::atomic<int> released{0};
-  std::atomic<int> locks{0};  ///< Holders of the guest's disk lock.
+  std::atomic<int> resumed{0};  ///< How often the source's guest went on.
+  std::atomic<int> locks{0};    ///< Holders of the guest's disk lock.
   void run();
   void halt() { --running; }
   [[nodiscard]] bool try_lock();  ///< Fails while the other host holds it.
@@ -29,6 +30,7 @@ struct World {
 };
 
 /// Memory of several regions; a page is written under a lock so that races are the test's choice.
+/// Pages of its own from the kernel, so that they can be missing.
 class FakeMemory {
  public:
   explicit FakeMemory(std::vector<Region> regions);
@@ -37,12 +39,16 @@ class FakeMemory {
   void add(const Region& region);
   void remove(const RegionId& region);
   void set_backing(const RegionId& region, Backing backing);
-  bool operator==(const FakeMemory& other) const { return content_ == other.content_; }
+  bool operator==(const FakeMemory& other) const;
   std::mutex& mutex() { return mutex_; }
 
  private:
   std::vector<Region> regions_;
-  std::map<RegionId, std::vector<std::byte>> content_;
+  struct Unmap {
+    std::size_t bytes = 0;
+    void operator()(std::byte* at) const;
+  };
+  std::map<RegionId, std::unique_ptr<std::byte[], Unmap>> content_;
   std::mutex mutex_;
 };
 
@@ -62,15 +68,18 @@ class FakeSource final : public SourceGuest,
     bool mapped = true;  ///< Whether mapped() gives memory out, or read() copies.
     RunState run_state = RunState::kRunning;
     std::size_t state_bytes = 300;
-    /// Called before each collect, peek and save_state with the guest: writes for it.
+    /// Called before each collect, peek, save_state and reclaim, and after resume, with the guest:
+    /// writes for it.
     std::function<void(FakeSource&, const char* where)> writes;
     ErrorCode fail_pause{}, fail_save{}, fail_reclaim{}, fail_collect{};  ///< 0: works.
     int collects_before_failure = 0;
     /// Frames that have come for the guest, each time somebody looks for some and none are left;
     /// empty: it has no cards.
     std::function<std::vector<GuestFrame>()> packets;
-    bool fail_give_back = false;    ///< For lack of memory.
+    bool fail_give_back = false;  ///< For lack of memory.
+    std::function<void(PageBitmap&)> first_pages;
     std::function<void()> on_read;  ///< Called before each read(), by a lane where it is one's.
+    std::function<void(PageRange)> on_release;  ///< Called first by release_pages().
   };
 
   FakeSource(World& world, std::vector<Region> regions, Script script);
@@ -103,9 +112,13 @@ class FakeSource final : public SourceGuest,
   Status relinquish() override;
   Status reclaim() override;
   Status release() override;
+  Status first_pages(PageBitmap& pages) override;
+  Status release_pages(const RegionId& region, PageRange range) override;
   PacketSource* waiting_packets() override { return script_.packets ? this : nullptr; }
   /// What came to the guest here after all.
   [[nodiscard]] const std::vector<GuestFrame>& given_back() const { return given_back_; }
+  /// What release_pages() was called for.
+  [[nodiscard]] std::size_t released_pages() const { return released_pages_.size(); }
 
  private:
   // PacketSource
@@ -142,6 +155,7 @@ class FakeSource final : public SourceGuest,
   bool running_ = false;
   bool holds_lock_ = false;
   bool released_ = false;
+  std::set<std::pair<RegionId, GuestPage>> released_pages_;
   std::deque<GuestFrame> waiting_;
   std::vector<GuestFrame> given_back_;
   int pauses_ = 0;
@@ -152,12 +166,15 @@ class FakeSource final : public SourceGuest,
 class FakeTarget final : public TargetGuest, private PageSink, private PacketSink {
  public:
   struct Script {
+    std::function<void(FakeTarget&)> on_target;  ///< Called once it is there.
     bool mapped = true;
     ErrorCode fail_prepare{}, fail_load{}, fail_acquire{}, fail_start{};
     std::size_t state_bytes = 300;
     bool cards = false;                           ///< It takes frames,
     std::size_t frames_max = 1000;                ///< so many.
     std::function<void(const char* where)> hook;  ///< "load", "acquire", "start", "written".
+    /// Writes to memory as loading state does; the number counts loads from 0.
+    std::function<void(FakeMemory&, int)> scribble;
   };
   FakeTarget(World& world, Script script);
   ~FakeTarget() override;
@@ -171,11 +188,15 @@ class FakeTarget final : public TargetGuest, private PageSink, private PacketSin
   Status prepare(const GuestDescription& description) override;
   PageSink& pages() override { return *this; }
   Status load_state(StateReader& reader) override;
+  Result<std::chrono::nanoseconds> rehearse_load() override {
+    return make_error(ErrorCode::kUnsupported, "loading is not rehearsed here");
+  }
   Status acquire() override;
   Status yield() override;
   Status start(RunState state) override;
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
+  std::vector<int> vcpu_threads() override { return {}; }
   PacketSink* packet_sink() override { return script_.cards ? this : nullptr; }
   [[nodiscard]] const std::vector<GuestFrame>& delivered() const { return delivered_; }
 
@@ -187,7 +208,6 @@ class FakeTarget final : public TargetGuest, private PageSink, private PacketSin
   Status zero(const RegionId& region, PageRange range) override;
   Status read(const RegionId& region, PageRange range, std::span<std::byte> into) override;
   std::span<std::byte> mapped(const RegionId& region) override;
-  Status install(const RegionId& region, GuestPage page, std::span<const std::byte> bytes) override;
   void hook(const char* where);
 
   World& world_;
@@ -197,6 +217,7 @@ class FakeTarget final : public TargetGuest, private PageSink, private PacketSin
   bool started_ = false;
   bool discarded_ = false;
   bool holds_lock_ = false;
+  int loads_ = 0;
   std::vector<GuestFrame> delivered_;
 };
 

@@ -43,20 +43,22 @@ class ScriptedSource {
   /// HELLO to JOINED, with one bulk lane.
   Status open() {
     MIGRATE_TRY(greet());
-    MIGRATE_ASSIGN(auto lane, connector_->connect(kPatience));
-    lane_ = std::make_unique<RecordChannel>(std::move(lane), hasher_);
-    MIGRATE_TRY(lane_->send(
-        wire::Join{hello_.session, wire::LaneId{1}, wire::LaneRole::kBulk, secret_}, kPatience));
-    MIGRATE_TRY(lane_->expect<wire::Joined>(kPatience));
-    return {};
+    return join_bulk();
   }
 
-  /// RESUME on a new connection, which is the control lane once RESUMED has come.
-  Result<wire::Resumed> resume(const wire::SessionId& session, const wire::JoinSecret& proof,
-                               std::uint32_t round) {
+  /// RESUME on a new connection.
+  Result<std::unique_ptr<RecordChannel>> begin_resume(const wire::SessionId& session,
+                                                      const wire::JoinSecret& proof,
+                                                      std::uint32_t round) {
     MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
     auto control = std::make_unique<RecordChannel>(std::move(channel), hasher_);
     MIGRATE_TRY(control->send(wire::Resume{session, proof, round}, kPatience));
+    return control;
+  }
+  /// The same; it is the control lane once RESUMED has come.
+  Result<wire::Resumed> resume(const wire::SessionId& session, const wire::JoinSecret& proof,
+                               std::uint32_t round) {
+    MIGRATE_ASSIGN(auto control, begin_resume(session, proof, round));
     auto resumed = control->expect<wire::Resumed>(kPatience);
     if (resumed) control_ = std::move(control);
     return resumed;
@@ -70,6 +72,35 @@ class ScriptedSource {
   [[nodiscard]] const wire::SessionId& session() const { return hello_.session; }
   [[nodiscard]] const wire::JoinSecret& secret() const { return secret_; }
   [[nodiscard]] std::uint64_t digest() const { return digest_; }
+
+  /// LAZY to LAZY_TERMS, with the urgent lane; it ends the bulk lane's rounds.
+  Status begin_lazy(std::uint32_t window_ms = 10'000) {
+    const wire::Lazy lazy{round_, window_ms, false};
+    MIGRATE_TRY(lane_->send(lazy, kPatience));
+    MIGRATE_TRY(control_->send(lazy, kPatience));
+    MIGRATE_TRY(join_urgent());
+    MIGRATE_TRY(control_->expect<wire::LazyTerms>(kPatience));
+    return {};
+  }
+  Status join_urgent() { return join(urgent_, 2, wire::LaneRole::kUrgent); }
+  Status join_bulk() { return join(lane_, 1, wire::LaneRole::kBulk); }
+  RecordChannel& urgent() { return *urgent_; }
+  RecordChannel& bulk() { return *lane_; }
+  [[nodiscard]] std::uint32_t round() const { return round_; }
+
+  /// One page of region 0 on `lane`, all bytes `value`, with a hash that is right or is not.
+  Status lazy_page(RecordChannel& lane, std::uint64_t number, std::byte value, std::uint32_t round,
+                   bool right = true) {
+    std::vector<std::byte> content(kPageSize, value);
+    const wire::PageDigest digest(hasher_);
+    const std::uint64_t hash = digest.hash(content);
+    encoder_.begin(wire::RegionHandle{0}, round);
+    encoder_.add_raw(number, hash);
+    if (!right) content[100] ^= std::byte{1};
+    const iovec part{content.data(), content.size()};
+    if (right) digest_ += digest.mix(wire::RegionHandle{0}, number, hash);
+    return lane.send_pages(encoder_, {&part, 1}, kPatience);
+  }
 
   /// One page of region `handle`, all bytes `value`, never sent before.
   Status page(std::uint32_t handle, std::uint64_t number, std::byte value) {
@@ -134,15 +165,26 @@ class ScriptedSource {
   void close() {
     control_.reset();
     lane_.reset();
+    urgent_.reset();
   }
 
  private:
+  Status join(std::unique_ptr<RecordChannel>& lane, std::uint16_t number, wire::LaneRole role) {
+    MIGRATE_ASSIGN(auto channel, connector_->connect(kPatience));
+    lane = std::make_unique<RecordChannel>(std::move(channel), hasher_);
+    MIGRATE_TRY(
+        lane->send(wire::Join{hello_.session, wire::LaneId{number}, role, secret_}, kPatience));
+    MIGRATE_TRY(lane->expect<wire::Joined>(kPatience));
+    return {};
+  }
+
   std::unique_ptr<Connector> connector_;
   wire::Hello hello_;
   wire::Hasher hasher_;
   wire::JoinSecret secret_;
   std::unique_ptr<RecordChannel> control_;
   std::unique_ptr<RecordChannel> lane_;
+  std::unique_ptr<RecordChannel> urgent_;
   wire::PagesEncoder encoder_;
   std::uint32_t round_ = 0;
   std::uint64_t pages_ = 0;

@@ -76,9 +76,15 @@ class SourcePatience : public ::testing::TestWithParam<Case> {
   /// The target: lets the time pass, and says that it lives until the source must have seen both.
   void be_busy() {
     ASSERT_TRUE(target_->expect<wire::Offer>(kLong));
+    const auto until = std::chrono::steady_clock::now() + kLong;
+    // It counts from when it has sent OFFER, which is here before it has looked at the clock.
+    for (const int begun = clock_.looks(); clock_.looks() < begun + 4;) {
+      ASSERT_LT(std::chrono::steady_clock::now(), until);
+      ASSERT_TRUE(target_->send(wire::Alive{}, kLong));
+      std::this_thread::sleep_for(milliseconds(1));
+    }
     clock_.inner.advance(GetParam().passes);
     const int before = clock_.looks();
-    const auto until = std::chrono::steady_clock::now() + kLong;
     while (GetParam().ready_in_time ? clock_.looks() < before + 4 : !target_->has_news()) {
       ASSERT_LT(std::chrono::steady_clock::now(), until);
       ASSERT_TRUE(target_->send(wire::Alive{}, kLong));

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "session/handover_doubt_impl.hpp"
 #include "session/handover_source_impl.hpp"
 #include "session/handover_target_impl.hpp"
 #include "tests/session/handover/explorer.hpp"
@@ -62,6 +63,24 @@ TEST(HandoverExploration, NeverTwoWhateverHappensWithLocks) {
 }
 TEST(HandoverExploration, NeverTwoWhateverHappensWithArbiter) { expect_safe(everything(2, true)); }
 
+Config lazy(Config config) {
+  config.lazy = true;
+  return config;
+}
+
+TEST(HandoverExploration, PostCopyKeepsThePagesWithoutCrashes) {
+  expect_safe(lazy(fair(2, false)));
+}
+TEST(HandoverExploration, PostCopyKeepsThePagesWithoutCrashesWithArbiter) {
+  expect_safe(lazy(fair(1, true)));
+}
+TEST(HandoverExploration, PostCopyKeepsThePagesWhateverHappens) {
+  expect_safe(lazy(everything(2, false)));
+}
+TEST(HandoverExploration, PostCopyKeepsThePagesWhateverHappensWithArbiter) {
+  expect_safe(lazy(everything(1, true)));
+}
+
 TEST(HandoverExploration, IsTheSameEveryTime) {
   const Exploration first = explore<AllRules>(fair(1, true));
   const Exploration second = explore<AllRules>(fair(1, true));
@@ -74,6 +93,7 @@ struct Mutant {
   const char* name;
   bool arbiter;
   Violation expected;
+  bool lazy = false;
 
   friend void PrintTo(const Mutant& mutant, std::ostream* out) { *out << mutant.name; }
 };
@@ -83,6 +103,7 @@ class HandoverMutant : public testing::TestWithParam<Mutant> {};
 TEST_P(HandoverMutant, IsCaught) {
   AllRulesButOne::removed = GetParam().removed;
   Config config = everything(2, GetParam().arbiter);
+  config.lazy = GetParam().lazy;
   config.attempt_discards = GetParam().removed == Rule::kDiscardedForGood;
   const Exploration result = explore<AllRulesButOne>(config);
   EXPECT_STREQ(name_of(result.violation), name_of(GetParam().expected)) << result.trace;
@@ -109,6 +130,9 @@ constexpr Mutant kMutants[] = {
     {Rule::kArbiterBeforeResume, "ArbiterBeforeResume", true, Violation::kTwoRun},
     {Rule::kArbiterUnknownIsNo, "ArbiterUnknownIsNo", true, Violation::kTwoRun},
     {Rule::kReadyIsNotStarted, "ReadyIsNotStarted", false, Violation::kNobodyRuns},
+    {Rule::kServeUntilComplete, "ServeUntilComplete", false, Violation::kPagesLost, true},
+    {Rule::kOwedNeedsForce, "OwedNeedsForce", false, Violation::kPagesLost, true},
+    {Rule::kServedIsNotOurs, "ServedIsNotOurs", false, Violation::kSplitHistory, true},
     {Rule::kLivingOwnerAnswers, "LivingOwnerAnswers", false, Violation::kJournalDisagrees},
     {Rule::kStartingIsKept, "StartingIsKept", false, Violation::kStartingForgotten},
     {Rule::kOldReadyIsUnknown, "OldReadyIsUnknown", false, Violation::kSplitHistory},

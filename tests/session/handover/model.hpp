@@ -31,8 +31,9 @@ enum class Message : std::uint8_t {
   kAnswerStartedGone,
   kAnswerStartingGone,
   kAnswerUnknown,
+  kComplete,
 };
-inline constexpr int kMessages = 14;
+inline constexpr int kMessages = 15;
 inline constexpr int kAttemptsMax = 3;
 inline constexpr int kBits = kMessages * (kAttemptsMax + 1);
 
@@ -56,7 +57,8 @@ inline const char* name_of(Message message) {
                                                          "ANSWER READY",
                                                          "ANSWER STARTED (gone)",
                                                          "ANSWER STARTING (gone)",
-                                                         "ANSWER UNKNOWN"};
+                                                         "ANSWER UNKNOWN",
+                                                         "COMPLETE"};
   return kNames[static_cast<std::size_t>(message)];
 }
 
@@ -79,6 +81,7 @@ inline BootId boot_number(std::uint8_t number) {
 struct Config {
   std::uint32_t attempts = 2;
   bool arbiter = false;
+  bool lazy = false;   ///< Attempts are: memory follows after the start.
   bool locks = false;  ///< The guest has disks whose locks exclude one side by themselves.
   bool attempt_discards =
       false;  ///< DISCARDED of an attempt arrives: changes nothing, costs states.
@@ -93,7 +96,8 @@ struct Config {
 enum class Violation : std::uint8_t {
   kNone,
   kTwoRun,
-  kSplitHistory,  ///< Resumed at the source, without an operator, after it ran at the target.
+  kSplitHistory,  ///< Resumed at the source after it ran at the target, without an operator, or
+                  ///< though the source knew.
   kStaleStart,    ///< Started from an attempt after which the source's guest went on.
   kStartUnrecorded,
   kStartWithoutLocks,
@@ -101,12 +105,14 @@ enum class Violation : std::uint8_t {
   kStartingForgotten,   ///< STARTING or STARTED became something else than it may.
   kJournalDisagrees,    ///< A living, idle target would answer something else.
   kDiscardedWithLocks,  ///< DISCARDED was sent before the locks were let go.
+  kPagesLost,           ///< The target's guest misses pages, the source has dropped them, nobody
+                        ///< crashed and no operator said so.
   kNobodyRuns,          ///< All is over, nothing crashed, nobody forced, and nobody runs.
   kEndNotFinal,         ///< Something that arrives late changes how it ended.
   kNoExit,
 };
 inline const char* name_of(Violation violation) {
-  constexpr std::array<const char*, 13> kNames = {
+  constexpr std::array<const char*, 14> kNames = {
       "none",
       "two guests run",
       "the source resumed a guest that had run at the target",
@@ -117,6 +123,7 @@ inline const char* name_of(Violation violation) {
       "STARTING was forgotten",
       "the journal disagrees with the target",
       "DISCARDED was sent while locks were held",
+      "the source dropped pages that the target's guest misses",
       "nobody runs",
       "a late message changed how it ended",
       "no way out"};
@@ -140,6 +147,9 @@ struct Step {
     kListenerAsked,  ///< A listener consults the journal. argument: 1 when it cannot find it.
     kStrayCommit,    ///< A COMMIT the source never sent, of an attempt the target left. argument.
     kTick,
+    kPagesArrive,    ///< The last page that the target's guest missed is there.
+    kTargetTells,    ///< The target says COMPLETE, for the first time or on a new link.
+    kSourceReopens,  ///< A source that serves has opened the lost link again, and asks.
   };
   enum Outcome : std::uint8_t { kWorks, kFails, kUnknown, kUnknownButDone };
 

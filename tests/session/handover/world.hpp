@@ -15,6 +15,7 @@ class World {
       : source_(boot_number(0), config.arbiter),
         target_(boot_number(0), kLease, config.arbiter),
         has_locks_(config.locks),
+        lazy_(config.lazy),
         attempt_discards_(config.attempt_discards) {}
 
   /// All that may happen next.
@@ -37,6 +38,7 @@ class World {
   void late_steps(std::vector<Step>& steps) const;
   void source_steps(const Config& config, std::vector<Step>& steps) const;
   void operator_steps(const Config& config, std::vector<Step>& steps) const;
+  void lazy_steps(std::vector<Step>& steps) const;
   void source_outcomes(const Config& config, std::vector<Step>& steps) const;
   void target_steps(const Config& config, std::vector<Step>& steps) const;
   void target_outcomes(const Config& config, std::vector<Step>& steps) const;
@@ -92,6 +94,7 @@ class World {
   BasicSourceHandover<Rules> source_;
   BasicTargetHandover<Rules> target_;
   bool has_locks_;
+  bool lazy_;
   bool attempt_discards_;
   SourceActions source_todo_;
   TargetActions target_todo_;
@@ -112,6 +115,8 @@ class World {
   bool target_runs_ = false;
   bool target_ran_ = false;  ///< For at least one instruction, ever.
   bool target_locks_ = false;
+  bool pages_here_ = false;       ///< The guest that was started lazily misses nothing any more.
+  bool heard_started_ = false;    ///< The source knew, at least once, that it must serve.
   std::uint8_t loads_ = 0;        ///< A bit for each attempt being loaded.
   std::uint8_t stale_up_to_ = 0;  ///< The source's guest went on after this attempt.
 

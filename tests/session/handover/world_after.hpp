@@ -53,6 +53,15 @@ World<Rules> World<Rules>::after(const Step& step) const {
     case Step::Kind::kTick:
       ++next.ticks_;
       break;
+    case Step::Kind::kPagesArrive:
+      next.pages_here_ = true;
+      break;
+    case Step::Kind::kTargetTells:
+      next.send(Message::kComplete, next.target_.attempt());
+      break;
+    case Step::Kind::kSourceReopens:
+      next.send(Message::kAsk);
+      break;
   }
   if (settled() && !(next.source_ == source_ && next.target_ == target_)) {
     next.breach(Violation::kEndNotFinal);
@@ -80,6 +89,7 @@ void World<Rules>::source_event(const Step& step) {
   SourceEvent event;
   event.kind = static_cast<SourceEvent::Kind>(step.argument);
   event.force = step.force;
+  event.lazy = lazy_;
   const bool resume = event.kind == SourceEvent::Kind::kOperatorResume;
   // Of a guest that is stuck it was decided before that it is the source's.
   const bool decided = resume && source_.state() == SourceState::kStuck;
@@ -134,6 +144,9 @@ void World<Rules>::source_receives(int bit) {
     case Message::kAnswerUnknown:
       says(RecordState::kUnknown, false);
       break;
+    case Message::kComplete:
+      event.kind = SourceEvent::Kind::kComplete;
+      break;
     default:
       MIGRATE_CHECK(false);
   }
@@ -184,6 +197,8 @@ void World<Rules>::source_performs(Step::Outcome outcome) {
       if (target_ran_ && !(operator_resumes_ && (forces_ || boot_ != 0))) {
         breach(Violation::kSplitHistory);
       }
+      // Not even an operator: the source knew that it ran there.
+      if (heard_started_) breach(Violation::kSplitHistory);
       source_runs_ = true;
       stale_up_to_ = static_cast<std::uint8_t>(source_.attempt());
       return;
@@ -388,13 +403,19 @@ bool World<Rules>::acquire(Side side) {
 
 template <typename Rules>
 void World<Rules>::check() {
-  if (source_.state() == SourceState::kUncertain) operator_resumes_ = forces_ = false;  // Refused.
+  // Refused, or answered.
+  if (source_.state() == SourceState::kUncertain || source_.state() == SourceState::kServing) {
+    operator_resumes_ = forces_ = false;
+  }
+  if (source_.state() == SourceState::kServing) heard_started_ = true;
   // Where nobody looks at a clock, it might as well stand.
   if (!(source_lives_ && source_.committed() && !source_.ended()) &&
       !(target_lives_ && holds_lease())) {
     ticks_ = 0;
   }
   if (source_runs_ && target_runs_) breach(Violation::kTwoRun);
+  const bool dropped = source_lives_ && source_.state() == SourceState::kReleased;
+  if (lazy_ && dropped && target_runs_ && !pages_here_ && !forces_) breach(Violation::kPagesLost);
   if (target_lives_ && target_idle() && !faulted_ &&
       (journal_ != target_.record_state() ||
        (journal_ != RecordState::kReceiving && journal_attempt_ != target_.attempt()))) {

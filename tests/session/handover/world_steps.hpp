@@ -21,7 +21,23 @@ void World<Rules>::steps(const Config& config, std::vector<Step>& steps) const {
   if (settled()) return late_steps(steps);
   if (source_lives_) source_steps(config, steps);
   if (target_lives_) target_steps(config, steps);
+  if (lazy_ && source_lives_) lazy_steps(steps);
   host_steps(config, steps);
+}
+
+/// What follows after a lazy start.
+template <typename Rules>
+void World<Rules>::lazy_steps(std::vector<Step>& steps) const {
+  const SourceState state = source_.state();
+  const bool serves = state == SourceState::kServing;
+  // Pages need no STARTED: the source serves while it waits for that word, too.
+  const bool linked = serves || state == SourceState::kCommitted;
+  if (linked && target_runs_ && !pages_here_) steps.push_back(step_of(Step::Kind::kPagesArrive));
+  // With a crash in between, or without: whoever has all says so again on each new link.
+  if (linked && target_runs_ && pages_here_ && target_idle()) {
+    steps.push_back(step_of(Step::Kind::kTargetTells));
+  }
+  if (serves) steps.push_back(step_of(Step::Kind::kSourceReopens));
 }
 
 /// After the end: whatever was sent arrives (again).
@@ -65,6 +81,10 @@ void World<Rules>::source_steps(const Config& config, std::vector<Step>& steps) 
     if (!(operator_resumes_ && forces_ && target_runs_))
       steps.push_back(step_of(Kind::kAskWindowOver));
   }
+  // In a fair world the link comes back, but that to a host that is gone.
+  if (state == SourceState::kServing) {
+    steps.push_back(step_of(Kind::kServeWindowOver, crashed()));
+  }
   operator_steps(config, steps);
 }
 
@@ -77,7 +97,11 @@ void World<Rules>::operator_steps(const Config& config, std::vector<Step>& steps
   // An operator's word is true, or nothing holds. To resume: the guest does not run there now.
   const bool needed = crashed() || faulted_;
   if (!target_runs_) steps.push_back(step_of(SourceEvent::Kind::kOperatorResume, needed, true));
-  if (target_runs_) steps.push_back(step_of(SourceEvent::Kind::kOperatorRelease, needed, true));
+  // To release: it runs there, or is gone from there and its pages are worth nothing.
+  const bool gone = lazy_ && !target_lives_ && owner_ == Side::kTarget;
+  if (target_runs_ || source_.owes_pages() || gone) {
+    steps.push_back(step_of(SourceEvent::Kind::kOperatorRelease, needed, true));
+  }
 }
 
 template <typename Rules>

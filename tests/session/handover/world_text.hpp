@@ -34,7 +34,7 @@ Key World<Rules>::key() const {
   add(journal_), add(journal_attempt_), add(boot_), add(ticks_), add(owner_);
   add(loads_), add(stale_up_to_);
   for (const bool flag : {source_runs_, source_locks_, target_runs_, target_ran_, target_locks_,
-                          operator_resumes_, forces_, faulted_}) {
+                          operator_resumes_, forces_, faulted_, pages_here_, heard_started_}) {
     add(flag);
   }
   return key;
@@ -96,6 +96,12 @@ std::string World<Rules>::describe(const Step& step) const {
       return "a stray COMMIT " + std::to_string(step.argument) + " reaches the target";
     case Step::Kind::kTick:
       return "a lease's time passes";
+    case Step::Kind::kPagesArrive:
+      return "the target has all pages";
+    case Step::Kind::kTargetTells:
+      return "the target tells COMPLETE";
+    case Step::Kind::kSourceReopens:
+      return "the source opens the link again and asks";
   }
   return {};
 }

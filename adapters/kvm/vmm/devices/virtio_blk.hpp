@@ -31,6 +31,7 @@ class VirtioBlk final : public VirtioDevice {
   [[nodiscard]] std::uint64_t features() const override;
   [[nodiscard]] std::size_t queues() const override { return 1; }
   [[nodiscard]] std::span<const std::byte> config() const override { return config_; }
+  [[nodiscard]] bool config_has_changed() const override { return false; }
 
   void start(VirtioTransport& transport, std::uint64_t features,
              std::span<Virtqueue> queues) override;

@@ -40,6 +40,9 @@ class VirtioDevice {
   /// guest may write there: none so far. vCPU threads.
   [[nodiscard]] virtual std::span<const std::byte> config() const = 0;
 
+  /// It is another than the device had whose state is loaded here, and its driver is to look again.
+  [[nodiscard]] virtual bool config_has_changed() const = 0;
+
   /// The driver is ready. `features` is what was agreed on, `queues` has queues() of them, not all
   /// of them started; both it and `transport` stay until stop().
   virtual void start(VirtioTransport& transport, std::uint64_t features,

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "base/log.hpp"
 
@@ -104,9 +105,20 @@ std::uint32_t VirtioMmio::read_register(std::uint64_t offset) {
     case VIRTIO_MMIO_SHM_BASE_LOW:
     case VIRTIO_MMIO_SHM_BASE_HIGH:
       return kNoSharedMemory;
+    case VIRTIO_MMIO_CONFIG_GENERATION:
+      return config_generation();
     default:
-      return 0;  // Among them the generation: configuration space never changes.
+      return 0;
   }
+}
+
+/// So that a driver which was reading configuration space when it became another reads it again. It
+/// changes nowhere but on the way to another machine, where no counter would go on: the same for
+/// the same space.
+std::uint32_t VirtioMmio::config_generation() const {
+  const auto config = device_.config();
+  const std::string_view text(reinterpret_cast<const char*>(config.data()), config.size());
+  return static_cast<std::uint32_t>(std::hash<std::string_view>{}(text));
 }
 
 void VirtioMmio::write_register(std::uint64_t offset, std::uint32_t value) {

@@ -40,6 +40,9 @@ class VirtioMmio final : public IoDevice, public MovableDevice, private VirtioTr
   Status quiesce(SteadyTime deadline) override { return device_.quiesce(deadline); }
   void resume() override MIGRATE_EXCLUDES(signals_mutex_);
 
+  /// Of its queues, while quiesced.
+  void add_first_pages(FirstPages& pages) MIGRATE_EXCLUDES(mutex_);
+
  private:
   /// Bits a driver may set, and those of interrupts.
   static constexpr std::uint8_t kStatusMax = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
@@ -84,6 +87,7 @@ class VirtioMmio final : public IoDevice, public MovableDevice, private VirtioTr
   /// Queue i goes on at entry next[i]; at 0 without.
   void start_device(std::span<const std::uint16_t> next = {}) MIGRATE_REQUIRES(mutex_);
   [[nodiscard]] std::uint64_t offered_features() const;
+  [[nodiscard]] std::uint32_t config_generation() const;
   [[nodiscard]] bool live() const MIGRATE_REQUIRES(mutex_);
   [[nodiscard]] QueueRegisters* selected() MIGRATE_REQUIRES(mutex_);
 

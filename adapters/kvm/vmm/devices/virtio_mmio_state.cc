@@ -52,6 +52,11 @@ Status VirtioMmio::save(StateWriter& writer) {
   return writer.section({section_name(), kSectionVersion, true}, bytes.take());
 }
 
+void VirtioMmio::add_first_pages(FirstPages& pages) {
+  MutexLock lock(mutex_);
+  for (const Virtqueue& queue : queues_) queue.add_first_pages(pages);
+}
+
 Status VirtioMmio::decode_queue(SectionCursor& cursor, Loaded& loaded) const {
   QueueRegisters queue;
   MIGRATE_ASSIGN(const auto ready, cursor.number<std::uint8_t>());
@@ -108,6 +113,7 @@ Status VirtioMmio::load(const SectionInfo& section, StateReader& reader) {
   MIGRATE_ASSIGN(Loaded loaded, decode(cursor));
   MutexLock lock(mutex_);
   registers_ = std::move(loaded.registers);
+  if (live() && device_.config_has_changed()) loaded.signals.interrupts |= VIRTIO_MMIO_INT_CONFIG;
   set_signals(loaded.signals);
   if (live()) start_device(loaded.next);
   return {};

@@ -38,9 +38,11 @@ static_assert(sizeof(PacketHeader) == kPacketHeaderBytes);
 
 }  // namespace
 
-VirtioNet::VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port)
+VirtioNet::VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port,
+                     const std::optional<MacAddress>& former)
     : name_(std::move(name)),
       mac_(mac),
+      former_mac_(former),
       ram_(ram),
       port_(port),
       packet_(kPacketHeaderBytes + kFrameBytesMax) {
@@ -48,8 +50,9 @@ VirtioNet::VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ra
 }
 
 Result<std::unique_ptr<VirtioNet>> VirtioNet::create(std::string name, const MacAddress& mac,
-                                                     const GuestRam& ram, int port) {
-  std::unique_ptr<VirtioNet> made(new VirtioNet(std::move(name), mac, ram, port));
+                                                     const GuestRam& ram, int port,
+                                                     const std::optional<MacAddress>& former) {
+  std::unique_ptr<VirtioNet> made(new VirtioNet(std::move(name), mac, ram, port, former));
   MIGRATE_ASSIGN(made->worker_, DeviceWorker::create(
                                     made->name_, [raw = made.get()] { return raw->work(); }, port));
   return made;
@@ -180,7 +183,10 @@ bool VirtioNet::deliver(std::span<const std::byte> frame) {
 bool VirtioNet::is_reached_here_alone(std::span<const std::byte> frame) const {
   if (frame.size() < kFrameBytesMin) return false;
   const auto is_mine = [&](std::span<const std::byte> address) {
-    return std::ranges::equal(address, std::as_bytes(std::span(mac_.bytes)));
+    const auto is = [&](const MacAddress& mac) {
+      return std::ranges::equal(address, std::as_bytes(std::span(mac.bytes)));
+    };
+    return is(mac_) || (former_mac_ && is(*former_mac_));
   };
   constexpr std::size_t kAddress = 6;  // The receiver's, then the sender's.
   return is_mine(frame.first(kAddress)) && !is_mine(frame.subspan(kAddress, kAddress));
@@ -258,10 +264,11 @@ Status VirtioNet::check(SectionCursor& cursor) const {
   for (std::uint8_t& byte : theirs.bytes) {
     MIGRATE_ASSIGN(byte, cursor.number<std::uint8_t>());
   }
-  if (theirs == mac_) return {};
+  const MacAddress& expected = former_mac_ ? *former_mac_ : mac_;
+  if (theirs == expected) return {};
   return make_error(ErrorCode::kIncompatible, "the guest's " + name_ + " has the MAC address " +
                                                   to_text(theirs) + ", and the one here " +
-                                                  to_text(mac_))
+                                                  to_text(expected))
       .advise("give the target the source's MAC address, or none: then it takes it over");
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,9 +33,11 @@ class VirtioNet final : public VirtioDevice {
  public:
   /// `name`: "virtio-net.N". `port`: a descriptor that gives and takes one packet a call, not
   /// blocking, each with a header of kPacketHeaderBytes, as Tap's does. It and `ram` must outlive
-  /// this.
-  static Result<std::unique_ptr<VirtioNet>> create(std::string name, const MacAddress& mac,
-                                                   const GuestRam& ram, int port);
+  /// this. `former`: what the card of an arriving guest was called before it got `mac`; its driver
+  /// is told of the change, and the state must be of that one.
+  static Result<std::unique_ptr<VirtioNet>> create(
+      std::string name, const MacAddress& mac, const GuestRam& ram, int port,
+      const std::optional<MacAddress>& former = std::nullopt);
   ~VirtioNet() override;
 
   struct Counts {
@@ -53,8 +56,9 @@ class VirtioNet final : public VirtioDevice {
   /// The next frame that waits, delivered or in the port, so that the guest will not get it here;
   /// false when there is none. While quiesced, one thread.
   bool take_waiting(std::vector<std::byte>& frame);
-  /// Whether a frame is for this card alone and from another: what comes to all reaches the guest
-  /// wherever its network is, and what it has sent comes back to it nowhere.
+  /// Whether a frame is for this card alone, by its address or the former one, and from another:
+  /// what comes to all reaches the guest wherever its network is, and what it has sent comes back
+  /// to it nowhere.
   [[nodiscard]] bool is_reached_here_alone(std::span<const std::byte> frame) const;
 
   /// The guest runs elsewhere: what comes is dropped, on the card's own thread, so that the port's
@@ -70,6 +74,7 @@ class VirtioNet final : public VirtioDevice {
   [[nodiscard]] std::uint64_t features() const override;
   [[nodiscard]] std::size_t queues() const override { return 2; }
   [[nodiscard]] std::span<const std::byte> config() const override { return config_; }
+  [[nodiscard]] bool config_has_changed() const override { return former_mac_.has_value(); }
 
   void start(VirtioTransport& transport, std::uint64_t features,
              std::span<Virtqueue> queues) override;
@@ -81,7 +86,8 @@ class VirtioNet final : public VirtioDevice {
   Status check(SectionCursor& cursor) const override;
 
  private:
-  VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port);
+  VirtioNet(std::string name, const MacAddress& mac, const GuestRam& ram, int port,
+            const std::optional<MacAddress>& former);
 
   /// What one direction came to.
   enum class Outcome : std::uint8_t {
@@ -102,6 +108,7 @@ class VirtioNet final : public VirtioDevice {
 
   const std::string name_;
   const MacAddress mac_;
+  const std::optional<MacAddress> former_mac_;
   const GuestRam& ram_;
   const int port_;
   std::array<std::byte, 6> config_{};

@@ -4,6 +4,7 @@
 #define VIRTIO_RING_NO_LEGACY
 #include <linux/virtio_ring.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <limits>
@@ -19,6 +20,7 @@ constexpr std::uint64_t kEventBytes = 2;
 constexpr std::uint64_t kAvailableEntry = 2;
 constexpr std::uint64_t kUsedEntry = 8;
 constexpr std::uint64_t kDescriptorBytes = 16;
+constexpr std::uint32_t kIndirectBytesMax = kQueueSizeMax * kDescriptorBytes;
 
 GuestAddr operator+(GuestAddr address, std::uint64_t bytes) { return {address.value + bytes}; }
 
@@ -180,6 +182,57 @@ bool Virtqueue::wants_interrupt() {
   }
   const std::uint16_t event = there(ram_.load_u16(used_event(), std::memory_order_relaxed));
   return !known || vring_need_event(event, used_, before) != 0;
+}
+
+/// How many completed requests the driver may not have looked at yet. Only with event indices does
+/// it say so; a guess else: what a device completes between two looks.
+std::uint16_t Virtqueue::count_unseen() const {
+  constexpr std::uint16_t kGuess = 16;
+  if (!features_.event_index) return std::min(kGuess, layout_.size);
+  const std::uint16_t event = there(ram_.load_u16(used_event(), std::memory_order_relaxed));
+  return std::min(static_cast<std::uint16_t>(used_ - event), layout_.size);
+}
+
+/// A driver's mistakes are none of ours here: it is told of them when the chain is taken.
+void Virtqueue::add_buffers(std::uint16_t head, FirstPages& pages, std::uint64_t& left) const {
+  const auto first = ram_.read<Descriptor>(layout_.descriptors + head * kDescriptorBytes);
+  if (head >= layout_.size || !first) return;
+  if ((first->flags & VRING_DESC_F_INDIRECT) != 0) {
+    pages.add(GuestAddr{first->address}, std::min(first->bytes, kIndirectBytesMax));
+  }
+  Chain chain;
+  if (!walk({layout_.descriptors, layout_.size, false}, head, chain)) return;
+  for (const auto* parts : {&chain.readable, &chain.writable}) {
+    for (const ChainPart& part : *parts) {
+      const std::uint64_t offset = part.address.value % kPageSize;
+      if (left == 0) return;
+      const std::uint64_t bytes = std::min<std::uint64_t>(part.bytes, left * kPageSize - offset);
+      pages.add(part.address, bytes);
+      left -= (offset + bytes + kPageSize - 1) / kPageSize;
+    }
+  }
+}
+
+void Virtqueue::add_first_pages(FirstPages& pages) const {
+  if (!started()) return;
+  const std::uint64_t size = layout_.size;
+  pages.add(layout_.descriptors, size * kDescriptorBytes);
+  pages.add(layout_.available, kRingHead + size * kAvailableEntry + kEventBytes);
+  pages.add(layout_.used, kRingHead + size * kUsedEntry + kEventBytes);
+  std::uint64_t left = kFirstBufferPages;
+  const std::uint16_t unseen = count_unseen();
+  for (std::uint16_t i = 0; i < unseen; ++i) {
+    const std::uint64_t place = static_cast<std::uint16_t>(used_ - unseen + i) % size;
+    const GuestAddr entry = layout_.used + kRingHead + place * kUsedEntry;
+    const auto head = there(ram_.read<std::uint32_t>(entry));
+    if (head < size) add_buffers(static_cast<std::uint16_t>(head), pages, left);
+  }
+  const Result<std::uint16_t> waiting = count_waiting();
+  for (std::uint16_t i = 0; waiting && i < *waiting; ++i) {
+    const std::uint64_t place = static_cast<std::uint16_t>(next_ + i) % size;
+    const GuestAddr entry = layout_.available + kRingHead + place * kAvailableEntry;
+    add_buffers(there(ram_.load_u16(entry, std::memory_order_relaxed)), pages, left);
+  }
 }
 
 Result<bool> Virtqueue::await_notification() {

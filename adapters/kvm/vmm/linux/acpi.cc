@@ -93,8 +93,35 @@ Bytes panic_port() {
                               aml::name("_CRS", aml::resources({aml::ports(kPanicPort, 1)}))});
 }
 
+/// As QEMU's: a kernel finds it by what it is compatible with (_CID: by Microsoft's first name for
+/// it, and by the one that ACPI permits), and the id by ADDR, low half first.
+Bytes generation_id() {
+  constexpr std::uint64_t kAddress = kGenerationAddress.value;
+  return aml::device(
+      "VGEN",
+      {aml::name("_HID", aml::text("QEMUVGID")),
+       aml::name("_CID", aml::package({aml::text("VM_Gen_Counter"), aml::text("VMGENCTR")})),
+       aml::name("_DDN", aml::text("VM_Gen_Counter")),
+       aml::name("ADDR",
+                 aml::package({aml::integer(static_cast<std::uint32_t>(kAddress)),
+                               aml::integer(static_cast<std::uint32_t>(kAddress >> 32))}))});
+}
+
+/// A Generic Event Device: without ACPI hardware, how an interrupt comes to be a notification.
+Bytes events() {
+  constexpr std::uint32_t kHasChanged = 0x80;
+  return aml::device(
+      "GED0",
+      {aml::name("_HID", aml::text("ACPI0013")), aml::name("_UID", aml::integer(0)),
+       aml::name("_CRS",
+                 aml::resources({aml::interrupt(kGenerationInterrupt, aml::Trigger::kEdge)})),
+       aml::method(
+           "_EVT", 1,
+           {aml::if_argument_is(0, kGenerationInterrupt, {aml::notify("VGEN", kHasChanged)})})});
+}
+
 Bytes make_dsdt(const AcpiMachine& machine) {
-  std::vector<Bytes> devices = {serial_port(), panic_port()};
+  std::vector<Bytes> devices = {serial_port(), panic_port(), generation_id(), events()};
   for (std::uint32_t i = 0; i < machine.virtio_devices; ++i) devices.push_back(virtio_device(i));
   const Bytes off = aml::package(
       {aml::integer(PowerPorts::kSleepOff), aml::integer(0), aml::integer(0), aml::integer(0)});
@@ -229,7 +256,7 @@ std::vector<std::byte> make_acpi_tables(const AcpiMachine& machine) {
                                   placer.add(make_madt(machine.vcpus))};
   const Bytes root = make_rsdp(placer.add(make_xsdt(tables)));
   std::copy(root.begin(), root.end(), placer.bytes().begin());
-  MIGRATE_CHECK(placer.bytes().size() <= kResetVector.value - kAcpiAddress.value);
+  MIGRATE_CHECK(placer.bytes().size() <= kGenerationAddress.value - kAcpiAddress.value);
   return std::move(placer.bytes());
 }
 

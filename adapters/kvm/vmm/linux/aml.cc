@@ -17,9 +17,14 @@ constexpr unsigned kString = 0x0d;
 constexpr unsigned kScope = 0x10;
 constexpr unsigned kBuffer = 0x11;
 constexpr unsigned kPackage = 0x12;
+constexpr unsigned kMethod = 0x14;
 constexpr unsigned kExtended = 0x5b;
 constexpr unsigned kDevice = 0x82;
 constexpr unsigned kRoot = 0x5c;
+constexpr unsigned kArgument = 0x68;  // Of Arg0; Arg6 is 0x6e.
+constexpr unsigned kNotify = 0x86;
+constexpr unsigned kEqual = 0x93;
+constexpr unsigned kIf = 0xa0;
 
 Bytes of(std::initializer_list<unsigned> values) {
   Bytes bytes;
@@ -108,6 +113,23 @@ Bytes scope(std::string_view name, const std::vector<Bytes>& terms) {
 
 Bytes device(std::string_view name, const std::vector<Bytes>& terms) {
   return join({of({kExtended, kDevice}), with_length(join({name_segment(name), join(terms)}))});
+}
+
+Bytes method(std::string_view name, unsigned arguments, const std::vector<Bytes>& terms) {
+  MIGRATE_CHECK(arguments <= 7);
+  constexpr unsigned kSerialized = 1u << 3;
+  const Bytes content = join({name_segment(name), of({arguments | kSerialized}), join(terms)});
+  return join({of({kMethod}), with_length(content)});
+}
+
+Bytes if_argument_is(unsigned argument, std::uint32_t value, const std::vector<Bytes>& terms) {
+  MIGRATE_CHECK(argument < 7);
+  const Bytes condition = join({of({kEqual, kArgument + argument}), integer(value)});
+  return join({of({kIf}), with_length(join({condition, join(terms)}))});
+}
+
+Bytes notify(std::string_view name, std::uint32_t value) {
+  return join({of({kNotify}), name_segment(name), integer(value)});
 }
 
 Bytes memory32(std::uint32_t address, std::uint32_t bytes) {

@@ -29,6 +29,15 @@ using Bytes = std::vector<std::byte>;
 /// Device(NAME) { ... }
 [[nodiscard]] Bytes device(std::string_view name, const std::vector<Bytes>& terms);
 
+/// Method(NAME, ARGUMENTS, Serialized) { ... }
+[[nodiscard]] Bytes method(std::string_view name, unsigned arguments,
+                           const std::vector<Bytes>& terms);
+/// If (ArgN == VALUE) { ... }
+[[nodiscard]] Bytes if_argument_is(unsigned argument, std::uint32_t value,
+                                   const std::vector<Bytes>& terms);
+/// Notify(NAME, VALUE)
+[[nodiscard]] Bytes notify(std::string_view name, std::uint32_t value);
+
 // Resources of a device (ACPI 6.5, section 6.4).
 [[nodiscard]] Bytes memory32(std::uint32_t address, std::uint32_t bytes);
 [[nodiscard]] Bytes ports(std::uint16_t first, std::uint8_t count);

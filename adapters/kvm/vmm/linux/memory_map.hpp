@@ -27,6 +27,8 @@ inline constexpr std::uint64_t kLowRamEnd = 0x9fc00;  ///< Where a PC's BIOS beg
 inline constexpr GuestAddr kFirmwareAddress{0xe0000};
 inline constexpr std::uint64_t kFirmwareBytes = 0x20000;
 inline constexpr GuestAddr kAcpiAddress = kFirmwareAddress;
+/// A page for the generation id alone, so that nothing is read with it.
+inline constexpr GuestAddr kGenerationAddress{0xfe000};
 inline constexpr GuestAddr kResetVector{0xffff0};
 inline constexpr GuestAddr kHighRam{0x100000};
 
@@ -35,6 +37,8 @@ inline constexpr GuestAddr kVirtioAddress{0xd000'0000};
 /// The I/O APIC's inputs that no device of a PC has.
 inline constexpr std::uint32_t kVirtioInterrupt = 16;
 inline constexpr std::uint32_t kVirtioDevicesMax = 8;
+/// Edges of it say that the generation id has changed. A PC's is ACPI's own, which has none here.
+inline constexpr std::uint32_t kGenerationInterrupt = 9;
 
 // Ports.
 inline constexpr std::uint16_t kPanicPort = 0x505;  ///< Where QEMU has its pvpanic.
