@@ -1,0 +1,1 @@
+#include "adapters/containers/criu/hidden_areas.hpp"

@@ -1,0 +1,36 @@
+// HiddenAreas: which memory of a tree CRIU is kept from reading, shared with the shim.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <span>
+
+#include "base/fd.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::containers {
+
+/// Addresses of one process, [begin, end), page-aligned.
+struct HiddenArea {
+  pid_t pid = 0;  ///< As CRIU sees it.
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+/// A memfd that the shim in a CRIU maps: which areas it answers PAGEMAP_SCAN for with nothing.
+/// Layout (native order, both sides are this host's): u64 magic, u64 count, then count times
+/// {u64 pid, u64 begin, u64 end} in order. A count of 0, or no list: nothing is hidden.
+class HiddenAreas {
+ public:
+  static Result<HiddenAreas> create();
+  /// Replaces the list, sorted or not; before the hook is answered after which CRIU reads memory.
+  Status set(std::span<const HiddenArea> areas);
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+ private:
+  explicit HiddenAreas(Fd fd) : fd_(std::move(fd)) {}
+  Fd fd_;
+};
+
+}  // namespace migrate::containers

@@ -1,0 +1,49 @@
+// What a container's source tells its target beside memory: pure encode and decode.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "migrate/guest.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::containers {
+
+/// Property of the description, "container.tree": what the target must fit before anything moves.
+struct TreeDescription {
+  std::string criu_version;  ///< "4.2.1"; the target's must not be older.
+  std::string machine;       ///< uname -m.
+  bool pid_namespace = false;      ///< Its own; otherwise `pids` must be free at the target.
+  bool mount_namespace = false;    ///< Its own: the target needs a root.
+  bool network_namespace = false;  ///< Its own: the target needs one for it.
+  bool tcp = false;                ///< Has TCP connections that go on.
+  std::vector<pid_t> pids;  ///< Of processes and threads, as the tree numbers them.
+};
+[[nodiscard]] GuestDescription::Property to_property(const TreeDescription& tree);
+[[nodiscard]] Result<TreeDescription> parse_tree(const GuestDescription& description);
+
+/// Section "container.spaces", the first: whose memory an address space is. Processes come and go
+/// until the tree is frozen.
+struct SpaceOwner {
+  std::uint32_t space = 0;
+  pid_t pid = 0;  ///< As the tree numbers it: the NN of CRIU's mm-NN.img.
+  friend bool operator==(const SpaceOwner&, const SpaceOwner&) = default;
+};
+inline constexpr std::string_view kSpacesSection = "container.spaces";
+[[nodiscard]] std::vector<std::byte> encode_spaces(std::span<const SpaceOwner> owners);
+[[nodiscard]] Result<std::vector<SpaceOwner>> parse_spaces(std::span<const std::byte> body);
+
+/// Sections "criu.NAME": the image files, in no order. NAME is the file's own (lower case letters,
+/// digits, dots and dashes, at most 48 bytes; what else CRIU may write refuses the migration).
+inline constexpr std::string_view kImagePrefix = "criu.";
+[[nodiscard]] Result<std::string> image_section(std::string_view file);
+/// The file's name of a section, checked: no path, nothing hidden. kProtocol for a hostile one.
+[[nodiscard]] Result<std::string> image_file(std::string_view section);
+
+}  // namespace migrate::containers
