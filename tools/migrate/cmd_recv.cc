@@ -55,6 +55,9 @@ constexpr TimeOption kTimeOptions[] = {
      &IncomingOptions::ask_window},
     {"lease", "How long a READY binds this side", &IncomingOptions::lease},
 };
+// What of a process tree the engine does not move page by page (CRIU's images of files, sockets and
+// shared memory) is held here while it arrives.
+constexpr std::uint64_t kContainerStateMax = std::uint64_t{4} << 30;
 // As the sending side's timeouts.
 constexpr std::chrono::hours kTimeMax{24};
 
@@ -73,11 +76,6 @@ Result<Endpoint> listen_endpoint(const RecvOptions& options) {
   MIGRATE_ASSIGN(const Endpoint endpoint, parse_endpoint(options.listen, EndpointUse::kListen));
   if (!options.session.guest.name.empty())
     MIGRATE_TRY(check_guest_name(options.session.guest.name));
-  if (options.accept != to_string(GuestKind::kVm)) {
-    return make_error(ErrorCode::kInvalidArgument,
-                      "--accept: cannot take guests of kind '" + options.accept + "'")
-        .advise("accepted: vm");
-  }
   return endpoint;
 }
 
@@ -160,6 +158,11 @@ int recv_many(const GlobalOptions& global, const RecvOptions& options, const End
   const std::string address = (*listener)->address();
   std::vector<std::string> arguments = session_arguments(global, options.session);
   arguments.insert(arguments.end(), options.machine_words.begin(), options.machine_words.end());
+  for (std::string& argument : container_arguments(options.session.accept.containers)) {
+    arguments.push_back(std::move(argument));
+  }
+  arguments.push_back("--accept");
+  arguments.push_back(to_text(options.session.accept));
   for (std::string& argument : tls_arguments(options.security.files)) {
     arguments.push_back(std::move(argument));
   }
@@ -241,6 +244,13 @@ int recv(const GlobalOptions& global, RecvOptions options) {
   options.session.guest = *std::move(guest);
   AnnounceChoice& announce = options.session.takeover.announce;
   announce.by_card = announced_by_card(machine->nets);
+  if (const Status kinds = parse_accept(options.accept, options.session.accept); !kinds) {
+    return fail(global, kinds.error());
+  }
+  if (options.session.accept.container) {
+    options.session.incoming.state_bytes_max =
+        std::max(options.session.incoming.state_bytes_max, kContainerStateMax);
+  }
   options.machine_words = machine_arguments(*machine);
   if (!options.process.session.empty()) return serve_session(global, options, *folder);
   if (const Status there = check_announce(announce); !there) return fail(global, there.error());
@@ -280,8 +290,12 @@ void add_recv(CLI::App& app, const GlobalOptions& global, Action& chosen) {
           ->add_option("--into", options->into,
                        "Take one guest into this file instead, as a checkpoint: it does not run")
           ->type_name("FILE");
-  command->add_option("--accept", options->accept, "Kinds of guests to take (default: vm)")
-      ->type_name("vm");
+  command
+      ->add_option("--accept", options->accept,
+                   "Kinds of guests to take: vm, container (default: vm); taking a container runs "
+                   "what its source sends, as root")
+      ->type_name("KINDS");
+  add_container_target_options(*command, options->session.accept.containers);
   add_arrival_options(*command, options->arrival);
   add_takeover_options(*command, options->session.takeover);
   for (const TimeOption& option : kTimeOptions) {

@@ -5,6 +5,9 @@
 #include <memory>
 
 #include "command.hpp"
+#include "container_migration.hpp"
+#include "container_names.hpp"
+#include "container_options.hpp"
 #include "control_client.hpp"
 #include "follow.hpp"
 #include "guest_request.hpp"
@@ -23,6 +26,7 @@ struct SendOptions {
   std::map<std::string, std::string> migration;  ///< By name, as given.
   std::string events;
   TlsChoice security;
+  ContainerChoice container;
   bool detach = false;
 };
 
@@ -101,7 +105,45 @@ int send_file(const GlobalOptions& global, const SendOptions& options) {
                     *signals);
 }
 
+Result<File> open_events(const std::string& path) {
+  if (path.empty()) return File();
+  File events(std::fopen(path.c_str(), "we"));
+  if (events) return events;
+  return make_errno_error(ErrorCode::kInvalidArgument, errno, "cannot write --events " + path)
+      .advise("give a file that you may write");
+}
+
+/// A process tree: this process hosts it for as long as it is sent.
+int send_tree(const GlobalOptions& global, const SendOptions& options) {
+  if (options.detach) {
+    return fail(global, make_error(ErrorCode::kInvalidArgument,
+                                   "a process tree is sent by this command itself, which cannot "
+                                   "leave")
+                            .advise("leave --detach out, or start it in the background"));
+  }
+  const auto process = find_container(options.guest);
+  if (!process) return fail_report(global, process.error());
+  const auto checked = request_body(options);
+  if (!checked) return fail_report(global, checked.error());
+  MigrationRequest request;
+  for (const auto& [name, value] : options.migration) {
+    static_cast<void>(set_option(request.options, name, value));
+  }
+  const auto target = parse_endpoint(options.target, EndpointUse::kSend);
+  request.target = *target;
+  const auto tls = make_security(TlsRole::kConnect, options.security, *target);
+  if (!tls) return fail_report(global, tls.error());
+  request.tls = *tls;
+  const auto events = open_events(options.events);
+  if (!events) return fail_report(global, events.error());
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail_report(global, signals.error());
+  return send_container(global, *process, options.container, std::move(request), events->get(),
+                        *signals);
+}
+
 int send(const GlobalOptions& global, const SendOptions& options) {
+  if (names_container(options.guest)) return send_tree(global, options);
   if (options.guest.rfind(kImagePrefix, 0) == 0) return send_file(global, options);
   const auto name = vm_name(options.guest);
   if (!name) return fail_report(global, name.error());
@@ -109,15 +151,8 @@ int send(const GlobalOptions& global, const SendOptions& options) {
   if (!body) return fail_report(global, body.error());
   const auto folder = RuntimeDir::open();
   if (!folder) return fail_report(global, folder.error());
-  File events;
-  if (!options.events.empty()) {
-    events.reset(std::fopen(options.events.c_str(), "we"));
-    if (!events) {
-      return fail_report(global, make_errno_error(ErrorCode::kInvalidArgument, errno,
-                                                  "cannot write --events " + options.events)
-                                     .advise("give a file that you may write"));
-    }
-  }
+  const auto events = open_events(options.events);
+  if (!events) return fail_report(global, events.error());
   const auto signals = SignalFd::open({SIGINT, SIGTERM});
   if (!signals) return fail_report(global, signals.error());
 
@@ -133,7 +168,7 @@ int send(const GlobalOptions& global, const SendOptions& options) {
   follow.migration = answer->value("migration", std::uint64_t{0});
   follow.target = options.target;
   follow.event_lines = !global.json;
-  follow.events = events.get();
+  follow.events = events->get();
   follow.on_signal = [&socket](int) { return cancel(socket); };
   const auto report = follow_migration(**stream, *signals, follow);
   print_report(global, *report);
@@ -147,7 +182,8 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   CLI::App* command = app.add_subcommand("send", "Send a guest of this host to another one");
   command
       ->add_option("GUEST", options->guest,
-                   "vm:NAME, as in `migrate ps`, or image:FILE: the guest of a checkpoint")
+                   "vm:NAME, as in `migrate ps`; pid:PID or container:NAME, a process tree; or "
+                   "image:FILE, the guest of a checkpoint")
       ->required()
       ->type_name("");
   command
@@ -167,6 +203,7 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   }
   command->add_option("--events", options->events, "Write every event to FILE as a line of JSON")
       ->type_name("FILE");
+  add_container_source_options(*command, options->container);
   add_tls_options(*command, options->security, TlsRole::kConnect);
   command->add_flag("--detach", options->detach, "Return once the migration has begun");
   command->callback([&global, &chosen, options] {

@@ -99,7 +99,8 @@ std::optional<Json> follow_migration(EventStream& stream, const SignalFd& signal
     if (report == next.message.end() || !report->is_object()) continue;
     display.clear();
     const int code = report_exit_code(*report);
-    if (code == to_int(ExitCode::kDone) || code == to_int(ExitCode::kLost)) wait_for_close(stream);
+    const bool left = code == to_int(ExitCode::kDone) || code == to_int(ExitCode::kLost);
+    if (left && options.wait_for_end) wait_for_close(stream);
     return *report;
   }
 }

@@ -20,6 +20,8 @@ struct FollowOptions {
   std::FILE* events = nullptr;  ///< Every message as a line of JSON, if any.
   /// Called with a signal that came; false ends following.
   std::function<bool(int)> on_signal;
+  /// The guest's process goes with a guest that has left. False where that is this process.
+  bool wait_for_end = true;
 };
 
 /// The final report; nullopt when on_signal ended it. When the guest's process ends without one,

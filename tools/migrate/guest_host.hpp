@@ -128,6 +128,10 @@ class GuestHost final : private Observer {
   /// Each of `signals` stops the guest: a migration is cancelled first, and waited for after
   /// COMMIT. An uncertain guest is kept: it may be the only copy.
   HostEnd serve(const SignalFd& signals) MIGRATE_EXCLUDES(mutex_);
+  /// Instead, for a guest that this process hosts only to send it: waits until the migration that
+  /// was started has ended; where the guest's owner is in doubt, until that is resolved. A signal
+  /// cancels it.
+  void serve_migration(const SignalFd& signals) MIGRATE_EXCLUDES(mutex_);
 
  private:
   enum class Activity : std::uint8_t {
@@ -148,6 +152,7 @@ class GuestHost final : private Observer {
 
   void announce(const std::string& session) MIGRATE_REQUIRES(mutex_);
   void end_announcements() MIGRATE_EXCLUDES(mutex_);
+  static Error too_late_to_cancel();
   Status check_here(const char* what) const MIGRATE_REQUIRES(mutex_);
   Status check_whole(const char* what) const MIGRATE_REQUIRES(mutex_);
   void end_recording() MIGRATE_REQUIRES(mutex_);

@@ -24,12 +24,21 @@ Status Hosting::open() { return server_->open(); }
 
 HostEnd Hosting::serve(const SignalFd& signals) {
   HostEnd end = host_->serve(signals);
+  close();
+  return end;
+}
+
+void Hosting::serve_migration(const SignalFd& signals) {
+  host_->serve_migration(signals);
+  close();
+}
+
+void Hosting::close() {
   if (!server_->drain(kFarewellMax)) {
     log_line(LogLevel::kWarning, "a follower of the control socket did not take its report");
   }
   server_->close();
   name_.release();
-  return end;
 }
 
 }  // namespace migrate::tool

@@ -24,8 +24,11 @@ class Hosting {
 
   /// GuestHost::serve(); then the socket and the name go, once the followers have the report.
   HostEnd serve(const SignalFd& signals);
+  /// GuestHost::serve_migration(), with the same end.
+  void serve_migration(const SignalFd& signals);
 
  private:
+  void close();
   explicit Hosting(NameLock name) : name_(std::move(name)) {}
 
   NameLock name_;

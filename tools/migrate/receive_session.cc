@@ -1,6 +1,5 @@
 #include "receive_session.hpp"
 
-#include <fcntl.h>
 #include <poll.h>
 
 #include <array>
@@ -18,43 +17,31 @@ namespace {
 // The engine's own deadline comes first, and tells the peer.
 constexpr std::chrono::milliseconds kHelloGrace{1'000};
 
-GuestFacts facts_of(const GuestDescription& description, const std::string& name) {
-  GuestFacts facts;
-  // What this VMM cannot read the adapter refuses in a moment, and says why.
-  if (const auto config = vmm::decode_machine(description)) facts = tool::facts_of(*config);
-  facts.name = name;
-  return facts;
-}
-
 }  // namespace
 
 Result<std::unique_ptr<ReceiveSession>> ReceiveSession::create(RuntimeDir folder,
                                                                ReceiveOptions options,
                                                                const GlobalOptions& global) {
-  Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  if (!kvm) {
-    return make_errno_error(ErrorCode::kUnsupported, errno, "cannot receive guests: /dev/kvm")
-        .advise("see `migrate doctor`");
-  }
+  MIGRATE_ASSIGN(auto arrival, make_arrival(options.accept, options.guest, folder));
   MIGRATE_ASSIGN(EventFd wake, EventFd::create());
   return std::unique_ptr<ReceiveSession>(new ReceiveSession(
-      std::move(folder), std::move(options), global, std::move(kvm), std::move(wake)));
+      std::move(folder), std::move(options), global, std::move(arrival), std::move(wake)));
 }
 
 ReceiveSession::ReceiveSession(RuntimeDir folder, ReceiveOptions options,
-                               const GlobalOptions& global, Fd kvm, EventFd wake)
+                               const GlobalOptions& global, std::unique_ptr<Arrival> arrival,
+                               EventFd wake)
     : folder_(std::move(folder)),
       options_(std::move(options)),
       global_(global),
-      kvm_(std::move(kvm)),
+      arrival_(std::move(arrival)),
       wake_(std::move(wake)),
       line_(stderr, !global.json),
-      hooks_(std::make_unique<ArrivalHooks>(options_.guest, [this] { discarded(); })),
       takeover_(options_.takeover),
-      incoming_(std::make_unique<Incoming>(
-          make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{options_.guest.huge_page_bytes}),
-          options_.incoming, static_cast<Incoming::Host&>(*this), static_cast<Observer*>(this),
-          nullptr, system_clock(), &takeover_)) {}
+      incoming_(std::make_unique<Incoming>(arrival_->make_target([this] { discarded(); }),
+                                           options_.incoming, static_cast<Incoming::Host&>(*this),
+                                           static_cast<Observer*>(this), nullptr, system_clock(),
+                                           &takeover_)) {}
 
 ReceiveSession::~ReceiveSession() {
   if (!thread_.joinable()) return;
@@ -69,10 +56,8 @@ Status ReceiveSession::on_described(const GuestDescription& description) {
   }
   const std::string& name = options_.guest.name.empty() ? description.name : options_.guest.name;
   MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
-  if (const auto config = vmm::decode_machine(description)) {
-    cards_ = cards_here(config->nets, options_.guest.nets);
-  }
-  guest_ = std::make_unique<VmmGuest>(facts_of(description, name));
+  MIGRATE_ASSIGN(guest_, arrival_->make_guest(description, name));
+  cards_ = arrival_->cards(description);
   // All but the socket: the rest is done before the downtime.
   MIGRATE_ASSIGN(hosting_, Hosting::create(*guest_, std::move(lock), folder_, true));
   return {};
@@ -88,7 +73,8 @@ Status ReceiveSession::on_ready() {
 }
 
 void ReceiveSession::on_started() {
-  guest_->set_vmm(hooks_->vmm());
+  arrival_->started();
+  if (!memory_follows_) arrival_->memory_complete();
   hosting_->host().arrived();
   MutexLock lock(mutex_);
   started_ = true;
@@ -96,6 +82,8 @@ void ReceiveSession::on_started() {
 }
 
 void ReceiveSession::on_memory(Memory memory, const std::string& reason) {
+  memory_follows_ = memory != Memory::kComplete;
+  if (!memory_follows_) arrival_->memory_complete();
   hosting_->host().set_memory(memory, reason);
 }
 
@@ -114,6 +102,7 @@ void ReceiveSession::migrate(std::unique_ptr<Acceptor> acceptor, const Reopen& r
                              const std::function<void()>& on_migration_over) {
   IncomingResult result = incoming_->run(*acceptor);
   waiting_memory_ = std::move(result.waiting_memory);
+  if (is_started()) target_ = std::move(result.guest);
   acceptor.reset();
   line_.clear();
   if (is_started()) answer_late_questions(result.report, reopen);

@@ -6,26 +6,26 @@
 #include <string>
 #include <thread>
 
-#include "arrival_hooks.hpp"
+#include "arrival.hpp"
 #include "arrival_takeover.hpp"
 #include "ask_responder.hpp"
 #include "base/event_fd.hpp"
-#include "base/fd.hpp"
 #include "base/mutex.hpp"
 #include "command.hpp"
+#include "container_options.hpp"
 #include "hosting.hpp"
 #include "migrate/migration.hpp"
 #include "progress_line.hpp"
 #include "runtime_dir.hpp"
 #include "signals.hpp"
-#include "vmm_guest.hpp"
 
 namespace migrate::tool {
 
 struct ReceiveOptions {
   IncomingOptions incoming;
   SocketOptions sockets;
-  vmm::ArrivalConfig guest;  ///< What it gets from this host.
+  vmm::ArrivalConfig guest;  ///< What a virtual machine gets from this host.
+  AcceptChoice accept;
   TakeoverChoice takeover;
   /// Its first connection has begun to introduce itself: without a good HELLO in time nothing
   /// comes.
@@ -34,7 +34,7 @@ struct ReceiveOptions {
 
 class ReceiveSession final : private Incoming::Host, private Observer {
  public:
-  /// kUnsupported without a usable /dev/kvm.
+  /// kUnsupported where this host cannot take what is accepted.
   static Result<std::unique_ptr<ReceiveSession>> create(RuntimeDir folder, ReceiveOptions options,
                                                         const GlobalOptions& global);
   ~ReceiveSession() override;
@@ -50,8 +50,8 @@ class ReceiveSession final : private Incoming::Host, private Observer {
           const std::function<void()>& on_migration_over);
 
  private:
-  ReceiveSession(RuntimeDir folder, ReceiveOptions options, const GlobalOptions& global, Fd kvm,
-                 EventFd wake);
+  ReceiveSession(RuntimeDir folder, ReceiveOptions options, const GlobalOptions& global,
+                 std::unique_ptr<Arrival> arrival, EventFd wake);
 
   // Incoming::Host and Observer, on the migration's thread.
   Status on_described(const GuestDescription& description) override;
@@ -73,13 +73,14 @@ class ReceiveSession final : private Incoming::Host, private Observer {
   const RuntimeDir folder_;
   const ReceiveOptions options_;
   const GlobalOptions& global_;
-  Fd kvm_;
+  const std::unique_ptr<Arrival> arrival_;
   EventFd wake_;
   ProgressLine line_;  // Of the migration's thread.
 
-  std::unique_ptr<VmmGuest> guest_;
-  std::unique_ptr<Hosting> hosting_;  // Handed to the main thread by started_.
-  std::unique_ptr<ArrivalHooks> hooks_;
+  std::unique_ptr<TargetGuest> target_;  // Of a guest that has started; outlives guest_.
+  std::unique_ptr<HostedGuest> guest_;
+  std::unique_ptr<Hosting> hosting_;   // Handed to the main thread by started_.
+  bool memory_follows_ = false;        // Of the migration's thread.
   std::vector<vmm::NetConfig> cards_;  // Of the migration's thread.
   ArrivalTakeover takeover_;
   std::unique_ptr<Incoming> incoming_;    // Keeps the journal's lock: lives as long as the guest.

@@ -1,6 +1,5 @@
 #include "restore_session.hpp"
 
-#include <fcntl.h>
 #include <poll.h>
 
 #include <array>
@@ -15,33 +14,27 @@ namespace migrate::tool {
 Result<std::unique_ptr<RestoreSession>> RestoreSession::create(RuntimeDir folder,
                                                                RestoreChoice choice,
                                                                const GlobalOptions& global) {
-  Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
-  if (!kvm) {
-    return make_errno_error(ErrorCode::kUnsupported, errno, "cannot restore guests: /dev/kvm")
-        .advise("see `migrate doctor`");
-  }
+  MIGRATE_ASSIGN(auto arrival, make_arrival(choice.accept, choice.guest, folder));
   MIGRATE_ASSIGN(EventFd wake, EventFd::create());
   return std::unique_ptr<RestoreSession>(new RestoreSession(
-      std::move(folder), std::move(choice), global, std::move(kvm), std::move(wake)));
+      std::move(folder), std::move(choice), global, std::move(arrival), std::move(wake)));
 }
 
 RestoreSession::RestoreSession(RuntimeDir folder, RestoreChoice choice, const GlobalOptions& global,
-                               Fd kvm, EventFd wake)
+                               std::unique_ptr<Arrival> arrival, EventFd wake)
     : folder_(std::move(folder)),
       choice_(std::move(choice)),
       global_(global),
-      kvm_(std::move(kvm)),
+      arrival_(std::move(arrival)),
       wake_(std::move(wake)),
       line_(stderr, !global.json),
-      hooks_(std::make_unique<ArrivalHooks>(choice_.guest,
-                                            [this] {
-                                              hosting_.reset();
-                                              guest_.reset();
-                                            })),
       takeover_(TakeoverChoice{choice_.announce, {}, {}}),
-      restore_(std::make_unique<Restore>(
-          make_kvm_target(kvm_.get(), *hooks_, KvmTargetOptions{choice_.guest.huge_page_bytes}),
-          choice_.options, static_cast<Restore::Host&>(*this), static_cast<Observer*>(this))) {}
+      restore_(std::make_unique<Restore>(arrival_->make_target([this] {
+        hosting_.reset();
+        guest_.reset();
+      }),
+                                         choice_.options, static_cast<Restore::Host&>(*this),
+                                         static_cast<Observer*>(this))) {}
 
 RestoreSession::~RestoreSession() {
   if (!thread_.joinable()) return;
@@ -53,19 +46,9 @@ RestoreSession::~RestoreSession() {
 Status RestoreSession::open(const GuestDescription& description) {
   const std::string& name = choice_.guest.name.empty() ? description.name : choice_.guest.name;
   MIGRATE_ASSIGN(NameLock lock, folder_.take_name(name));
-  GuestFacts facts;
-  if (const auto config = vmm::decode_machine(description)) facts = facts_of(*config);
-  // As they were made: a new identity has other addresses than the image.
-  std::vector<vmm::NetConfig> cards;
-  if (const auto vmm = hooks_->vmm()) {
-    // A Linux that was made another guest keeps its former addresses until it looks again, and
-    // those may be another's: nobody is told.
-    const bool silent = choice_.guest.new_identity && vmm->config().linux_guest.has_value();
-    if (!silent) cards = vmm->config().nets;
-  }
+  MIGRATE_ASSIGN(guest_, arrival_->make_guest(description, name));
+  const std::vector<vmm::NetConfig> cards = arrival_->cards(description);
   takeover_.prepare(cards, name);
-  facts.name = name;
-  guest_ = std::make_unique<VmmGuest>(facts);
   MIGRATE_ASSIGN(hosting_, Hosting::create(*guest_, std::move(lock), folder_, true));
   hosting_->host().set_network({announced_cards(cards, choice_.announce), choice_.announce.schedule,
                                 [this] { return takeover_.stop_announcing(); }});
@@ -73,7 +56,8 @@ Status RestoreSession::open(const GuestDescription& description) {
 }
 
 void RestoreSession::started() {
-  guest_->set_vmm(hooks_->vmm());
+  arrival_->started();
+  if (!memory_follows_) arrival_->memory_complete();
   hosting_->host().arrived();
   takeover_.taken_over({{}, guest_->facts().name, std::chrono::steady_clock::now()});
   MutexLock lock(mutex_);
@@ -82,6 +66,8 @@ void RestoreSession::started() {
 }
 
 void RestoreSession::on_memory(Memory memory, const std::string& reason) {
+  memory_follows_ = memory != Memory::kComplete;
+  if (!memory_follows_) arrival_->memory_complete();
   using Arrived = Incoming::Host::Memory;
   hosting_->host().set_memory(memory == Memory::kFollows    ? Arrived::kFollows
                               : memory == Memory::kComplete ? Arrived::kComplete
@@ -97,6 +83,7 @@ void RestoreSession::on_event(const Event& event) {
 void RestoreSession::restore() {
   RestoreResult result = restore_->run();
   waiting_memory_ = std::move(result.waiting_memory);
+  if (is_started()) target_ = std::move(result.guest);
   line_.clear();
   const Json report = to_json(result.report);
   MutexLock lock(mutex_);
@@ -120,6 +107,11 @@ void RestoreSession::restore() {
   outcome_ = result.outcome;
   error_ = result.report.error;
   wake_.set();
+}
+
+bool RestoreSession::is_started() {
+  MutexLock lock(mutex_);
+  return started_;
 }
 
 /// False when there is no guest.

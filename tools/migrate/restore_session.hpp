@@ -8,30 +8,30 @@
 #include <string>
 #include <thread>
 
-#include "arrival_hooks.hpp"
+#include "arrival.hpp"
 #include "arrival_takeover.hpp"
 #include "base/event_fd.hpp"
-#include "base/fd.hpp"
 #include "base/mutex.hpp"
 #include "command.hpp"
+#include "container_options.hpp"
 #include "hosting.hpp"
 #include "migrate/restore.hpp"
 #include "progress_line.hpp"
 #include "runtime_dir.hpp"
 #include "signals.hpp"
-#include "vmm_guest.hpp"
 
 namespace migrate::tool {
 
 struct RestoreChoice {
   RestoreOptions options;
-  vmm::ArrivalConfig guest;  ///< What it gets from this host.
+  vmm::ArrivalConfig guest;  ///< What a virtual machine gets from this host.
+  AcceptChoice accept;
   AnnounceChoice announce;
 };
 
 class RestoreSession final : private Restore::Host, private Observer {
  public:
-  /// kUnsupported without a usable /dev/kvm.
+  /// kUnsupported where this host cannot take such guests.
   static Result<std::unique_ptr<RestoreSession>> create(RuntimeDir folder, RestoreChoice choice,
                                                         const GlobalOptions& global);
   ~RestoreSession() override;
@@ -42,8 +42,8 @@ class RestoreSession final : private Restore::Host, private Observer {
           const std::function<Status(const std::string& name)>& on_started);
 
  private:
-  RestoreSession(RuntimeDir folder, RestoreChoice choice, const GlobalOptions& global, Fd kvm,
-                 EventFd wake);
+  RestoreSession(RuntimeDir folder, RestoreChoice choice, const GlobalOptions& global,
+                 std::unique_ptr<Arrival> arrival, EventFd wake);
 
   // Restore::Host and Observer, on the restore's thread.
   Status open(const GuestDescription& description) override;
@@ -53,19 +53,21 @@ class RestoreSession final : private Restore::Host, private Observer {
   void on_event(const Event& event) override;
 
   void restore() MIGRATE_EXCLUDES(mutex_);
+  [[nodiscard]] bool is_started() MIGRATE_EXCLUDES(mutex_);
   bool wait_for_start(const SignalFd& signals) MIGRATE_EXCLUDES(mutex_);
   int host(const SignalFd& signals);
 
   const RuntimeDir folder_;
   const RestoreChoice choice_;
   const GlobalOptions& global_;
-  Fd kvm_;
+  const std::unique_ptr<Arrival> arrival_;
   EventFd wake_;
   ProgressLine line_;  // Of the restore's thread.
 
-  std::unique_ptr<VmmGuest> guest_;
+  std::unique_ptr<TargetGuest> target_;  // Of a guest that has started; outlives guest_.
+  std::unique_ptr<HostedGuest> guest_;
   std::unique_ptr<Hosting> hosting_;  // Handed to the main thread by started_.
-  std::unique_ptr<ArrivalHooks> hooks_;
+  bool memory_follows_ = false;       // Of the restore's thread.
   ArrivalTakeover takeover_;
   std::unique_ptr<Restore> restore_;
   std::shared_ptr<void> waiting_memory_;  // Goes before the guest.
