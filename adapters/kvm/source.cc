@@ -39,6 +39,7 @@ class KvmSource final : public SourceGuest {
   DirtyTracker& tracker() override { return *tracking_.tracker; }
   RunState run_state() override { return hooks_.run_state(); }
   Result<PauseResult> pause() override;
+  std::optional<SwitchoverCost> expected_cost() override { return std::nullopt; }
   Status resume() override;
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override {

@@ -87,6 +87,13 @@ struct PauseResult {
   SteadyTime stopped_at;                 ///< When the last vCPU had left the guest.
 };
 
+/// What a switchover is expected to take at the source, beside the pages.
+struct SwitchoverCost {
+  std::chrono::nanoseconds pause{0};  ///< Until the guest stands.
+  std::chrono::nanoseconds save{0};
+  std::uint64_t state_bytes = 0;
+};
+
 /// An Ethernet frame for a guest, and which of its network cards is to get it, from 0.
 struct GuestFrame {
   std::uint32_t card = 0;
@@ -141,6 +148,10 @@ class SourceGuest {
   /// device I/O has drained. Pausing a paused guest is fine and says so. An error leaves it
   /// running.
   virtual Result<PauseResult> pause() = 0;
+  /// What that is going to take, for forecasts, where the adapter must not try it on a running
+  /// guest. nullopt: the engine pauses the guest once before the first round, saves its state to
+  /// nowhere and lets it run on.
+  virtual std::optional<SwitchoverCost> expected_cost() = 0;
   /// Lets a paused guest run on, as if nothing had happened.
   virtual Status resume() = 0;
   virtual Status save_state(StateWriter& writer) = 0;

@@ -35,6 +35,7 @@ class ImageSource final : public SourceGuest, private PageSource {
     state_ = RunState::kPaused;
     return result;
   }
+  std::optional<SwitchoverCost> expected_cost() override { return std::nullopt; }
   Status resume() override {
     state_ = described().run_state;
     return {};

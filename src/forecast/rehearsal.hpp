@@ -16,9 +16,10 @@ struct Rehearsal {
   std::uint64_t state_bytes = 0;
 };
 
-/// Pauses the guest, saves its state to nowhere and lets it run on: about a millisecond for a VM of
-/// a few vCPUs, longer where device I/O has to drain. Saving may write guest memory, as in a real
-/// switchover. An error leaves the guest as it was, unless it says that it could not be resumed.
+/// What the guest's adapter says; where it says nothing: pauses the guest, saves its state to
+/// nowhere and lets it run on: about a millisecond for a VM of a few vCPUs, longer where device I/O
+/// has to drain. Saving may write guest memory, as in a real switchover. An error leaves the guest
+/// as it was, unless it says that it could not be resumed.
 [[nodiscard]] Result<Rehearsal> rehearse(SourceGuest& guest);
 
 }  // namespace migrate::forecast

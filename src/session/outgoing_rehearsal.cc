@@ -26,6 +26,7 @@ Estimate measured(double ms) { return {ms, kSpread * ms}; }
 Status Outgoing::Impl::rehearse() {
   if (rehearsal_ || guest_->run_state() == RunState::kPaused) return {};
   MIGRATE_ASSIGN(rehearsal_, forecast::rehearse(*guest_));
+  if (rehearsal_->stood == nanoseconds(0)) return {};
   say("rehearsed",
       "pausing took " + std::to_string(to_ms(rehearsal_->pause)) + " ms and saving " +
           std::to_string(rehearsal_->state_bytes) + " bytes of state " +

@@ -106,6 +106,7 @@ class FakeSource final : public SourceGuest,
   DirtyTracker& tracker() override { return *this; }
   RunState run_state() override { return running_ ? RunState::kRunning : RunState::kPaused; }
   Result<PauseResult> pause() override;
+  std::optional<SwitchoverCost> expected_cost() override { return std::nullopt; }
   Status resume() override;
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override;
