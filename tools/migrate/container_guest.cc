@@ -47,6 +47,7 @@ class LeavingSource final : public SourceGuest {
   DirtyTracker& tracker() override { return source_->tracker(); }
   RunState run_state() override { return source_->run_state(); }
   Result<PauseResult> pause() override { return source_->pause(); }
+  std::optional<SwitchoverCost> expected_cost() override { return source_->expected_cost(); }
   Status resume() override { return source_->resume(); }
   Status save_state(StateWriter& writer) override { return source_->save_state(writer); }
   Status throttle(std::uint32_t vcpu, double share) override {
