@@ -11,6 +11,7 @@
 #include "checkpoint_request.hpp"
 #include "checkpoint_series.hpp"
 #include "command.hpp"
+#include "container_checkpoint.hpp"
 #include "guest_request.hpp"
 #include "image_json.hpp"
 #include "json_fields.hpp"
@@ -35,6 +36,7 @@ struct CheckpointCommand {
   bool stop = false;
   std::string every;
   std::uint64_t count = 0;
+  ContainerChoice container;
 };
 
 Result<Json> request_of(const CheckpointCommand& options) {
@@ -144,7 +146,45 @@ int series(const GlobalOptions& global, const CheckpointCommand& options, const 
   return report_exit(summary);
 }
 
+Result<CheckpointOptions> tree_options(const CheckpointCommand& command) {
+  if (command.live || command.keep_tracking || !command.every.empty()) {
+    return make_error(ErrorCode::kUnsupported,
+                      "a process tree stands while its image is written, and is not tracked after")
+        .advise("leave --live, --keep-tracking and --every out");
+  }
+  OutgoingOptions parsed;
+  MIGRATE_TRY(set_option(parsed, "compress", command.compress));
+  CheckpointOptions options;
+  options.compress = parsed.compress;
+  options.lanes = command.lanes;
+  options.base = command.base;
+  options.search.parents = command.parents;
+  if (command.file == "-") {
+    options.stream = STDOUT_FILENO;
+  } else {
+    options.path = fs::absolute(command.file).string();
+  }
+  return options;
+}
+
+/// A process tree: nobody hosts it, so this process writes it.
+int checkpoint_tree(const GlobalOptions& global, const CheckpointCommand& command) {
+  const auto process = find_container(command.guest);
+  if (!process) return fail(global, process.error());
+  const auto options = tree_options(command);
+  if (!options) return fail(global, options.error());
+  const auto signals = SignalFd::open({SIGINT, SIGTERM});
+  if (!signals) return fail(global, signals.error());
+  const auto taken =
+      checkpoint_container(*process, command.container, *options, command.stop, *signals);
+  if (!taken) return fail(global, taken.error());
+  const Json report = to_json(*taken);
+  tell(global, report, checkpoint_text(report), command.file == "-" ? stderr : stdout);
+  return report_exit(report);
+}
+
 int checkpoint(const GlobalOptions& global, const CheckpointCommand& options) {
+  if (names_container(options.guest)) return checkpoint_tree(global, options);
   const auto name = vm_name(options.guest);
   if (!name) return fail(global, name.error());
   const auto body = request_of(options);
@@ -163,7 +203,10 @@ int checkpoint(const GlobalOptions& global, const CheckpointCommand& options) {
 void add_checkpoint(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   auto options = std::make_shared<CheckpointCommand>();
   CLI::App* command = app.add_subcommand("checkpoint", "Write a guest of this host to an image");
-  command->add_option("GUEST", options->guest, "vm:NAME, as in `migrate ps`")
+  command
+      ->add_option("GUEST", options->guest,
+                   "vm:NAME, as in `migrate ps`; or pid:PID or container:NAME, a process "
+                   "tree")
       ->required()
       ->type_name("");
   CLI::Option* file =
@@ -197,6 +240,7 @@ void add_checkpoint(CLI::App& app, const GlobalOptions& global, Action& chosen) 
   command->add_option("--lanes", options->lanes, "Threads (default: one a processor)")
       ->check(CLI::Range(0u, kImageLanesMax))
       ->type_name("N");
+  add_container_source_options(*command, options->container);
   CLI::Option* every =
       command
           ->add_option("--every", options->every,

@@ -33,6 +33,7 @@ struct RestoreCommand {
   std::string prefetch;
   unsigned lanes = 0;
   ArrivalOptions arrival;
+  ContainerChoice container;
   bool detach = false;
 };
 
@@ -65,6 +66,16 @@ Result<RestoreOptions> engine_options(const RestoreCommand& command) {
   return options;
 }
 
+/// Which kind of guest the image has.
+Result<AcceptChoice> kind_of(const RestoreOptions& options) {
+  AcceptChoice accept;
+  if (options.path.empty()) return accept;
+  MIGRATE_ASSIGN(const ImageInfo info, inspect_image(options.path, options.search));
+  accept.container = info.guest.kind == GuestKind::kContainer;
+  accept.vm = !accept.container;
+  return accept;
+}
+
 Result<RestoreChoice> choice_of(const RestoreCommand& command) {
   RestoreChoice choice;
   MIGRATE_ASSIGN(choice.options, engine_options(command));
@@ -72,6 +83,8 @@ Result<RestoreChoice> choice_of(const RestoreCommand& command) {
   MIGRATE_ASSIGN(const MachineChoice machine, parse_machine(command.arrival.machine));
   MIGRATE_ASSIGN(choice.guest, parse_arrival(command.arrival, machine));
   choice.guest.new_identity = command.new_identity;
+  MIGRATE_ASSIGN(choice.accept, kind_of(choice.options));
+  choice.accept.containers = command.container;
   choice.announce.by_card = announced_by_card(machine.nets);
   MIGRATE_TRY(check_announce(choice.announce));
   return choice;
@@ -158,6 +171,7 @@ void add_restore(CLI::App& app, const GlobalOptions& global, Action& chosen) {
       ->check(CLI::Range(0u, kImageLanesMax))
       ->type_name("N");
   add_arrival_options(*command, options->arrival);
+  add_container_target_options(*command, options->container);
   command->add_flag("--detach", options->detach, "Go to the background once the guest answers");
   command->callback([&global, &chosen, options] {
     chosen = [&global, options] { return restore(global, *options); };

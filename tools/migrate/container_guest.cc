@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/log.hpp"
+#include "forwarding_source.hpp"
 
 namespace migrate::tool {
 namespace {
@@ -37,37 +38,18 @@ std::uint64_t status_kib(pid_t pid, const std::string& field) {
 }
 
 /// A source that tells its guest when it has left.
-class LeavingSource final : public SourceGuest {
+class LeavingSource final : public ForwardingSource {
  public:
   LeavingSource(std::unique_ptr<SourceGuest> source, std::shared_ptr<std::atomic<bool>> left)
-      : source_(std::move(source)), left_(std::move(left)) {}
+      : ForwardingSource(std::move(source)), left_(std::move(left)) {}
 
-  Result<GuestDescription> describe() override { return source_->describe(); }
-  PageSource& pages() override { return source_->pages(); }
-  DirtyTracker& tracker() override { return source_->tracker(); }
-  RunState run_state() override { return source_->run_state(); }
-  Result<PauseResult> pause() override { return source_->pause(); }
-  std::optional<SwitchoverCost> expected_cost() override { return source_->expected_cost(); }
-  Status resume() override { return source_->resume(); }
-  Status save_state(StateWriter& writer) override { return source_->save_state(writer); }
-  Status throttle(std::uint32_t vcpu, double share) override {
-    return source_->throttle(vcpu, share);
-  }
-  Status relinquish() override { return source_->relinquish(); }
-  Status reclaim() override { return source_->reclaim(); }
   Status release() override {
     // First: the end of its processes must not look like the guest's own.
     left_->store(true);
-    return source_->release();
+    return inner_->release();
   }
-  Status first_pages(PageBitmap& pages) override { return source_->first_pages(pages); }
-  Status release_pages(const RegionId& region, PageRange range) override {
-    return source_->release_pages(region, range);
-  }
-  PacketSource* waiting_packets() override { return source_->waiting_packets(); }
 
  private:
-  const std::unique_ptr<SourceGuest> source_;
   const std::shared_ptr<std::atomic<bool>> left_;
 };
 
