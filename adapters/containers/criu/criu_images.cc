@@ -1,0 +1,1 @@
+#include "adapters/containers/criu/criu_images.hpp"
