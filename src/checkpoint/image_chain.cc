@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <set>
@@ -9,6 +11,10 @@
 
 namespace migrate::checkpoint {
 namespace {
+
+// A series merges once in some dozens of images: a second time is a rare one's, and only somebody
+// who replaces files all the time comes to the last.
+constexpr unsigned kAgainMax = 100;
 
 /// Where the pages are, whatever the host of each backed them with.
 bool same_places(const std::vector<Region>& a, const std::vector<Region>& b) {
@@ -124,6 +130,16 @@ class ImageChain::Impl {
     }
   }
 
+  /// Whether the place of one of its files is another's by now.
+  [[nodiscard]] bool replaced() const {
+    return std::any_of(files_.begin(), files_.end(), [](const auto& file) {
+      struct stat held {
+      }, named{};
+      return ::fstat(file->fd(), &held) == 0 && ::stat(file->path().c_str(), &named) == 0 &&
+             (held.st_dev != named.st_dev || held.st_ino != named.st_ino);
+    });
+  }
+
   [[nodiscard]] const std::vector<std::unique_ptr<ImageFile>>& files() const { return files_; }
   [[nodiscard]] const OpenImage& top() const { return *levels_.front(); }
 
@@ -211,9 +227,15 @@ ImageChain::~ImageChain() = default;
 Result<std::shared_ptr<const ImageChain>> ImageChain::open(const std::string& path,
                                                            const ImageSearch& search) {
   return guarded([&]() -> Result<std::shared_ptr<const ImageChain>> {
-    auto impl = std::make_unique<Impl>();
-    MIGRATE_TRY(impl->open(path, search));
-    return std::shared_ptr<const ImageChain>(new ImageChain(std::move(impl)));
+    for (unsigned again = 0;; ++again) {
+      auto impl = std::make_unique<Impl>();
+      const Status opened = impl->open(path, search);
+      if (opened) return std::shared_ptr<const ImageChain>(new ImageChain(std::move(impl)));
+      // A series puts a merged image in the place of one that was read here already, and removes
+      // the parents that only the former one needs.
+      const bool gone = opened.error().code == ErrorCode::kNotFound;
+      if (!gone || again == kAgainMax || !impl->replaced()) return opened.error();
+    }
   });
 }
 

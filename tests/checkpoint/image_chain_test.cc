@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -60,6 +61,35 @@ TEST_F(Image, IncrementalIsReadBackWithItsParents) {
   const auto memory = memory_of(folder_.path("third.img"));
   ASSERT_TRUE(memory) << memory.error().to_text();
   EXPECT_EQ(*memory, small_.third.pages);
+}
+
+TEST_F(Image, AChainIsFoundWhileASeriesMergesIt) {
+  put("full.img", small_.full.bytes);
+  put("second.img", small_.second.bytes);
+  put("third.img", small_.third.bytes);
+  ASSERT_TRUE(flatten_image(folder_.path("second.img"), folder_.path("merged")));
+  const std::string second = folder_.path("second.img");
+  std::atomic<bool> over = false;
+  std::atomic<unsigned> merges = 0;
+  // As a series does it: the merged one takes the place, then what it does not need goes.
+  std::thread series([&] {
+    for (; !over; ++merges) {
+      std::filesystem::copy_file(folder_.path("merged"), folder_.path("new"));
+      std::filesystem::rename(folder_.path("new"), second);
+      std::filesystem::remove(folder_.path("full.img"));
+      put("new", small_.full.bytes);
+      std::filesystem::rename(folder_.path("new"), folder_.path("full.img"));
+      put("new", small_.second.bytes);
+      std::filesystem::rename(folder_.path("new"), second);
+    }
+  });
+  for (unsigned opened = 0; opened < 2000 || merges < 500; ++opened) {
+    const auto chain = ImageChain::open(folder_.path("third.img"));
+    EXPECT_TRUE(chain) << "opened " << opened << ": " << chain.error().to_text();
+    if (!chain) break;
+  }
+  over = true;
+  series.join();
 }
 
 TEST_F(Image, HashesAreThoseOfThePages) {

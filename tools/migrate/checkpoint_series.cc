@@ -74,7 +74,7 @@ Json CheckpointSeries::run(const fs::path& socket, const Json& body, const Signa
     }
   }
   end_ = steady_clock::now();
-  if (merger_.joinable()) merger_.join();
+  settle_merge();
   // What the guest pays for the next one is over.
   static_cast<void>(control_request(socket, "DELETE", "/v1/checkpoint/tracking"));
   if (error && signalled_ && error->code == ErrorCode::kCancelled) error.reset();
@@ -150,19 +150,22 @@ bool CheckpointSeries::merging() {
 }
 
 /// What a merged image makes needless goes once it is there, and not before.
+void CheckpointSeries::settle_merge() {
+  if (!merger_.joinable()) return;
+  merger_.join();
+  MutexLock lock(mutex_);
+  if (merged_) {
+    whole_ = merger_of_;
+    ++merges_;
+    remove_before(whole_);
+  } else {
+    log_line(LogLevel::kWarning, "not merged: " + merged_.error().to_text());
+  }
+}
+
 void CheckpointSeries::merge_when_due() {
   if (merging()) return;
-  if (merger_.joinable()) {
-    merger_.join();
-    MutexLock lock(mutex_);
-    if (merged_) {
-      whole_ = merger_of_;
-      ++merges_;
-      remove_before(whole_);
-    } else {
-      log_line(LogLevel::kWarning, "not merged: " + merged_.error().to_text());
-    }
-  }
+  settle_merge();
   if (latest_ - whole_ < kMergeAfter) return;
   merger_of_ = latest_;
   {

@@ -41,6 +41,7 @@ class CheckpointSeries {
   Status show_latest(const std::filesystem::path& image) const;
   void go_on_after_former();
   void merge_when_due();
+  void settle_merge();
   void merge(const std::filesystem::path& image);
   [[nodiscard]] bool merging() MIGRATE_EXCLUDES(mutex_);
   [[nodiscard]] std::filesystem::path numbered(std::uint64_t number) const;

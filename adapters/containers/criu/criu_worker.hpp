@@ -44,11 +44,17 @@ struct CriuLaunch {
   std::vector<std::pair<int, int>> descriptors;
 };
 
+/// How CRIU keeps packets from connections that it copies: by libnftables, which it must have been
+/// built with, or by the program iptables-restore.
+enum class CriuNetworkLock : std::uint8_t { kNftables, kIptables };
+
 struct CriuDump {
   pid_t root = 0;
-  int images_fd = -1;  ///< A folder; stays the caller's, open until the end.
+  /// A folder; stays the caller's, open until the end. CRIU's log is in it, too (kCriuLog).
+  int images_fd = -1;
   std::string freeze_cgroup;
   ContainerTcp tcp = ContainerTcp::kEstablished;
+  CriuNetworkLock network_lock = CriuNetworkLock::kNftables;  ///< A restore's is in the images.
   std::vector<std::string> externals;
   /// Memory that may be filled lazily stays in CRIU and is not written to the images: without the
   /// shim. CRIU then serves it on this port of 127.0.0.1 after post-dump, positive or not (hook
@@ -77,17 +83,19 @@ struct CriuEvent {
   };
   Kind kind = Kind::kEnd;
   std::string hook;
-  pid_t pid = 0;  ///< The restored tree's first process, where the event knows it.
+  pid_t pid = 0;  ///< The restored tree's first process, where the event knows it; or 0.
   bool success = false;
 };
 
 /// A worker does one dump or one restore. One thread at a time, except kill(), which any may call.
 class CriuWorker {
  public:
-  /// kNotFound without the program, with a remedy; kUnsupported where it does not speak RPC. The
-  /// program keeps nothing of this process's but standard error (of which it makes no use).
+  /// kNotFound without the program, with a remedy. Does not wait for it: the first that is asked of
+  /// a program that does not speak RPC gives kUnsupported. It has nothing of this process's but the
+  /// descriptors named in `launch`; what it writes to standard error may be part of an error.
   static Result<std::unique_ptr<CriuWorker>> launch(const CriuLaunch& launch);
-  /// Kills the process where it still runs, and reaps it.
+  /// Kills the process where it still runs, and reaps it. A tree that a restore began and did not
+  /// finish is not killed, see begin_restore().
   virtual ~CriuWorker() = default;
 
   /// Before a dump or restore only. Errors as next().
@@ -95,10 +103,15 @@ class CriuWorker {
   virtual Result<CriuFeatures> features(Deadline deadline) = 0;
 
   virtual Status begin_dump(const CriuDump& dump) = 0;
+  /// The restored tree's first process becomes a child of this process, not CRIU's: it does not see
+  /// its parent die when CRIU ends (pdeath_signal), and whoever called can wait for it, and has to
+  /// (waitid by its pidfd) once kEnd said success. Before that it is the worker's to wait for, but
+  /// for a restore that is cut short (kill()) the caller's to kill, by the tree's cgroup.
   virtual Status begin_restore(const CriuRestore& restore) = 0;
-  /// Waits for the next event. kTimeout; kGuest where the process has ended without a word
-  /// (crashed, killed), with the last error of its log. A kEnd without success is no error here:
-  /// failure() tells of it. `interrupt_fd`: readable ends the wait with kCancelled; -1: none.
+  /// Waits for the next event. kTimeout, after which it may be called again; kGuest where the
+  /// process has ended without a word (crashed, killed), with the last errors of its log; kProtocol
+  /// for what is no message of CRIU's. A kEnd without success is no error here: failure() tells of
+  /// it. `interrupt_fd`: readable ends the wait with kCancelled; -1: none.
   virtual Result<CriuEvent> next(Deadline deadline, int interrupt_fd = -1) = 0;
   /// To the hook that next() gave. False makes a dump or restore fail in order: the tasks of a dump
   /// go on as they were, those of a restore are killed.

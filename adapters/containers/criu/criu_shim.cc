@@ -1,0 +1,191 @@
+// libmigrate-criu-shim.so: keeps the CRIU that it is loaded into (LD_PRELOAD) from reading memory
+// that the engine moves. CRIU finds the pages to copy by PAGEMAP_SCAN on /proc/PID/pagemap; what is
+// in a hidden area (hidden_layout.hpp) is left out of the kernel's answer.
+//
+// Whatever is not understood passes through as it is: hiding too little makes CRIU slow, hiding
+// what the engine does not have would fill memory with zeros.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "adapters/containers/criu/hidden_layout.hpp"
+
+namespace {
+
+using migrate::containers::HiddenEntry;
+using migrate::containers::HiddenHeader;
+
+// linux/fs.h has these since 6.7 only; they are the kernel's interface.
+struct Region {
+  std::uint64_t start, end, categories;
+};
+struct Scan {
+  std::uint64_t size, flags, start, end, walk_end, regions, regions_max, pages_max;
+  std::uint64_t inverted, mask, any_of, returned;
+};
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, Scan);
+constexpr std::uint64_t kPresent = 1U << 3;
+constexpr std::uint64_t kSwapped = 1U << 4;
+
+const HiddenHeader* list = nullptr;  // Set once, before main().
+
+const HiddenEntry* entries() { return reinterpret_cast<const HiddenEntry*>(list + 1); }
+
+__attribute__((constructor)) void map_list() {
+  const char* text = std::getenv(migrate::containers::kHiddenVariable);
+  if (text == nullptr) return;
+  const int fd = std::atoi(text);
+  // Only a file that cannot shrink under the mapping. It grows before its count does.
+  const int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || lseek(fd, 0, SEEK_END) < 16) return;
+  void* mapped = mmap(nullptr, migrate::containers::kHiddenBytesMax, PROT_READ, MAP_SHARED, fd, 0);
+  close(fd);
+  if (mapped == MAP_FAILED) return;
+  const auto* header = static_cast<const HiddenHeader*>(mapped);
+  if (header->magic == migrate::containers::kHiddenMagic) list = header;
+}
+
+/// "/proc/4711/pagemap" -> 4711, wherever proc is mounted; 0 for anything else. Asked anew each
+/// time, since CRIU uses a number again for the next process: it costs a microsecond, a scan more.
+std::uint64_t process_of(int fd) {
+  char name[32];
+  char link[128];
+  std::snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+  const ssize_t length = readlink(name, link, sizeof link);
+  if (length <= 0 || length >= static_cast<ssize_t>(sizeof link)) return 0;
+  link[length] = '\0';
+  char* file = std::strrchr(link, '/');
+  if (file == nullptr || std::strcmp(file, "/pagemap") != 0) return 0;
+  *file = '\0';
+  const char* folder = std::strrchr(link, '/');
+  if (folder == nullptr) return 0;
+  char* end = nullptr;
+  const unsigned long pid = std::strtoul(folder + 1, &end, 10);
+  return end != folder + 1 && *end == '\0' ? pid : 0;
+}
+
+/// The first entry of `pid` that ends after `address`, or of a later process, or the list's end.
+std::uint64_t first_after(std::uint64_t count, std::uint64_t pid, std::uint64_t address) {
+  std::uint64_t low = 0;
+  std::uint64_t high = count;
+  while (low < high) {
+    const std::uint64_t middle = low + (high - low) / 2;
+    const HiddenEntry& entry = entries()[middle];
+    if (entry.pid < pid || (entry.pid == pid && entry.end <= address)) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+bool is_in(std::uint64_t count, std::uint64_t at, std::uint64_t pid, std::uint64_t end) {
+  return at < count && entries()[at].pid == pid && entries()[at].begin < end;
+}
+
+/// Whether `scan` looks for pages to copy: not the search for guard pages, not the probe of what
+/// the kernel can do (no regions), not a scan that changes something.
+bool asks_for_memory(const Scan& scan) {
+  return scan.size == sizeof(Scan) && scan.flags == 0 && scan.pages_max == 0 && scan.regions != 0 &&
+         scan.regions_max > 1 && scan.start < scan.end &&
+         (scan.any_of & (kPresent | kSwapped)) != 0 && (scan.returned & kPresent) != 0;
+}
+
+/// What is left of a region, to `regions[out]` and what follows, of which `end` is the first that
+/// is not free; there is at least one. Where the pieces need more, the last is not cut any further.
+std::uint64_t cut_one(Region region, Region* regions, std::uint64_t out, std::uint64_t end,
+                      std::uint64_t count, std::uint64_t pid) {
+  for (std::uint64_t at = first_after(count, pid, region.start);
+       is_in(count, at, pid, region.end) && region.start < region.end; ++at) {
+    const HiddenEntry& hidden = entries()[at];
+    if (hidden.begin > region.start) {
+      if (hidden.end < region.end && out + 1 == end) break;
+      regions[out++] = {region.start, hidden.begin, region.categories};
+    }
+    region.start = hidden.end;
+  }
+  if (region.start < region.end) regions[out++] = region;
+  return out;
+}
+
+/// Cuts the hidden areas out of the kernel's answer of `used` regions; how many are left. The array
+/// has room for more: the answer is moved to its end, and the pieces go to its beginning.
+std::uint64_t cut_out(Region* regions, std::uint64_t room, std::uint64_t used, std::uint64_t count,
+                      std::uint64_t pid) {
+  if (used > room) return used;
+  const std::uint64_t moved = room - used;
+  std::memmove(regions + moved, regions, used * sizeof(Region));
+  std::uint64_t out = 0;
+  for (std::uint64_t i = moved; i < room; ++i) {
+    out = cut_one(regions[i], regions, out, i + 1, count, pid);
+  }
+  return out;
+}
+
+long scan_without_hidden(int fd, Scan& scan) {
+  const std::uint64_t count = list->count;
+  if (count == 0 || count > migrate::containers::kHiddenCountMax || !asks_for_memory(scan)) {
+    return syscall(SYS_ioctl, fd, kPagemapScan, &scan);
+  }
+  const int before = errno;
+  const std::uint64_t pid = process_of(fd);
+  errno = before;
+  const std::uint64_t first = pid == 0 ? count : first_after(count, pid, scan.start);
+  if (is_in(count, first, pid, scan.end) && entries()[first].begin <= scan.start &&
+      entries()[first].end >= scan.end) {
+    scan.walk_end = scan.end;
+    return 0;
+  }
+  const long found = syscall(SYS_ioctl, fd, kPagemapScan, &scan);
+  if (found <= 0 || !is_in(count, first, pid, scan.end)) return found;
+  // Some hidden, some not: CRIU scans small neighbouring mappings in one window of 2 MiB.
+  return static_cast<long>(cut_out(reinterpret_cast<Region*>(scan.regions), scan.regions_max,
+                                   static_cast<std::uint64_t>(found), count, pid));
+}
+
+/// CRIU 4.1 asks every socket for what kernels from 6.16 on only answer for some families, and
+/// takes the error for the end of its dump. Before that the answer was always that it is off.
+bool is_off_by_nature(int fd, int level, int option) {
+  if (level != SOL_SOCKET || (option != SO_PASSCRED && option != SO_PASSSEC)) return false;
+  int family = AF_UNSPEC;
+  socklen_t size = sizeof family;
+  return syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_DOMAIN, &family, &size) == 0 &&
+         (family == AF_INET || family == AF_INET6);
+}
+
+}  // namespace
+
+#define MIGRATE_SHIM extern "C" __attribute__((visibility("default")))
+
+// As the C library does it on systems of 64 bits: no more than the system call.
+MIGRATE_SHIM int ioctl(int fd, unsigned long request, ...) noexcept {
+  va_list arguments;
+  va_start(arguments, request);
+  void* argument = va_arg(arguments, void*);
+  va_end(arguments);
+  if (request == kPagemapScan && list != nullptr && argument != nullptr) {
+    return static_cast<int>(scan_without_hidden(fd, *static_cast<Scan*>(argument)));
+  }
+  return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+}
+
+MIGRATE_SHIM int getsockopt(int fd, int level, int option, void* value, socklen_t* size) noexcept {
+  const auto result = static_cast<int>(syscall(SYS_getsockopt, fd, level, option, value, size));
+  if (result == 0 || errno != EOPNOTSUPP) return result;
+  const bool off = is_off_by_nature(fd, level, option) && value != nullptr && *size == sizeof(int);
+  errno = EOPNOTSUPP;
+  if (!off) return result;
+  std::memset(value, 0, sizeof(int));
+  return 0;
+}

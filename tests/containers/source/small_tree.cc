@@ -1,0 +1,145 @@
+#include "tests/containers/source/small_tree.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include "adapters/containers/source/process_tree.hpp"
+
+namespace migrate::containers {
+namespace {
+
+constexpr std::size_t kProcessesMax = 32;
+
+std::chrono::steady_clock::time_point deadline() {
+  return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+}
+
+}  // namespace
+
+struct SmallTree::Shared {
+  std::atomic<std::uint32_t> wanted{0};   // Children that the root shall have.
+  std::atomic<std::uint32_t> started{0};  // Processes that have said their number.
+  std::array<std::atomic<pid_t>, kProcessesMax> pids{};
+  std::array<std::atomic<std::uint64_t>, kProcessesMax> counts{};
+};
+
+std::string unified_group_of(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("0::")) return line.substr(3);
+  }
+  return {};
+}
+
+bool runs(pid_t pid) {
+  const auto process = look_at_process(pid);
+  return process && !process->zombie;
+}
+
+SmallTree::SmallTree(int children) {
+  void* memory =
+      ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) std::abort();
+  shared_ = new (memory) Shared;
+  shared_->wanted = static_cast<std::uint32_t>(children);
+  const pid_t test = ::getpid();
+  const pid_t root = ::fork();
+  if (root < 0) std::abort();
+  if (root == 0) {
+    ::setsid();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != test) ::_exit(1);
+    const auto count = [this](std::uint32_t self) {
+      shared_->pids[self] = ::getpid();
+      ++shared_->started;
+      for (;;) {
+        ++shared_->counts[self];
+        ::usleep(500);
+      }
+    };
+    std::uint32_t forked = 0;
+    shared_->pids[0] = ::getpid();
+    ++shared_->started;
+    for (;;) {
+      ++shared_->counts[0];
+      ::usleep(500);
+      // One at a time, so that numbers come in order.
+      if (forked >= shared_->wanted || shared_->started != forked + 1) continue;
+      ++forked;
+      if (::fork() == 0) {
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        count(forked);
+      }
+    }
+  }
+  pids_.push_back(root);
+  wait_for_pids(static_cast<std::size_t>(children) + 1);
+}
+
+SmallTree::~SmallTree() {
+  end();
+  ::munmap(shared_, sizeof(Shared));
+}
+
+void SmallTree::wait_for_pids(std::size_t count) {
+  const auto until = deadline();
+  while (shared_->started < count) {
+    if (std::chrono::steady_clock::now() > until) std::abort();
+    ::usleep(200);
+  }
+  pids_.clear();
+  for (std::size_t i = 0; i < count; ++i) pids_.push_back(shared_->pids[i]);
+}
+
+pid_t SmallTree::fork_one() {
+  ++shared_->wanted;
+  wait_for_pids(pids_.size() + 1);
+  return pids_.back();
+}
+
+std::vector<std::uint64_t> SmallTree::counts() const {
+  std::vector<std::uint64_t> all;
+  for (std::size_t i = 0; i < pids_.size(); ++i) all.push_back(shared_->counts[i]);
+  return all;
+}
+
+bool SmallTree::counts_on() const {
+  const std::vector<std::uint64_t> before = counts();
+  const auto until = deadline();
+  for (;;) {
+    const std::vector<std::uint64_t> now = counts();
+    bool all = true;
+    for (std::size_t i = 0; i < now.size(); ++i) all = all && now[i] > before[i];
+    if (all) return true;
+    if (std::chrono::steady_clock::now() > until) return false;
+    ::usleep(200);
+  }
+}
+
+void SmallTree::end() {
+  for (auto pid = pids_.rbegin(); pid != pids_.rend(); ++pid) {
+    if (runs(*pid)) ::kill(*pid, SIGKILL);
+  }
+  if (pids_.empty()) return;
+  ::waitpid(pids_.front(), nullptr, 0);
+  // The children are reaped by whoever they were handed to.
+  const auto until = deadline();
+  for (const pid_t pid : pids_) {
+    while (runs(pid) && std::chrono::steady_clock::now() < until) ::usleep(200);
+  }
+  pids_.clear();
+}
+
+}  // namespace migrate::containers
