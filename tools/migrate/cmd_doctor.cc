@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "command.hpp"
+#include "container_names.hpp"
+#include "container_options.hpp"
 #include "cpu_baseline_file.hpp"
 #include "host_checks.hpp"
 #include "version.hpp"
@@ -50,6 +52,46 @@ int doctor(const GlobalOptions& global) {
   return to_int(usable ? ExitCode::kDone : ExitCode::kFailed);
 }
 
+const char* finding_name(const ContainerFinding& finding) {
+  return finding.blocks ? "blocks" : "note";
+}
+
+/// What stands in the way of moving a tree.
+int check_tree(const GlobalOptions& global, const std::string& text,
+               const ContainerChoice& choice) {
+  const auto process = find_container(text);
+  if (!process) return fail(global, process.error());
+  const auto folder = RuntimeDir::open();
+  if (!folder) return fail(global, folder.error());
+  auto options = container_source_options(choice, *folder);
+  if (!options) return fail(global, options.error());
+  options->root = process->root;
+  options->name = process->name;
+  const auto findings = check_container(*options);
+  if (!findings) return fail(global, findings.error());
+  const bool movable = std::none_of(findings->begin(), findings->end(),
+                                    [](const ContainerFinding& finding) { return finding.blocks; });
+  if (global.json) {
+    Json list = Json::array();
+    for (const ContainerFinding& finding : *findings) {
+      list.push_back(
+          {{"blocks", finding.blocks}, {"what", finding.what}, {"remedy", finding.remedy}});
+    }
+    print_json({{"version", kVersion},
+                {"name", process->name},
+                {"pid", process->root},
+                {"movable", movable},
+                {"findings", list}});
+  } else {
+    for (const ContainerFinding& finding : *findings) {
+      std::printf("%-8s %s\n", finding_name(finding), finding.what.c_str());
+      if (!finding.remedy.empty()) std::printf("%-8s %s\n", "", finding.remedy.c_str());
+    }
+    std::printf("%s\n", movable ? "The tree can be moved." : "The tree cannot be moved as it is.");
+  }
+  return to_int(movable ? ExitCode::kDone : ExitCode::kRefused);
+}
+
 int print_cpu_baseline(const GlobalOptions& global, const std::vector<std::string>& files) {
   const auto baseline = common_cpu_baseline_of(files);
   if (!baseline) return fail(global, baseline.error());
@@ -69,17 +111,27 @@ void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   struct Options {
     bool baseline = false;
     std::vector<std::string> files;
+    ContainerChoice container;
   };
   auto options = std::make_shared<Options>();
   CLI::Option* baseline = command->add_flag(
       "--cpu-baseline", options->baseline,
       "Instead print the processor that guests can be given here and on the hosts of the baselines "
       "FILE..., for run --cpu");
-  command->add_option("FILE", options->files, "Baselines of other hosts, with --cpu-baseline")
-      ->needs(baseline)
+  command
+      ->add_option("WHAT", options->files,
+                   "pid:PID or container:NAME: say instead what stands in the way of moving that "
+                   "process tree. With --cpu-baseline: baselines of other hosts, any number")
       ->type_name("...");
-  command->callback([&global, &chosen, options] {
-    chosen = [&global, options] {
+  add_container_source_options(*command, options->container);
+  command->callback([&global, &chosen, options, baseline] {
+    const bool tree = options->files.size() == 1 && names_container(options->files.front());
+    if (!options->files.empty() && !tree && baseline->empty()) {
+      throw CLI::ValidationError(options->files.front(),
+                                 "give pid:PID or container:NAME, or --cpu-baseline with files");
+    }
+    chosen = [&global, options, tree] {
+      if (tree) return check_tree(global, options->files.front(), options->container);
       return options->baseline ? print_cpu_baseline(global, options->files) : doctor(global);
     };
   });
