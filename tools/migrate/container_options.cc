@@ -23,7 +23,7 @@ std::string installed_shim() {
   std::error_code none;
   const fs::path program = fs::read_symlink("/proc/self/exe", none);
   if (none) return {};
-  for (const char* folder : {".", "../lib/migrate", "../lib/x86_64-linux-gnu/migrate"}) {
+  for (const char* folder : {".", "../lib", "../lib/x86_64-linux-gnu", "../lib64"}) {
     const fs::path path = program.parent_path() / folder / kShimFile;
     if (fs::exists(path, none)) return fs::weakly_canonical(path, none).string();
   }
