@@ -204,6 +204,11 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command->add_option("--events", options->events, "Write every event to FILE as a line of JSON")
       ->type_name("FILE");
   add_container_source_options(*command, options->container);
+  command
+      ->add_option("--rsync", options->container.synced,
+                   "Containers: copy this folder by rsync(1) before, and what has changed of it "
+                   "once more while the tree stands")
+      ->type_name("FROM=TO");
   add_tls_options(*command, options->security, TlsRole::kConnect);
   command->add_flag("--detach", options->detach, "Return once the migration has begun");
   command->callback([&global, &chosen, options] {

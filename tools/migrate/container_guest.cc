@@ -14,6 +14,9 @@
 namespace migrate::tool {
 namespace {
 
+// The target hears nothing meanwhile, and gives a silent source up after 30 s.
+constexpr std::chrono::seconds kSyncMax{20};
+
 Error not_here() {
   return make_error(ErrorCode::kBusy, "the guest has not arrived yet")
       .advise("try again when it has (`migrate status`)");
@@ -56,7 +59,7 @@ class LeavingSource final : public ForwardingSource {
 }  // namespace
 
 Result<std::unique_ptr<ContainerGuest>> ContainerGuest::create(
-    const ContainerSourceOptions& options) {
+    const ContainerSourceOptions& options, std::vector<SyncedFolder> folders) {
   GuestFacts facts;
   facts.name = options.name;
   facts.workload = "process tree";
@@ -65,6 +68,7 @@ Result<std::unique_ptr<ContainerGuest>> ContainerGuest::create(
   MIGRATE_ASSIGN(Fd process, open_process(options.root));
   MutexLock lock(guest->mutex_);
   guest->process_ = std::move(process);
+  guest->folders_ = std::move(folders);
   return guest;
 }
 
@@ -147,6 +151,7 @@ Result<std::unique_ptr<SourceGuest>> ContainerGuest::make_source() {
         .advise("try again in a moment; `migrate stats` tells");
   }
   MIGRATE_ASSIGN(auto source, make_container_source(options_));
+  if (!folders_.empty()) source = make_synced_source(std::move(source), folders_, kSyncMax);
   return std::unique_ptr<SourceGuest>(std::make_unique<LeavingSource>(std::move(source), left_));
 }
 

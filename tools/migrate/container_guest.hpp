@@ -5,18 +5,22 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "base/mutex.hpp"
 #include "hosted_guest.hpp"
 #include "migrate/containers.hpp"
+#include "synced_folders.hpp"
 
 namespace migrate::tool {
 
 class ContainerGuest final : public HostedGuest {
  public:
   /// A tree that is here and that nobody of this process made, to be sent as `options` say.
-  static Result<std::unique_ptr<ContainerGuest>> create(const ContainerSourceOptions& options);
+  /// `folders` follow it.
+  static Result<std::unique_ptr<ContainerGuest>> create(const ContainerSourceOptions& options,
+                                                        std::vector<SyncedFolder> folders);
   /// A tree that is on its way: only facts() is known until set_tree(). `options`: how it leaves
   /// again, but for the root.
   ContainerGuest(GuestFacts facts, ContainerSourceOptions options)
@@ -42,7 +46,8 @@ class ContainerGuest final : public HostedGuest {
   const GuestFacts facts_;
   mutable Mutex mutex_;
   ContainerSourceOptions options_ MIGRATE_GUARDED_BY(mutex_);
-  Fd process_ MIGRATE_GUARDED_BY(mutex_);                       ///< Of the tree's first process.
+  Fd process_ MIGRATE_GUARDED_BY(mutex_);  ///< Of the tree's first process.
+  std::vector<SyncedFolder> folders_ MIGRATE_GUARDED_BY(mutex_);
   ContainerTarget* tree_ MIGRATE_GUARDED_BY(mutex_) = nullptr;  ///< Of one that has arrived.
   bool frozen_ MIGRATE_GUARDED_BY(mutex_) = false;
   /// Shared with sources, which tell that the tree has left.

@@ -19,14 +19,19 @@ struct Hosted {
 };
 
 Result<Hosted> host(const ContainerProcess& process, const ContainerChoice& choice,
-                    const RuntimeDir& folder) {
-  MIGRATE_ASSIGN(auto options, container_source_options(choice, folder));
+                    const RuntimeDir& runtime) {
+  MIGRATE_ASSIGN(auto options, container_source_options(choice, runtime));
   options.root = process.root;
   options.name = process.name;
   Hosted hosted;
-  MIGRATE_ASSIGN(NameLock name, folder.take_name(process.name));
-  MIGRATE_ASSIGN(hosted.guest, ContainerGuest::create(options));
-  MIGRATE_ASSIGN(hosted.hosting, Hosting::create(*hosted.guest, std::move(name), folder, false));
+  MIGRATE_ASSIGN(NameLock name, runtime.take_name(process.name));
+  std::vector<SyncedFolder> folders;
+  for (const std::string& text : choice.synced) {
+    MIGRATE_ASSIGN(SyncedFolder folder, parse_synced_folder(text));
+    folders.push_back(std::move(folder));
+  }
+  MIGRATE_ASSIGN(hosted.guest, ContainerGuest::create(options, std::move(folders)));
+  MIGRATE_ASSIGN(hosted.hosting, Hosting::create(*hosted.guest, std::move(name), runtime, false));
   MIGRATE_TRY(hosted.hosting->open());
   return hosted;
 }

@@ -22,6 +22,7 @@ struct ContainerChoice {
   std::string tcp = "established";
   std::string link;
   std::vector<std::string> externals;
+  std::vector<std::string> synced;  ///< Of send: FROM=TO.
   // Of a target.
   std::string root;
   std::string network;
