@@ -58,7 +58,9 @@ std::string podman_id(const fs::path& root, const std::string& name) {
     for (const Json& entry : *list) {
       if (!entry.is_object()) continue;
       const Json names = entry.value("names", Json::array());
-      const std::string id = entry.value("id", std::string());
+      const auto given = entry.find("id");
+      if (given == entry.end() || !given->is_string()) continue;
+      const std::string id = given->get<std::string>();
       const bool named = std::find(names.begin(), names.end(), name) != names.end();
       if (named || id == name) return id;
     }
