@@ -17,16 +17,20 @@ namespace migrate::containers {
 
 /// Property of the description, "container.tree": what the target must fit before anything moves.
 struct TreeDescription {
-  std::string criu_version;  ///< "4.2.1"; the target's must not be older.
-  std::string machine;       ///< uname -m.
+  std::string criu_version;        ///< "4.2.1"; the target's must not be older.
+  std::string machine;             ///< uname -m.
   bool pid_namespace = false;      ///< Its own; otherwise `pids` must be free at the target.
   bool mount_namespace = false;    ///< Its own: the target needs a root.
   bool network_namespace = false;  ///< Its own: the target needs one for it.
   bool tcp = false;                ///< Has TCP connections that go on.
-  std::vector<pid_t> pids;  ///< Of processes and threads, as the tree numbers them.
+  std::vector<pid_t> pids;         ///< Of processes and threads, as the tree numbers them.
 };
 [[nodiscard]] GuestDescription::Property to_property(const TreeDescription& tree);
 [[nodiscard]] Result<TreeDescription> parse_tree(const GuestDescription& description);
+
+/// What CRIU's images call the tree's own network namespace: a key of --external at the source and
+/// of CriuRestore::inherited at the target.
+inline constexpr std::string_view kNetworkKey = "tree-network";
 
 /// Section "container.spaces", the first: whose memory an address space is. Processes come and go
 /// until the tree is frozen.

@@ -29,6 +29,14 @@ struct ProcessMapping {
   friend bool operator==(const ProcessMapping&, const ProcessMapping&) = default;
 };
 
+/// Which mappings of a process are regions.
+enum class ProcessMappings : std::uint8_t {
+  kOwn = 0,  ///< Whose content belongs to the process: see ProcessMemory.
+  /// Of these only private memory without a file that is neither locked (mlock) nor made of
+  /// hugetlb's pages: what a userfaultfd can fill in a process made anew.
+  kLazilyFilled = 1,
+};
+
 /// The memory of one process, one address space of a guest. A region is a range of addresses whose
 /// content belongs to the process: private mappings and shared memory, but not shared mappings of
 /// files, devices, nor the kernel's own ([vdso], [vvar]). A region stays the same while all of it
@@ -40,7 +48,8 @@ class ProcessMemory : public PageSource {
  public:
   /// kNotFound without such a process, kPermission without the right to read its memory (ptrace's
   /// rule), kUnsupported for a kernel thread or a process of another word size.
-  static Result<std::shared_ptr<ProcessMemory>> open(pid_t pid, std::uint32_t space = 0);
+  static Result<std::shared_ptr<ProcessMemory>> open(pid_t pid, std::uint32_t space = 0,
+                                                     ProcessMappings which = ProcessMappings::kOwn);
 
   [[nodiscard]] virtual pid_t pid() const = 0;
 

@@ -140,6 +140,31 @@ bool belongs_to_process(const ProcessMapping& mapping) {
   return !starts_with_any(name, {"/dev/", "anon_inode:", "socket:"});
 }
 
+std::vector<AddressRange> locked_areas_of(std::string_view smaps) {
+  std::vector<AddressRange> locked;
+  AddressRange current;
+  while (!smaps.empty()) {
+    const std::size_t length = std::min(smaps.size(), smaps.find('\n'));
+    const std::string_view line = smaps.substr(0, length);
+    smaps.remove_prefix(std::min(smaps.size(), length + 1));
+    constexpr std::string_view kFlags = "VmFlags:";
+    if (!line.starts_with(kFlags)) {
+      if (const auto mapping = parse_line(line)) current = {mapping->begin, mapping->end};
+    } else if ((std::string(line) + " ").find(" lo ") != std::string::npos) {
+      locked.push_back(current);
+    }
+  }
+  return locked;
+}
+
+bool filled_lazily(const ProcessMapping& mapping, const std::vector<AddressRange>& locked) {
+  if (mapping.shared || mapping.inode != 0 || mapping.backing != Backing::kAnonymous) return false;
+  const auto at = std::partition_point(locked.begin(), locked.end(), [&](const AddressRange& one) {
+    return one.end <= mapping.begin;
+  });
+  return at == locked.end() || at->begin >= mapping.end;
+}
+
 std::vector<ProcessRegion> next_regions(const std::vector<ProcessRegion>& old,
                                         const std::vector<ProcessMapping>& mappings,
                                         const std::function<bool(const ProcessMapping&)>& worth_one,

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/pagemap.hpp"
 #include "migrate/memory.hpp"
 #include "migrate/process_memory.hpp"
 #include "migrate/result.hpp"
@@ -19,6 +20,13 @@ Result<std::vector<ProcessMapping>> parse_process_maps(std::string_view text);
 
 /// The mapping's content belongs to the process: see ProcessMemory.
 [[nodiscard]] bool belongs_to_process(const ProcessMapping& mapping);
+
+/// The mappings that are locked in memory, of the text of /proc/PID/smaps.
+[[nodiscard]] std::vector<AddressRange> locked_areas_of(std::string_view smaps);
+/// ProcessMappings::kLazilyFilled, of a mapping that belongs to the process. `locked` in order of
+/// address.
+[[nodiscard]] bool filled_lazily(const ProcessMapping& mapping,
+                                 const std::vector<AddressRange>& locked);
 
 /// A region and what makes it the same one at the next look.
 struct ProcessRegion {

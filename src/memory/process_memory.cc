@@ -73,10 +73,11 @@ class ForeignMemory final : public ProcessMemory {
     Fd mem;
     Fd pagemap;
   };
-  ForeignMemory(pid_t pid, std::uint32_t space, Files files)
-      : pid_(pid), space_(space), files_(std::move(files)) {}
+  ForeignMemory(pid_t pid, std::uint32_t space, ProcessMappings which, Files files)
+      : pid_(pid), space_(space), which_(which), files_(std::move(files)) {}
 
   Status look();
+  [[nodiscard]] bool alive() const;
 
   [[nodiscard]] pid_t pid() const override { return pid_; }
   Result<RegionDelta> refresh() override;
@@ -92,7 +93,6 @@ class ForeignMemory final : public ProcessMemory {
 
  private:
   Result<std::string> maps_text();
-  [[nodiscard]] bool alive() const;
   [[nodiscard]] bool is_huge(const ProcessMapping& mapping);
   [[nodiscard]] bool holds_something(const ProcessMapping& mapping) const;
   void publish() MIGRATE_EXCLUDES(mutex_);
@@ -103,6 +103,7 @@ class ForeignMemory final : public ProcessMemory {
 
   const pid_t pid_;
   const std::uint32_t space_;
+  const ProcessMappings which_;
   const Files files_;
 
   // The coordinator's.
@@ -179,6 +180,11 @@ Status ForeignMemory::look() {
   }
   std::erase_if(mappings,
                 [](const ProcessMapping& mapping) { return !belongs_to_process(mapping); });
+  if (which_ == ProcessMappings::kLazilyFilled) {
+    MIGRATE_ASSIGN(const std::vector<AddressRange> locked, locked_areas(pid_));
+    std::erase_if(mappings,
+                  [&](const ProcessMapping& mapping) { return !filled_lazily(mapping, locked); });
+  }
   regions_ = next_regions(
       regions_, mappings,
       [this](const ProcessMapping& mapping) { return holds_something(mapping); }, space_, next_id_);
@@ -372,7 +378,8 @@ Status check_program(pid_t pid) {
 
 }  // namespace
 
-Result<std::shared_ptr<ProcessMemory>> ProcessMemory::open(pid_t pid, std::uint32_t space) {
+Result<std::shared_ptr<ProcessMemory>> ProcessMemory::open(pid_t pid, std::uint32_t space,
+                                                           ProcessMappings which) {
   if (pid <= 0) return make_error(ErrorCode::kNotFound, "there is no process without a number");
   ForeignMemory::Files files;
   files.process.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
@@ -381,10 +388,10 @@ Result<std::shared_ptr<ProcessMemory>> ProcessMemory::open(pid_t pid, std::uint3
   MIGRATE_ASSIGN(files.maps, open_of(pid, "maps"));
   MIGRATE_ASSIGN(files.mem, open_of(pid, "mem"));
   MIGRATE_ASSIGN(files.pagemap, open_of(pid, "pagemap"));
-  auto memory = std::make_shared<ForeignMemory>(pid, space, std::move(files));
+  auto memory = std::make_shared<ForeignMemory>(pid, space, which, std::move(files));
   MIGRATE_ASSIGN(const RegionDelta first, memory->refresh());
   // Found by pid, all of it: of this process if that is still there.
-  if (first.added.empty()) return open_error(pid, "the memory", ESRCH);
+  if (first.added.empty() && !memory->alive()) return open_error(pid, "the memory", ESRCH);
   return std::shared_ptr<ProcessMemory>(std::move(memory));
 }
 

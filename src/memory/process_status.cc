@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/fd.hpp"
+#include "memory/process_maps.hpp"
 
 namespace migrate {
 namespace {
@@ -34,6 +35,16 @@ Error proc_error(int error, const std::string& path) {
                                   path + " cannot be read");
   if (forbidden) failed.advise("run with the right to ptrace that process");
   return failed;
+}
+
+/// VmLck in the text of /proc/PID/status is not 0.
+bool has_locked_memory(std::string_view status) {
+  constexpr std::string_view kLocked = "\nVmLck:";
+  const std::size_t at = status.find(kLocked);
+  if (at == std::string_view::npos) return false;
+  std::string_view rest = status.substr(at + kLocked.size());
+  rest = rest.substr(0, rest.find('\n'));
+  return rest.find_first_of("123456789") != std::string_view::npos;
 }
 
 }  // namespace
@@ -83,6 +94,16 @@ Result<std::vector<pid_t>> threads_of(pid_t pid) {
   }
   if (threads.empty()) return proc_error(ESRCH, path);
   return threads;
+}
+
+Result<std::vector<AddressRange>> locked_areas(pid_t pid) {
+  const std::string folder = "/proc/" + std::to_string(pid) + "/";
+  auto text = read_proc_file(folder + "status");
+  if (text && !has_locked_memory(*text)) return std::vector<AddressRange>();
+  if (text) text = read_proc_file(folder + "smaps");
+  if (!text && text.error().code == ErrorCode::kNotFound) return std::vector<AddressRange>();
+  if (!text) return std::move(text).error();
+  return locked_areas_of(*text);
 }
 
 }  // namespace migrate

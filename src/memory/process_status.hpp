@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/pagemap.hpp"
 #include "migrate/result.hpp"
 
 namespace migrate {
@@ -25,6 +26,11 @@ Result<ThreadStatus> thread_status(pid_t pid, pid_t tid);
 
 /// The threads of `pid`, zombies among them; kNotFound without such a process.
 Result<std::vector<pid_t>> threads_of(pid_t pid);
+
+/// The mappings that are locked in memory (mlock), in order of address; none once it is gone. Only
+/// smaps tells, and to make it the kernel walks all page tables: it is asked only where status says
+/// that something is locked.
+Result<std::vector<AddressRange>> locked_areas(pid_t pid);
 
 /// All of a small file under /proc; kNotFound, kPermission or kIo.
 Result<std::string> read_proc_file(const std::string& path);

@@ -55,7 +55,11 @@ class Records {
     }
     const std::span<const std::byte> body = reader_.bytes(length);
     MIGRATE_TRY(reader_.check(std::string("CRIU's ") + name_));
-    if (message.ParseFromArray(body.data(), static_cast<int>(body.size()))) return {};
+    // In two steps: the library itself writes to standard error of what is missing.
+    if (message.ParsePartialFromArray(body.data(), static_cast<int>(body.size())) &&
+        message.IsInitialized()) {
+      return {};
+    }
     return wrong("a record cannot be read");
   }
   [[nodiscard]] Error wrong(const std::string& why) const {

@@ -49,7 +49,7 @@ __attribute__((constructor)) void map_list() {
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || lseek(fd, 0, SEEK_END) < 16) return;
   void* mapped = mmap(nullptr, migrate::containers::kHiddenBytesMax, PROT_READ, MAP_SHARED, fd, 0);
-  close(fd);
+  // The descriptor stays: this may be a script's shell, and CRIU what it runs next.
   if (mapped == MAP_FAILED) return;
   const auto* header = static_cast<const HiddenHeader*>(mapped);
   if (header->magic == migrate::containers::kHiddenMagic) list = header;

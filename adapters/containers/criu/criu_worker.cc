@@ -240,7 +240,9 @@ Result<std::optional<rpc::Response>> SwrkWorker::take_message() {
     return make_error(ErrorCode::kProtocol, what + "is too long");
   }
   rpc::Response response;
-  if (!response.ParseFromArray(message.data(), static_cast<int>(got))) {
+  // In two steps: the library itself writes to standard error of what is missing.
+  if (!response.ParsePartialFromArray(message.data(), static_cast<int>(got)) ||
+      !response.IsInitialized()) {
     return make_error(ErrorCode::kProtocol, what + "is none of CRIU's RPC")
         .advise("install CRIU 4.1 or newer");
   }

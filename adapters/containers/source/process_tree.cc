@@ -109,6 +109,8 @@ std::optional<TreeProcess> parse_process_stat(std::string_view text) {
   // Fields 5 to 21 of proc(5); 22 is the start.
   for (int field = 5; field <= 21; ++field) rest >> skipped;
   if (!(rest >> process.start_time)) return std::nullopt;
+  for (int field = 23; field <= 27; ++field) rest >> skipped;
+  if (!(rest >> process.stack)) return std::nullopt;
   process.zombie = state == 'Z' || state == 'X';
   return process;
 }

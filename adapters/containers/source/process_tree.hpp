@@ -18,6 +18,7 @@ struct TreeProcess {
   pid_t pid = 0;                 ///< As numbered in this process's pid namespace.
   std::uint64_t start_time = 0;  ///< Clock ticks since the boot: tells a pid that is used again.
   pid_t parent = 0;
+  std::uint64_t stack = 0;  ///< Where its main stack begins: each program's own.
   bool zombie = false;
   friend bool operator==(const TreeProcess&, const TreeProcess&) = default;
 };

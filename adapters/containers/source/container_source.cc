@@ -1,0 +1,282 @@
+// A process tree that leaves: memory by the engine, kernel objects by CRIU.
+//
+//   pause()          the tree's cgroup frozen, its tasks held by CRIU at the hook query-ext-files
+//   save_state()     memory_final(): the last collect, and the hook is answered: CRIU copies kernel
+//                    objects beside the sending of the last pages; post-dump: frozen again and
+//                    held; the images leave
+//   resume()         a negative answer: CRIU undoes what it did, and then the group is thawed
+//   release()        the frozen tree is killed, and with it goes what CRIU has left
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "adapters/containers/source/container_memory.hpp"
+#include "adapters/containers/source/container_tracker.hpp"
+#include "adapters/containers/source/dump_run.hpp"
+#include "adapters/containers/source/link_state.hpp"
+#include "adapters/containers/source/obstacles.hpp"
+#include "adapters/containers/source/process_tree.hpp"
+#include "adapters/containers/source/tree_facts.hpp"
+#include "adapters/containers/tree_cgroup.hpp"
+#include "adapters/containers/tree_state.hpp"
+#include "base/guarded.hpp"
+#include "base/log.hpp"
+#include "migrate/cgroup_throttle.hpp"
+#include "migrate/containers.hpp"
+#include "migrate/trackers.hpp"
+
+namespace migrate::containers {
+namespace {
+
+/// Killed processes are gone at once, but for those in uninterruptible sleep.
+constexpr std::chrono::seconds kKillMax{60};
+
+// What a switchover takes, as measured with CRIU 4.2 on two cores: 10 to 15 ms for a tree of one
+// process, from the freeze to the images, of which a third is the freeze; each process more adds
+// its parasite. Shared memory is copied to the images by 1 byte a nanosecond.
+constexpr std::chrono::microseconds kPauseCost{4000};
+constexpr std::chrono::microseconds kPauseCostOfProcess{300};
+constexpr std::chrono::microseconds kSaveCost{8000};
+constexpr std::chrono::microseconds kSaveCostOfProcess{2000};
+constexpr std::uint64_t kCopiedBytesEachNanosecond = 1;
+constexpr std::uint64_t kImageBytesOfProcess = 64 * 1024;
+
+class ContainerSource final : public SourceGuest {
+ public:
+  ContainerSource(ContainerSourceOptions options, const TreeProcess& root,
+                  std::unique_ptr<TreeCgroup> group)
+      : options_(std::move(options)),
+        root_(root),
+        group_(std::move(group)),
+        memory_([this] { return list_tree(); }),
+        dump_(std::make_unique<DumpRun>(options_, *group_)) {}
+  ~ContainerSource() override;
+  ContainerSource(const ContainerSource&) = delete;
+  ContainerSource& operator=(const ContainerSource&) = delete;
+
+  Status set_up();
+
+  Result<GuestDescription> describe() override;
+  PageSource& pages() override { return hashed_pages_ ? *hashed_pages_ : memory_; }
+  DirtyTracker& tracker() override { return *tracker_; }
+  [[nodiscard]] RunState run_state() override;
+  Result<PauseResult> pause() override;
+  std::optional<SwitchoverCost> expected_cost() override;
+  Status resume() override;
+  Status save_state(StateWriter& writer) override;
+  Status throttle(std::uint32_t vcpu, double share) override;
+  Status relinquish() override;
+  Status reclaim() override;
+  Status release() override;
+  Status first_pages(PageBitmap&) override { return {}; }
+  Status release_pages(const RegionId&, PageRange) override { return {}; }
+  PacketSource* waiting_packets() override { return nullptr; }
+
+ private:
+  [[nodiscard]] std::vector<TreeProcess> list_tree() const;
+  Status make_tracker();
+  /// Memory is final: CRIU may go on.
+  Status memory_taken();
+
+  const ContainerSourceOptions options_;
+  const TreeProcess root_;
+  std::unique_ptr<TreeCgroup> group_;
+  ContainerMemory memory_;
+  std::unique_ptr<PageSource> hashed_pages_;  ///< Of the tracker by hash; else none.
+  std::unique_ptr<DirtyTracker> tracker_;
+  std::unique_ptr<DumpRun> dump_;
+  std::unique_ptr<CgroupThrottle> throttle_;
+  std::vector<SpaceOwner> owners_;
+  bool link_down_ = false;
+  bool released_ = false;
+};
+
+ContainerSource::~ContainerSource() {
+  if (!released_ && dump_->stands()) {
+    if (const Status back = resume(); !back) log_line(LogLevel::kError, back.error().to_text());
+  }
+  if (!released_ && link_down_) (void)reclaim();
+  throttle_.reset();
+  // What tracks writes is let go of before the processes change their group.
+  tracker_.reset();
+  dump_.reset();
+}
+
+std::vector<TreeProcess> ContainerSource::list_tree() const {
+  std::vector<TreeProcess> tree = list_descendants(root_.pid);
+  const bool same = !tree.empty() && tree.front().start_time == root_.start_time;
+  return same ? tree : std::vector<TreeProcess>();
+}
+
+Status ContainerSource::make_tracker() {
+  const auto stands = [this] { return dump_->waits_for_memory(); };
+  const auto taken = [this] { return memory_taken(); };
+  switch (options_.tracker) {
+    case TrackerKind::kProcessWriteProtect:
+    case TrackerKind::kSoftDirty:
+      tracker_ = std::make_unique<ContainerTracker>(memory_, options_.tracker, stands, taken);
+      return {};
+    case TrackerKind::kContentHash: {
+      ContentHashTracking hash = make_content_hash_tracking(memory_);
+      hashed_pages_ = std::move(hash.pages);
+      tracker_ = std::make_unique<LastCollect>(std::move(hash.tracker), stands, taken);
+      return {};
+    }
+    default:
+      return make_error(ErrorCode::kInvalidArgument, "the tracker " +
+                                                         std::string(to_string(options_.tracker)) +
+                                                         " is none for process trees")
+          .advise("use process-write-protect, soft-dirty or content-hash");
+  }
+}
+
+Status ContainerSource::set_up() {
+  MIGRATE_TRY(make_tracker());
+  if (!options_.link.empty()) MIGRATE_TRY(link_is_up(options_.link));
+  return dump_->arm();
+}
+
+Result<GuestDescription> ContainerSource::describe() {
+  return guarded([&]() -> Result<GuestDescription> {
+    MIGRATE_TRY(dump_->arm());
+    MIGRATE_ASSIGN(const TreeDescription tree, describe_tree(options_, dump_->version()));
+    GuestDescription description;
+    description.kind = GuestKind::kContainer;
+    description.name = options_.name;
+    description.vcpus = 1;
+    MIGRATE_TRY(memory_.follow());
+    MIGRATE_ASSIGN(description.regions, pages().regions());
+    description.properties.push_back(to_property(tree));
+    return description;
+  });
+}
+
+RunState ContainerSource::run_state() {
+  if (dump_->stands()) return RunState::kPaused;
+  const std::string events = read_proc(group_->path() + "/cgroup.events").value_or("");
+  return events.find("frozen 1") == std::string::npos ? RunState::kRunning : RunState::kPaused;
+}
+
+Result<PauseResult> ContainerSource::pause() {
+  if (dump_->stands()) return PauseResult{RunState::kPaused, std::chrono::steady_clock::now()};
+  if (run_state() == RunState::kPaused) {
+    return make_error(ErrorCode::kUnsupported, "the tree is frozen by its cgroup " + group_->path())
+        .advise("let it run (echo 0 > cgroup.freeze) and migrate it then");
+  }
+  return guarded([&]() -> Result<PauseResult> {
+    MIGRATE_ASSIGN(const SteadyTime stopped_at, dump_->stop());
+    return PauseResult{RunState::kRunning, stopped_at};
+  });
+}
+
+std::optional<SwitchoverCost> ContainerSource::expected_cost() {
+  const std::vector<TreeProcess> tree = list_tree();
+  std::uint64_t shared_bytes = 0;
+  for (const TreeProcess& process : tree) {
+    const auto facts = process_facts(process.pid);
+    if (facts) shared_bytes += (facts->shared_kb + facts->locked_kb + facts->hugetlb_kb) * 1024;
+  }
+  SwitchoverCost cost;
+  cost.pause = kPauseCost + kPauseCostOfProcess * tree.size();
+  cost.save = kSaveCost + kSaveCostOfProcess * tree.size() +
+              std::chrono::nanoseconds(shared_bytes / kCopiedBytesEachNanosecond);
+  cost.state_bytes = shared_bytes + kImageBytesOfProcess * tree.size();
+  return cost;
+}
+
+Status ContainerSource::memory_taken() {
+  memory_.hold();
+  MIGRATE_ASSIGN(owners_, memory_.owners());
+  return dump_->go_on(memory_.areas());
+}
+
+Status ContainerSource::save_state(StateWriter& writer) {
+  return guarded([&]() -> Status {
+    MIGRATE_TRY(writer.memory_final());
+    // Nobody collects what was written to a tree whose pages were all read while it stood.
+    if (dump_->waits_for_memory()) {
+      if (memory_.members().empty()) MIGRATE_TRY(memory_.follow());
+      MIGRATE_TRY(memory_taken());
+    }
+    MIGRATE_TRY(writer.section({std::string(kSpacesSection), 1, true}, encode_spaces(owners_)));
+    MIGRATE_TRY(dump_->finish());
+    return dump_->images().send(writer);
+  });
+}
+
+Status ContainerSource::resume() {
+  if (released_) {
+    return make_error(ErrorCode::kInvalidArgument, "a tree that was given away does not run on");
+  }
+  Status back = dump_->give_up();
+  if (link_down_) {
+    if (Status up = reclaim(); back && !up) back = std::move(up);
+  }
+  memory_.let_change();
+  MIGRATE_TRY(std::move(back));
+  // For the next attempt, so that it is not part of that one's downtime.
+  if (const Status armed = dump_->arm(); !armed) {
+    log_line(LogLevel::kWarning, armed.error().to_text());
+  }
+  return {};
+}
+
+Status ContainerSource::throttle(std::uint32_t vcpu, double share) {
+  if (vcpu != 0) {
+    return make_error(ErrorCode::kInvalidArgument, "a process tree counts as one processor");
+  }
+  if (throttle_ == nullptr) {
+    if (share == 0) return {};
+    MIGRATE_ASSIGN(const std::string folder, cpu_group(root_.pid, group_->path()));
+    MIGRATE_ASSIGN(throttle_, CgroupThrottle::create(folder));
+  }
+  return throttle_->withhold(share);
+}
+
+Status ContainerSource::relinquish() {
+  if (options_.link.empty()) return {};
+  MIGRATE_TRY(set_link(options_.link, false));
+  link_down_ = true;
+  return {};
+}
+
+Status ContainerSource::reclaim() {
+  if (!link_down_) return {};
+  MIGRATE_TRY(set_link(options_.link, true));
+  link_down_ = false;
+  return {};
+}
+
+Status ContainerSource::release() {
+  // Whatever lets go of it below, nothing of it is left to run.
+  MIGRATE_TRY(group_->kill(std::chrono::steady_clock::now() + kKillMax));
+  released_ = true;
+  throttle_.reset();
+  dump_->drop();
+  return {};
+}
+
+}  // namespace
+}  // namespace migrate::containers
+
+namespace migrate {
+
+Result<std::unique_ptr<SourceGuest>> make_container_source(const ContainerSourceOptions& options) {
+  using namespace containers;  // NOLINT: all that this function is made of.
+  return guarded([&]() -> Result<std::unique_ptr<SourceGuest>> {
+    const auto root = look_at_process(options.root);
+    if (!root || root->zombie) {
+      return make_error(ErrorCode::kNotFound,
+                        "there is no process " + std::to_string(options.root));
+    }
+    MIGRATE_TRY(refuse_obstacles(options));
+    MIGRATE_ASSIGN(auto group, TreeCgroup::of_tree(options.root));
+    auto source = std::make_unique<ContainerSource>(options, *root, std::move(group));
+    MIGRATE_TRY(source->set_up());
+    return std::unique_ptr<SourceGuest>(std::move(source));
+  });
+}
+
+}  // namespace migrate

@@ -1,0 +1,91 @@
+// DumpRun: one CRIU dump of the tree, from its standing to its end, step by step.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+
+#include "adapters/containers/criu/criu_worker.hpp"
+#include "adapters/containers/criu/hidden_areas.hpp"
+#include "adapters/containers/source/image_folder.hpp"
+#include "adapters/containers/source/lock_tables.hpp"
+#include "adapters/containers/tree_cgroup.hpp"
+#include "migrate/containers.hpp"
+#include "migrate/guest.hpp"
+
+namespace migrate::containers {
+
+/// One thread at a time, but kill_worker().
+class DumpRun {
+ public:
+  /// `group` must outlive it.
+  DumpRun(const ContainerSourceOptions& options, TreeCgroup& group)
+      : options_(options), group_(group) {}
+  ~DumpRun();
+  DumpRun(const DumpRun&) = delete;
+  DumpRun& operator=(const DumpRun&) = delete;
+
+  /// Begins a CRIU, so that this is not part of the downtime, and looks whether it is one to work
+  /// with. Nothing where one waits already.
+  Status arm();
+  [[nodiscard]] const CriuVersion& version() const { return version_; }
+
+  /// The tree stands: frozen, held by CRIU, packets locked. Gives a time before that. After an
+  /// error it runs on.
+  Result<SteadyTime> stop();
+  /// CRIU goes on to copy kernel objects, and the memory that is not in `areas`.
+  Status go_on(std::span<const HiddenArea> areas);
+  /// Waits until all images are there. The tree is frozen from then on, whatever becomes of CRIU.
+  Status finish();
+  /// From any of these states back to a tree that runs as before.
+  Status give_up();
+  /// After the tree was killed: nothing of the dump is left.
+  void drop();
+
+  /// Between stop() and the end.
+  [[nodiscard]] bool stands() const { return stage_ != Stage::kIdle; }
+  /// stop() was called and go_on() was not.
+  [[nodiscard]] bool waits_for_memory() const { return stage_ == Stage::kStands; }
+  [[nodiscard]] const ImageFolder& images() const { return *images_; }
+
+  /// For tests: a hook is about to be answered.
+  using HookSeen = void (*)(CriuWorker&, const std::string& hook);
+  static void watch_hooks(HookSeen seen);
+
+ private:
+  enum class Stage {
+    kIdle,
+    kBegun,    ///< CRIU was asked; the tree may be frozen.
+    kStands,   ///< query-ext-files waits for its answer.
+    kDumping,  ///< It was answered.
+    kHeld,     ///< post-dump waits for its answer.
+  };
+
+  Result<std::string> next_hook(Deadline deadline);
+  Status begin();
+  Result<SteadyTime> stop_steps();
+  Status finish_steps();
+  /// Only the tree's own processes stand in its group.
+  Status check_members() const;
+  /// CRIU ends by its own doing; false where it did not.
+  bool end_in_order();
+  /// What CRIU would have done, had it not died: everything but to let the tree run.
+  Status clean_up();
+  [[nodiscard]] std::set<std::string> own_tables() const;
+
+  const ContainerSourceOptions options_;
+  TreeCgroup& group_;
+  CriuVersion version_;
+  bool hides_ = false;
+  std::optional<HiddenAreas> hidden_;
+  std::unique_ptr<CriuWorker> worker_;
+  std::optional<ImageFolder> images_;
+  std::optional<LockTables> tables_;
+  std::set<std::string> tables_before_;
+  std::string hook_;  ///< Waits for its answer; empty: none.
+  Stage stage_ = Stage::kIdle;
+};
+
+}  // namespace migrate::containers
