@@ -26,8 +26,10 @@ class Sleeper {
     pid_ = ::fork();
     MIGRATE_CHECK(pid_ >= 0);
     if (pid_ != 0) {
-      // exec closes what it does: the shell is not what is to be dumped.
-      while (name() != "sleep") std::this_thread::yield();
+      // All of its memory is there once it sleeps.
+      const Deadline deadline = soon();
+      while (!sleeps() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      MIGRATE_CHECK(sleeps());
       return;
     }
     ::setsid();
@@ -65,7 +67,11 @@ class Sleeper {
   }
 
  private:
-  [[nodiscard]] std::string name() const { return field("Name:"); }
+  [[nodiscard]] bool sleeps() const {
+    std::ifstream file("/proc/" + std::to_string(pid_) + "/wchan");
+    std::string place;
+    return file >> place && place.find("nanosleep") != std::string::npos;
+  }
   [[nodiscard]] std::string field(const std::string& name) const {
     std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
     for (std::string word; status >> word;) {

@@ -6,14 +6,12 @@ namespace, and a guest can have one of its own with one address at both.
 With its test, however that ends, a host and all in it is gone: it lives by a pipe that the test holds.
 """
 
-import json
+import contextlib
 import os
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import unittest
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(_HERE, "..", "..", name) for name in ("e2e", "net")]
@@ -190,137 +188,82 @@ class ContainerHost(Host):
             self.program = program_before
 
 
-def gaps(path, since_ns, until_ns=None):
-    """[(milliseconds, when it began)] between stamps, of gaps with a part in that time; the longest first."""
-    with open(path, "rb") as file:
-        data = file.read()
-    stamps = [at for (at,) in struct.iter_unpack("<Q", data[:len(data) // 8 * 8])]
-    return sorted((((after - before) / 1e6, before) for before, after in zip(stamps, stamps[1:])
-                   if after >= since_ns and (until_ns is None or before <= until_ns)), reverse=True)
+def _children():
+    found = {}
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+            for pid in map(int, file.read().split()):
+                with open(f"/proc/{pid}/cmdline", encoding="utf-8", errors="replace") as words:
+                    # A zombie has no words.
+                    found[pid] = words.read().replace("\0", " ")
+    return {pid: words for pid, words in found.items() if words}
 
 
-def _runs(host, pid, path):
+def end_children(processes):
+    """These are killed; who has become a child of this process since ends by itself, or is named and killed."""
+    for process in processes:
+        process.kill()
     try:
-        return os.path.basename(os.readlink(host.proc(pid, "exe"))) == os.path.basename(path)
-    except OSError:
-        return False
+        wait_for(lambda: not _children(), "the test's processes to end")
+    except AssertionError:
+        left = _children()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        raise AssertionError(f"these were left: {left}") from None
 
 
-class Guest:
-    """The workload (workload.cc) on one of the hosts; it may move."""
+class ContainerBed:
+    """Hosts a and b; `network` puts them on a testbed with a client. Use with `with`, or open and close."""
 
-    def __init__(self, host, *words, tree=1, container=None, netns=None, tmpfs=None):
-        self.host = host
-        self._tree = tree
-        folder = container or host.scratch.path
-        inside = "/" if container else folder
-        self._status, self.stamps = (host.scratch.new_file(kind) for kind in ("status", "stamps"))
-        if container:
-            self._status, self.stamps = (os.path.join(container, name) for name in ("status", "stamps"))
-        files = [os.path.join(inside, os.path.basename(path)) for path in (self._status, self.stamps)]
-        self._inside = files[0]
-        words = ["--status", files[0], "--stamps", files[1], "--folder", inside, "--tree", str(tree),
-                 *map(str, words)]
-        if container:
-            self.pid = host.start_container(container, "/workload", *words, netns=netns, tmpfs=tmpfs)
-        else:
-            self.pid = host.start_guest(WORKLOAD, *words, netns=netns)
-        wait_for(lambda: (len(self.lines("ready")) == tree and self.loops() > 0) or not host.alive(self.pid), "the guest to be ready")
-        if not host.alive(self.pid):
-            raise AssertionError(f"the guest did not start: {words}")
-        self.missing = self.lines("ready")[0]["missing"]
-
-    def lines(self, event):
-        try:
-            with open(self._status, encoding="utf-8") as file:
-                lines = [json.loads(line) for line in file if line.endswith("\n")]
-        except FileNotFoundError:
-            return []
-        return [line for line in lines if line["event"] == event]
-
-    def verify(self, patience=PATIENCE_S):
-        """Each process's findings about its memory now, by its role."""
-        before = len(self.lines("verify"))
-        self.host.signal(self.pid, signal.SIGUSR1)
-        wait_for(lambda: len(self.lines("verify")) == before + self._tree or not self.host.alive(self.pid),
-                 "the guest to have checked its memory", patience)
-        if not self.host.alive(self.pid):
-            raise AssertionError("the guest has ended")
-        found = {line["role"]: line for line in self.lines("verify")[before:]}
-        assert sorted(found) == list(range(self._tree)), found
-        return found
-
-    def moved_to(self, host):
-        """Finds it there: one in a pid namespace of its own has another number at each host."""
-        mark = b"--status\0" + self._inside.encode() + b"\0"
-        found = wait_for(lambda: self._processes(host, mark), f"the guest to be on {host.name}")
-        self.host = host
-        self.pid = next(pid for pid, parent in found.items() if parent not in found)
-
-    @staticmethod
-    def _processes(host, mark):
-        found = {}
-        for pid in host.all_pids():
-            try:
-                with open(host.proc(pid, "cmdline"), "rb") as file:
-                    ours = mark in file.read()
-                with open(host.proc(pid, "stat"), encoding="utf-8") as file:
-                    parent = int(file.read().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-            # Not the wrappers that start it, whose words hold its own.
-            if ours and not _runs(host, pid, CONTAINER_HOST):
-                found[pid] = parent
-        return found
-
-    def loops(self):
-        """How often it has been round: its stamps."""
-        return os.path.getsize(self.stamps) // 8 if os.path.exists(self.stamps) else 0
-
-
-class TwoContainerHosts(unittest.TestCase):
-    """A test case with hosts a and b; `network` puts them on a testbed with a client."""
-
-    maxDiff = None
-    network = False
-
-    def setUp(self):
-        why = problem() or (self.network and testbed.problem())
-        if why:
-            self.skipTest(why)
+    def __init__(self, network=False):
         # Images, logs and files in memory: a disk is no part of this.
         tempfile.tempdir = "/dev/shm"
         self.scratch = Scratch()
-        self.addCleanup(self.scratch.remove, ())
+        self.net = None
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(self.scratch.remove, ())
+        self._stack.callback(end_children, self.scratch.processes)
+        try:
+            self._make(network)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self._stack.close()
+
+    def _make(self, network):
         cgroup = Cgroup(f"migrate-test-{os.getpid()}")
-        self.addCleanup(cgroup.remove)
-        self.bed = None
-        if self.network:
-            self.bed = testbed.Testbed(f"mgc{os.getpid()}")
-            # pylint: disable-next=unnecessary-dunder-call
-            self.bed.__enter__()
-            self.addCleanup(self.bed.__exit__)
+        self._stack.callback(cgroup.remove)
+        if network:
+            self.net = self._stack.enter_context(testbed.Testbed(f"mgc{os.getpid()}"))
             for name in "ab":
                 self._make_guest_network(name)
         self.a, self.b = (self._host(name, cgroup) for name in "ab")
 
     def _host(self, name, cgroup):
-        host = ContainerHost(self.scratch, name, cgroup, self.bed)
-        self.addCleanup(host.end)
+        host = ContainerHost(self.scratch, name, cgroup, self.net)
+        self._stack.callback(host.end)
         return host
 
     def guest_network(self, host):
         """The network namespace that a guest has at that host, with the guest's address in it."""
-        return f"/run/netns/{self.bed.prefix}-guest-{host.name}"
+        return f"/run/netns/{self.net.prefix}-guest-{host.name}"
 
     def _make_guest_network(self, name):
         """Before the hosts, which know the namespaces that are there. The target's port is down."""
         def ip(*words):
             subprocess.run(["ip", *words], check=True, capture_output=True)
 
-        inside, outside = f"{self.bed.prefix}-guest-{name}", self.bed.namespace(name)
+        inside, outside = f"{self.net.prefix}-guest-{name}", self.net.namespace(name)
         ip("netns", "add", inside)
-        self.addCleanup(ip, "netns", "del", inside)
+        self._stack.callback(ip, "netns", "del", inside)
         ip("-n", outside, "link", "add", LINK, "type", "veth", "peer", "name", "eth0", "address",
            testbed.GUEST_MAC, "netns", inside)
         ip("-n", outside, "link", "set", LINK, "master", "lan")
@@ -344,44 +287,6 @@ class TwoContainerHosts(unittest.TestCase):
         os.chmod(os.path.join(root, "workload"), 0o755)
         return root
 
-    def client(self, *words):
-        """A net_client in the testbed's client; ended by its end()."""
-        return Client(self.scratch, self.bed, *words)
 
-    def assert_memory_right(self, guest, patience=PATIENCE_S):
-        for role, found in guest.verify(patience).items():
-            self.assertEqual((found["verify_errors"], found["bad"], found["link_errors"]), (0, "", 0), (role, found))
-
-    def assert_goes_on(self, guest):
-        before = guest.loops()
-        wait_for(lambda: guest.loops() > before + 20, "the guest to go on")
-        self.assert_memory_right(guest)
-
-
-class Client:
-    """net_client.cc in the client's namespace."""
-
-    def __init__(self, scratch, bed, *words):
-        self._out = scratch.new_file("client")
-        # Ended by end(), or with the scratch. pylint: disable-next=consider-using-with
-        self._popen = subprocess.Popen([*bed.inside("client"), NET_CLIENT, *map(str, words), "--out", self._out])
-        wait_for(lambda: os.path.exists(self._out) or self._popen.poll() is not None, "the client to start")
-        scratch.processes.append(self)
-
-    def kill(self):
-        if self._popen.poll() is None:
-            self._popen.kill()
-        self._popen.wait()
-
-    def end(self):
-        """What it has seen."""
-        self._popen.terminate()
-        if self._popen.wait() != 0:
-            raise AssertionError(f"the client ended with {self._popen.returncode}")
-        with open(self._out, encoding="utf-8") as file:
-            return json.load(file)
-
-
-__all__ = ["COMMAND", "CRIU", "SHIM", "WORKLOAD", "NET_CLIENT", "CONTAINER_HOST", "PORT", "LINK", "RIG", "Cgroup",
-           "ContainerHost", "Guest", "TwoContainerHosts", "Client", "criu_version", "gaps", "problem", "program",
-           "testbed", "wait_for"]
+__all__ = ["COMMAND", "CRIU", "SHIM", "WORKLOAD", "NET_CLIENT", "CONTAINER_HOST", "PORT", "LINK", "RIG", "PATIENCE_S",
+           "Cgroup", "ContainerHost", "ContainerBed", "criu_version", "problem", "program", "testbed", "wait_for"]

@@ -5,7 +5,9 @@ import re
 import time
 import unittest
 
-from hosts import CRIU, PORT, Guest, TwoContainerHosts, criu_version, gaps, testbed, wait_for
+from container_case import TwoContainerHosts
+from guests import gaps
+from hosts import CRIU, PORT, criu_version, testbed, wait_for
 from plain import plain_move
 
 # Sockets of the internet on Linux 6.16 and later.
@@ -14,7 +16,7 @@ _CRIU_WITH_TCP = (4, 2)
 
 class Rig(TwoContainerHosts):
     def test_GuestNoticesAWrongPage(self):
-        guest = Guest(self.a, "--size", 16, "--rate", 0)
+        guest = self.guest("--size", 16, "--rate", 0)
         self.assert_memory_right(guest)
         with open(self.a.proc(guest.pid, "maps"), encoding="utf-8") as file:
             areas = [[int(end, 16) for end in line.split()[0].split("-")] for line in file if " rw-p " in line]
@@ -26,7 +28,7 @@ class Rig(TwoContainerHosts):
         self.assertEqual((found["verify_errors"], found["bad"]), (1, "anon page 5; "))
 
     def test_StampsShowHowLongTheGuestStood(self):
-        guest = Guest(self.a, "--size", 16)
+        guest = self.guest("--size", 16)
         freeze = os.path.join(self.guest_cgroup(self.a), "cgroup.freeze")
         since = time.time_ns()
         with open(freeze, "w", encoding="utf-8") as file:
@@ -45,15 +47,15 @@ class Rig(TwoContainerHosts):
         return mount + path
 
     def test_PlainCriuMovesAProcess(self):
-        guest = Guest(self.a, "--kind", "anon,thp,shared,memfd,mlocked,brk,stack,file,guard,dontneed,mremap,churn,grow",
-                      "--size", 8, "--timers")
+        kinds = "anon,thp,shared,memfd,mlocked,brk,stack,file,guard,dontneed,mremap,churn,grow"
+        guest = self.guest("--kind", kinds, "--size", 8, "--timers")
         self.assertEqual(guest.missing, "")
         plain_move(guest, self.a, self.b)
         self.assertFalse(self.a.alive(guest.pid))
         self.assert_goes_on(guest)
 
     def test_PlainCriuMovesATree(self):
-        guest = Guest(self.a, "--kind", "anon,shared", "--size", 16, "--tree", 8, "--links", "--timers", tree=8)
+        guest = self.guest("--kind", "anon,shared", "--size", 16, "--tree", 8, "--links", "--timers", tree=8)
         before = guest.verify()
         plain_move(guest, self.a, self.b)
         self.assert_goes_on(guest)
@@ -63,9 +65,9 @@ class Rig(TwoContainerHosts):
                 self.assertGreater(found[counter], before[role][counter], (role, counter))
 
     def test_PlainCriuMovesAContainer(self):
-        root = self.container_root()
-        guest = Guest(self.a, "--kind", "anon,sysv,shared", "--size", 16, "--file", "/tmp/checked", container=root,
-                      tmpfs="/tmp")
+        root = self.bed.container_root()
+        guest = self.guest("--kind", "anon,sysv,shared", "--size", 16, "--file", "/tmp/checked", container=root,
+                           tmpfs="/tmp")
         self.assertEqual(guest.missing, "")
         plain_move(guest, self.a, self.b, restore=("--root", root))
         self.assert_goes_on(guest)
@@ -77,11 +79,11 @@ class RigOnANetwork(TwoContainerHosts):
     def test_PlainCriuKeepsAConnection(self):
         if criu_version() < _CRIU_WITH_TCP and self.kernel() >= (6, 16):
             self.skipTest(f"{CRIU} cannot dump sockets of this kernel")
-        guest = Guest(self.a, "--serve", PORT, netns=self.guest_network(self.a))
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
         client = self.client("ping", testbed.GUEST_IP, PORT)
         since = guest.loops()
         wait_for(lambda: guest.loops() > since + 100, "some time of the guest")
-        plain_move(guest, self.a, self.b, network=(self.external_network(self.a), self.guest_network(self.b)))
+        plain_move(guest, self.a, self.b, network=(self.bed.external_network(self.a), self.bed.guest_network(self.b)))
         since = guest.loops()
         wait_for(lambda: guest.loops() > since + 500, "some time of the guest at its target")
         self.assert_memory_right(guest)
