@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -55,9 +56,8 @@ __attribute__((constructor)) void map_list() {
   if (header->magic == migrate::containers::kHiddenMagic) list = header;
 }
 
-/// "/proc/4711/pagemap" -> 4711, wherever proc is mounted; 0 for anything else. Asked anew each
-/// time, since CRIU uses a number again for the next process: it costs a microsecond, a scan more.
-std::uint64_t process_of(int fd) {
+/// "/proc/4711/pagemap" -> 4711, wherever proc is mounted; 0 for anything else.
+std::uint64_t named_process(int fd) {
   char name[32];
   char link[128];
   std::snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
@@ -72,6 +72,21 @@ std::uint64_t process_of(int fd) {
   char* end = nullptr;
   const unsigned long pid = std::strtoul(folder + 1, &end, 10);
   return end != folder + 1 && *end == '\0' ? pid : 0;
+}
+
+/// The same, known from the last time where it is the same file: the name costs 9 us, this less
+/// than one, and CRIU asks once a mapping while the tree stands. A number is used again for the
+/// next process's file, which is another inode; CRIU has one thread.
+std::uint64_t process_of(int fd) {
+  static struct stat known = {};
+  static std::uint64_t process = 0;
+  struct stat file = {};
+  if (fstat(fd, &file) != 0) return 0;
+  if (process == 0 || file.st_ino != known.st_ino || file.st_dev != known.st_dev) {
+    process = named_process(fd);
+    known = file;
+  }
+  return process;
 }
 
 /// The first entry of `pid` that ends after `address`, or of a later process, or the list's end.

@@ -18,13 +18,15 @@ struct HiddenArea {
   std::uint64_t end = 0;
 };
 
-/// A memfd that the shim in a CRIU maps: which areas it answers PAGEMAP_SCAN for with nothing.
-/// Layout (native order, both sides are this host's): u64 magic, u64 count, then count times
-/// {u64 pid, u64 begin, u64 end} in order. A count of 0, or no list: nothing is hidden.
+/// A memfd that the shim in a CRIU maps: which areas it answers PAGEMAP_SCAN for with nothing
+/// (hidden_layout.hpp). A list of no areas hides nothing. CRIU copies what is not hidden, and of
+/// what is hidden it copies nothing, whether a restore can do without or not.
 class HiddenAreas {
  public:
   static Result<HiddenAreas> create();
-  /// Replaces the list, sorted or not; before the hook is answered after which CRIU reads memory.
+  /// Replaces the list, sorted or not, where areas may overlap; before the hook is answered after
+  /// which CRIU reads memory. kInvalidArgument for what is no area, or too many; after an error
+  /// nothing, or what was before, is hidden.
   Status set(std::span<const HiddenArea> areas);
   [[nodiscard]] int fd() const { return fd_.get(); }
 

@@ -23,10 +23,10 @@ bool is_replaced(TreeMember& member, const TreeProcess& now) {
 Status ContainerMemory::add(const TreeProcess& process) {
   auto memory = ProcessMemory::open(process.pid, next_space_, ProcessMappings::kLazilyFilled);
   if (!memory) {
-    // It has ended since it was listed, and may be a zombie.
+    // It has ended since it was listed, or is about to: then it has no stack any more.
     const bool gone = memory.error().code == ErrorCode::kNotFound;
     const auto now = look_at_process(process.pid);
-    if (gone || !now || now->zombie || !same_process(*now, process)) return {};
+    if (gone || !now || now->zombie || now->stack == 0 || !same_process(*now, process)) return {};
     return std::move(memory).error();
   }
   members_.push_back({process, next_space_++, *std::move(memory), false});

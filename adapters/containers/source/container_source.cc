@@ -95,7 +95,9 @@ class ContainerSource final : public SourceGuest {
 
 ContainerSource::~ContainerSource() {
   if (!released_ && dump_->stands()) {
-    if (const Status back = resume(); !back) log_line(LogLevel::kError, back.error().to_text());
+    if (const Status back = dump_->give_up(); !back) {
+      log_line(LogLevel::kError, back.error().to_text());
+    }
   }
   if (!released_ && link_down_) (void)reclaim();
   throttle_.reset();

@@ -87,13 +87,28 @@ Status DumpRun::arm() {
   return fit;
 }
 
+Result<CriuEvent> DumpRun::next_event(Deadline deadline) {
+  auto event = worker_->next(deadline);
+  lost_ = !event;
+  if (!event) return event;
+  ended_ = event->kind == CriuEvent::Kind::kEnd;
+  if (!ended_) hook_ = event->hook;
+  return event;
+}
+
+Status DumpRun::answer(bool go_on) {
+  hook_.clear();
+  Status told = worker_->answer(go_on);
+  lost_ = !told;
+  return told;
+}
+
 Result<std::string> DumpRun::next_hook(Deadline deadline) {
-  MIGRATE_ASSIGN(CriuEvent event, worker_->next(deadline));
+  MIGRATE_ASSIGN(const CriuEvent event, next_event(deadline));
   if (event.kind == CriuEvent::Kind::kEnd) {
     if (!event.success) return worker_->failure("CRIU did not dump the tree");
     return make_error(ErrorCode::kGuest, "CRIU ended the dump before it was asked to");
   }
-  hook_ = std::move(event.hook);
   if (const HookSeen seen = g_hook_seen; seen != nullptr) seen(*worker_, hook_);
   return hook_;
 }
@@ -147,8 +162,7 @@ Result<SteadyTime> DumpRun::stop_steps() {
       stage_ = Stage::kStands;
       return stopped_at;
     }
-    MIGRATE_TRY(worker_->answer(true));
-    hook_.clear();
+    MIGRATE_TRY(answer(true));
   }
 }
 
@@ -173,9 +187,10 @@ Status DumpRun::check_members() const {
 Status DumpRun::go_on(std::span<const HiddenArea> areas) {
   MIGRATE_CHECK(stage_ == Stage::kStands);
   if (hides_) MIGRATE_TRY(hidden_->set(areas));
-  MIGRATE_TRY(worker_->answer(true));
-  hook_.clear();
+  MIGRATE_TRY(answer(true));
   stage_ = Stage::kDumping;
+  // Now, before another migration makes its own there.
+  tables_made_ = own_tables();
   return {};
 }
 
@@ -189,32 +204,42 @@ Status DumpRun::finish_steps() {
   for (;;) {
     MIGRATE_ASSIGN(const std::string hook, next_hook(deadline));
     if (hook == "post-dump") break;
-    MIGRATE_TRY(worker_->answer(true));
-    hook_.clear();
+    MIGRATE_TRY(answer(true));
   }
   MIGRATE_TRY(group_.freeze(true, Clock::now() + kStopMax));
   stage_ = Stage::kHeld;
+  return check_held();
+}
+
+/// Frozen and traced: so CRIU has held it all along. Else it may have run after it was copied.
+Status DumpRun::check_held() const {
+  for (const TreeProcess& process : list_descendants(options_.root)) {
+    if (process.zombie) continue;
+    const auto facts = process_facts(process.pid);
+    if (facts && facts->tracer != 0) continue;
+    return make_error(ErrorCode::kGuest, "CRIU let go of process " + std::to_string(process.pid) +
+                                             " when it had copied it: it was killed, it seems")
+        .advise("look in the kernel's log for who killed criu (out of memory?), and try again");
+  }
   return {};
 }
 
 bool DumpRun::end_in_order() {
   const Deadline deadline = Clock::now() + kEndMax;
-  for (;;) {
+  while (!ended_ && !lost_) {
     if (!hook_.empty()) {
       // The others tell of something; these ask.
       const bool asks = hook_ == "pre-dump" || hook_ == "network-lock" ||
                         hook_ == "query-ext-files" || hook_ == "post-dump";
-      if (!worker_->answer(!asks)) return false;
-      hook_.clear();
+      if (!answer(!asks)) break;
     }
-    auto event = worker_->next(deadline);
-    if (!event) return false;
-    if (event->kind == CriuEvent::Kind::kEnd) return true;
-    hook_ = std::move(event->hook);
+    (void)next_event(deadline);
   }
+  return ended_;
 }
 
 std::set<std::string> DumpRun::own_tables() const {
+  if (tables_made_) return *tables_made_;
   std::set<std::string> own;
   if (!tables_) return own;
   const auto now = tables_->list();
@@ -253,11 +278,7 @@ Status DumpRun::give_up() {
   if (begun) worker_.reset();
   Status thawed = group_.freeze(false, Clock::now() + kStopMax);
   if (all && !thawed) all = std::move(thawed);
-  hook_.clear();
-  images_.reset();
-  tables_.reset();
-  tables_before_.clear();
-  stage_ = Stage::kIdle;
+  forget();
   return all;
 }
 
@@ -270,9 +291,16 @@ void DumpRun::drop() {
       log_line(LogLevel::kWarning, gone.error().to_text());
     }
   }
+  forget();
+}
+
+void DumpRun::forget() {
   images_.reset();
   tables_.reset();
+  tables_before_.clear();
+  tables_made_.reset();
   hook_.clear();
+  ended_ = lost_ = false;
   stage_ = Stage::kIdle;
 }
 

@@ -44,7 +44,7 @@ class DumpRun {
   /// After the tree was killed: nothing of the dump is left.
   void drop();
 
-  /// Between stop() and the end.
+  /// Between stop() and the end, also where that is still to be cleaned up.
   [[nodiscard]] bool stands() const { return stage_ != Stage::kIdle; }
   /// stop() was called and go_on() was not.
   [[nodiscard]] bool waits_for_memory() const { return stage_ == Stage::kStands; }
@@ -63,17 +63,21 @@ class DumpRun {
     kHeld,     ///< post-dump waits for its answer.
   };
 
+  Result<CriuEvent> next_event(Deadline deadline);
+  Status answer(bool go_on);
   Result<std::string> next_hook(Deadline deadline);
   Status begin();
   Result<SteadyTime> stop_steps();
   Status finish_steps();
   /// Only the tree's own processes stand in its group.
   Status check_members() const;
+  Status check_held() const;
   /// CRIU ends by its own doing; false where it did not.
   bool end_in_order();
   /// What CRIU would have done, had it not died: everything but to let the tree run.
   Status clean_up();
   [[nodiscard]] std::set<std::string> own_tables() const;
+  void forget();
 
   const ContainerSourceOptions options_;
   TreeCgroup& group_;
@@ -84,6 +88,9 @@ class DumpRun {
   std::optional<ImageFolder> images_;
   std::optional<LockTables> tables_;
   std::set<std::string> tables_before_;
+  std::optional<std::set<std::string>> tables_made_;  ///< By this dump.
+  bool ended_ = false;  ///< CRIU has said so.
+  bool lost_ = false;   ///< It does not hear or answer any more.
   std::string hook_;  ///< Waits for its answer; empty: none.
   Stage stage_ = Stage::kIdle;
 };

@@ -1,6 +1,8 @@
 #include "tests/containers/criu/criu_bed.hpp"
 
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -61,10 +63,24 @@ std::string CriuBed::report(std::string_view name) const {
   return "missing";
 }
 
-Result<CriuEvent> run_to_end(CriuWorker& worker, const std::string& refuse) {
+std::uint16_t free_port() {
+  const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* generic = reinterpret_cast<sockaddr*>(&address);
+  MIGRATE_CHECK(::bind(socket.get(), generic, size) == 0);
+  MIGRATE_CHECK(::getsockname(socket.get(), generic, &size) == 0);
+  return ntohs(address.sin_port);
+}
+
+Result<CriuEvent> run_to_end(CriuWorker& worker, const std::string& refuse,
+                             std::vector<std::string>* seen) {
   while (true) {
     MIGRATE_ASSIGN(const CriuEvent event, worker.next(soon()));
     if (event.kind == CriuEvent::Kind::kEnd) return event;
+    if (seen != nullptr) seen->push_back(event.hook);
     MIGRATE_TRY(worker.answer(event.hook != refuse));
   }
 }

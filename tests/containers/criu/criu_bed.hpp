@@ -2,9 +2,11 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "base/fd.hpp"
@@ -38,7 +40,11 @@ class CriuBed {
   Fd images_;
 };
 
-/// Answers every hook until the end, or an error; `refuse` with no.
-Result<CriuEvent> run_to_end(CriuWorker& worker, const std::string& refuse = "");
+/// Of 127.0.0.1, where nobody listens.
+std::uint16_t free_port();
+
+/// Answers every hook until the end, or an error; `refuse` with no. The hooks are added to `seen`.
+Result<CriuEvent> run_to_end(CriuWorker& worker, const std::string& refuse = "",
+                             std::vector<std::string>* seen = nullptr);
 
 }  // namespace migrate::containers

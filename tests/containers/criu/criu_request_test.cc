@@ -1,7 +1,6 @@
 // What is asked of CRIU, and how its answers are told.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -19,18 +18,6 @@ using testing::HasSubstr;
 
 CriuVersion numbered(int major, int minor, int sublevel) {
   return {major, minor, sublevel, std::to_string(major) + "." + std::to_string(minor)};
-}
-
-std::uint16_t free_port() {
-  const Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* generic = reinterpret_cast<sockaddr*>(&address);
-  MIGRATE_CHECK(::bind(socket.get(), generic, size) == 0);
-  MIGRATE_CHECK(::getsockname(socket.get(), generic, &size) == 0);
-  return ntohs(address.sin_port);
 }
 
 TEST(CriuVersions, WhatIsTooOldIsRefusedWithWhatToInstall) {
@@ -73,16 +60,9 @@ TEST(CriuRequests, ADumpGoesThroughItsHooksInOrder) {
   auto worker = bed.worker();
   ASSERT_TRUE(worker->begin_dump(bed.dump()));
   std::vector<std::string> hooks;
-  while (true) {
-    const auto event = worker->next(soon());
-    ASSERT_TRUE(event) << event.error().to_text();
-    if (event->kind == CriuEvent::Kind::kEnd) {
-      EXPECT_TRUE(event->success);
-      break;
-    }
-    hooks.push_back(event->hook);
-    ASSERT_TRUE(worker->answer(true));
-  }
+  const auto event = run_to_end(*worker, "", &hooks);
+  ASSERT_TRUE(event) << event.error().to_text();
+  EXPECT_TRUE(event->success);
   EXPECT_THAT(hooks,
               testing::ElementsAre("pre-dump", "network-lock", "query-ext-files", "post-dump"));
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,7 +23,7 @@ namespace {
 /// Sleeps in a session of its own, with nothing of this process's. Ends, whosever child it is.
 class Sleeper {
  public:
-  Sleeper() {
+  explicit Sleeper(bool listens = false) {
     pid_ = ::fork();
     MIGRATE_CHECK(pid_ >= 0);
     if (pid_ != 0) {
@@ -36,6 +37,7 @@ class Sleeper {
     const int nothing = ::open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; ++fd) ::dup2(nothing, fd);
     ::close_range(3, ~0U, 0);
+    if (listens && ::listen(::socket(AF_INET, SOCK_STREAM, 0), 1) != 0) ::_exit(125);
     if (::chdir("/") != 0) ::_exit(126);
     ::execl("/bin/sleep", "sleep", "1000", nullptr);
     ::_exit(127);
@@ -115,6 +117,17 @@ class RealCriu : public testing::Test {
     dump.root = sleeper.pid();
     return dump;
   }
+  /// Dumps as far as that goes, and lets the sleeper run on.
+  void dump_and_let_go(CriuWorker& criu, const Sleeper& sleeper, const CriuDump& dump) const {
+    ASSERT_TRUE(criu.begin_dump(dump));
+    std::vector<std::string> hooks;
+    const auto event = run_to_end(criu, "post-dump", &hooks);
+    ASSERT_TRUE(event) << event.error().to_text();
+    EXPECT_FALSE(event->success);
+    ASSERT_FALSE(hooks.empty());
+    EXPECT_EQ(hooks.back(), "post-dump") << criu.failure("dump").to_text();
+    expect_undisturbed(sleeper);
+  }
   void expect_undisturbed(const Sleeper& sleeper) const {
     // It has been let go, and takes up its sleep again.
     const Deadline deadline = soon();
@@ -152,11 +165,7 @@ TEST_F(RealCriu, TellsItsVersionAndFeaturesAndThenDumps) {
   const auto features = criu->features(soon());
   ASSERT_TRUE(features) << features.error().to_text();
   EXPECT_TRUE(features->lazy_pages);
-  ASSERT_TRUE(criu->begin_dump(dump_of(sleeper)));
-  const auto event = run_to_end(*criu, "post-dump");
-  ASSERT_TRUE(event) << event.error().to_text();
-  EXPECT_FALSE(event->success);
-  expect_undisturbed(sleeper);
+  dump_and_let_go(*criu, sleeper, dump_of(sleeper));
   const auto tree = parse_pstree(read_file(bed_.folder() + "/pstree.img"));
   ASSERT_TRUE(tree) << tree.error().to_text();
   ASSERT_EQ(tree->size(), 1u);
@@ -198,13 +207,28 @@ TEST_F(RealCriu, MemoryIsInTheImagesUnlessItIsHidden) {
 
 TEST_F(RealCriu, ALazyDumpEndsWithoutAnybodyWhoFetches) {
   const Sleeper sleeper;
-  auto criu = worker();
   CriuDump dump = dump_of(sleeper);
-  dump.lazy_port = 19877;
+  dump.lazy_port = free_port();
+  auto refused = worker();
+  dump_and_let_go(*refused, sleeper, dump);
+  auto criu = worker();
   ASSERT_TRUE(criu->begin_dump(dump));
-  const auto event = run_to_end(*criu, "post-dump");
-  ASSERT_TRUE(event) << event.error().to_text() << criu->failure("log").to_text();
-  expect_undisturbed(sleeper);
+  const auto event = run_to_end(*criu);
+  ASSERT_TRUE(event) << event.error().to_text();
+  // It is no success, and the tree runs, where its server was not told to end in the right words.
+  EXPECT_TRUE(event->success) << criu->failure("dump").to_text();
+  EXPECT_NE(sleeper.state(), "S");
+}
+
+TEST_F(RealCriu, AnInternetSocketIsNoHindranceOnAnyKernel) {
+  if (!shim_works_with(version_)) GTEST_SKIP() << "not tried with CRIU " << version_.text;
+  const Sleeper listens(true);
+  auto list = HiddenAreas::create();
+  ASSERT_TRUE(list);
+  launch_.program.shim = MIGRATE_SHIM;
+  launch_.hidden_areas_fd = list->fd();
+  auto criu = worker();
+  dump_and_let_go(*criu, listens, dump_of(listens));
 }
 
 TEST_F(RealCriu, WhatWasDumpedRunsAgainAndIsOursToWaitFor) {

@@ -49,7 +49,7 @@ here={folder}
 root=$here/rootfs
 PATH=$here/bin:$PATH
 export PATH
-{environment}exec "$root/{loader}" --argv0 "{name}" --preload "$preload" \\
+{environment}exec "{loader}" --argv0 "{name}" --preload "$preload" \\
   --library-path "{libraries}" "$root/usr/{program}" "$@"
 """
 _ENVIRONMENT = {"bin/python3": "PYTHONHOME=$root/usr\nPYTHONDONTWRITEBYTECODE=1\n"
@@ -101,12 +101,15 @@ def _write_wrappers(folder, final):
     """The programs' wrappers in `folder`, which will be at `final`."""
     os.makedirs(os.path.join(folder, "bin"))
     root = os.path.join(folder, "rootfs")
+    # A process cannot be restored while a file that it maps is the restoring program's own, as the kernel sees it.
+    shutil.copy(os.path.join(root, _LOADER), os.path.join(folder, "criu-loader"))
     libraries = ":".join(f"$root/usr/lib{sub}" for sub in ("/x86_64-linux-gnu", ""))
     for program in _RUN_BY_WRAPPER:
         name = os.path.basename(program)
         if not os.path.exists(os.path.join(root, "usr", program)):
             raise Unavailable(f"the packages hold no /usr/{program}")
-        text = _WRAPPER.format(folder=final, loader=_LOADER, name=name, libraries=libraries,
+        loader = "$here/criu-loader" if name == "criu" else "$root/" + _LOADER
+        text = _WRAPPER.format(folder=final, loader=loader, name=name, libraries=libraries,
                                program=program, environment=_ENVIRONMENT.get(program, ""))
         path = os.path.join(folder, "bin", name)
         with open(path, "w", encoding="utf-8") as file:

@@ -100,6 +100,18 @@ class Guest:
         return os.path.getsize(self.stamps) // 8 if os.path.exists(self.stamps) else 0
 
 
+class Program:
+    """Any other program, as a guest that keeps its number."""
+
+    def __init__(self, host, *words, netns=None):
+        self.host = host
+        self.pid = host.start_guest(*words, netns=netns)
+
+    def moved_to(self, host):
+        wait_for(lambda: host.alive(self.pid), f"process {self.pid} to be on {host.name}")
+        self.host = host
+
+
 class Client:
     """net_client.cc in the client's namespace."""
 

@@ -86,7 +86,7 @@ class Cgroup:
             self._write(folder, "cgroup.freeze", "0")
             self._write(folder, "cgroup.kill", "1")
         for folder in folders:
-            wait_for(lambda folder=folder: self._gone(folder), f"{folder} to be empty")
+            wait_for(lambda folder=folder: self._gone(folder), f"{folder} to be empty; see its cgroup.procs")
 
     @staticmethod
     def _write(folder, name, text):
@@ -130,7 +130,11 @@ class ContainerHost(Host):
     def end(self):
         self._init.stdin.close()
         self._init.stdout.close()
-        self._init.wait()
+        try:
+            self._init.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._init.kill()
+            raise AssertionError(f"the host {self.name} does not end: {self.all_pids()}") from None
 
     # What is in it, by its own numbers.
 

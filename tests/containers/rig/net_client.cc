@@ -127,6 +127,7 @@ struct Fetcher {
   size_t body = 0;
   uint64_t last_ns = 0;
   uint64_t next_ns = 0;
+  uint64_t requests = 0;
 };
 
 class Fetching {
@@ -145,7 +146,7 @@ class Fetching {
     close(ConnectOnceItListens(address_, port_));
     start_ns_ = Now();
     for (size_t i = 0; i < clients; ++i) Open(i);
-    WriteFile(out, "started\n");
+    bool started = false;
     while (g_ended == 0) {
       epoll_event events[64];
       const int count = epoll_wait(poll_, events, 64, 1);
@@ -153,6 +154,12 @@ class Fetching {
       const uint64_t now = Now();
       for (size_t i = 0; i < clients; ++i) {
         if (fetchers_[i].next_ns != 0 && fetchers_[i].next_ns <= now) Ask(i);
+      }
+      // All have been served once: no connection is being made any more.
+      const auto served = [](const Fetcher& fetcher) { return fetcher.requests > 0; };
+      if (!started && std::all_of(fetchers_.begin(), fetchers_.end(), served)) {
+        started = true;
+        WriteFile(out, "started\n");
       }
     }
     // Who still waits, waits.
@@ -247,6 +254,7 @@ class Fetching {
     fetcher.body += count;
     if (fetcher.body < expected_.size()) return;
     ++requests_;
+    ++fetcher.requests;
     fetcher.next_ns = Now() + pause_ns_;
   }
 

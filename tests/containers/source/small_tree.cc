@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +25,32 @@ constexpr std::size_t kProcessesMax = 32;
 
 std::chrono::steady_clock::time_point deadline() {
   return std::chrono::steady_clock::now() + std::chrono::seconds(60);
+}
+
+constexpr int kEchoNumber = 3;
+
+/// Of all descriptors: null as the first three, and `echo` as the fourth.
+void keep_only(int echo) {
+  if (echo >= 0 && echo != kEchoNumber) ::dup2(echo, kEchoNumber);
+  ::close_range(echo >= 0 ? kEchoNumber + 1 : kEchoNumber, ~0U, 0);
+  const int null = ::open("/dev/null", O_RDWR);
+  for (int number = 0; number < 3; ++number) ::dup2(null, number);
+  ::close(null);
+}
+
+void fill_private(std::size_t bytes) {
+  if (bytes == 0) return;
+  void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) ::_exit(2);
+  for (std::size_t at = 0; at < bytes; at += 8) {
+    *reinterpret_cast<std::uint64_t*>(static_cast<char*>(memory) + at) = at * 0x9e3779b97f4a7c15;
+  }
+}
+
+void answer_on(int socket) {
+  std::array<char, 4096> text;
+  const ssize_t got = ::recv(socket, text.data(), text.size(), MSG_DONTWAIT);
+  if (got > 0) (void)!::write(socket, text.data(), static_cast<std::size_t>(got));
 }
 
 }  // namespace
@@ -48,7 +75,7 @@ bool runs(pid_t pid) {
   return process && !process->zombie;
 }
 
-SmallTree::SmallTree(int children) {
+SmallTree::SmallTree(int children, int echo, std::size_t private_bytes) {
   void* memory =
       ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) std::abort();
@@ -61,6 +88,8 @@ SmallTree::SmallTree(int children) {
     ::setsid();
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != test) ::_exit(1);
+    keep_only(echo);
+    fill_private(private_bytes);
     const auto count = [this](std::uint32_t self) {
       shared_->pids[self] = ::getpid();
       ++shared_->started;
@@ -75,6 +104,7 @@ SmallTree::SmallTree(int children) {
     for (;;) {
       ++shared_->counts[0];
       ::usleep(500);
+      if (echo >= 0) answer_on(kEchoNumber);
       // One at a time, so that numbers come in order.
       if (forked >= shared_->wanted || shared_->started != forked + 1) continue;
       ++forked;

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -18,7 +19,9 @@ bool runs(pid_t pid);
 class SmallTree {
  public:
   /// A root with `children` children, in a session of its own and without descriptors of the test.
-  explicit SmallTree(int children);
+  /// `echo`: a socket that the root keeps, and answers by what it reads; -1: none. The root has
+  /// `private_bytes` of memory of its own, written once.
+  explicit SmallTree(int children, int echo = -1, std::size_t private_bytes = 0);
   ~SmallTree();
   SmallTree(const SmallTree&) = delete;
   SmallTree& operator=(const SmallTree&) = delete;

@@ -1,0 +1,42 @@
+// ImageFolder: CRIU's image files of one restore, as they came in the tree's state.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapters/containers/tree_state.hpp"
+#include "base/fd.hpp"
+#include "migrate/guest.hpp"
+#include "migrate/result.hpp"
+
+namespace migrate::containers {
+
+class ImageFolder {
+ public:
+  /// A fresh one in `parent`, for this user's eyes only.
+  static Result<std::unique_ptr<ImageFolder>> create(const std::string& parent);
+  /// With all that is in it.
+  ~ImageFolder();
+  ImageFolder(const ImageFolder&) = delete;
+  ImageFolder& operator=(const ImageFolder&) = delete;
+
+  /// Writes the image files, and gives back whose memory the address spaces are. kProtocol for
+  /// sections that no source sends; kNoMemory where they have no room.
+  Result<std::vector<SpaceOwner>> take(StateReader& reader);
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  /// All of a file; nullopt where there is none.
+  [[nodiscard]] Result<std::optional<std::vector<std::byte>>> read(const std::string& name) const;
+
+ private:
+  ImageFolder(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  Status write(const std::string& name, StateReader& reader);
+
+  std::string path_;
+  Fd fd_;
+};
+
+}  // namespace migrate::containers

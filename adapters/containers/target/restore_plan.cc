@@ -1,0 +1,116 @@
+#include "adapters/containers/target/restore_plan.hpp"
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <string>
+
+namespace migrate::containers {
+namespace {
+
+std::string hex(std::uint64_t value) {
+  std::ostringstream text;
+  text << std::hex << value;
+  return text.str();
+}
+
+Error missing(pid_t pid, const ImageArea& area, std::uint64_t begin, std::uint64_t end) {
+  return make_error(ErrorCode::kIntegrity,
+                    "of process " + std::to_string(pid) + ", memory " + hex(begin) + "-" +
+                        hex(end) + " (in the area " + hex(area.begin) + "-" + hex(area.end) +
+                        ") was neither sent as memory nor is it in CRIU's images")
+      .advise("the tree goes on at the source; send again, and report it if it happens twice");
+}
+
+/// From `begin` on, how far the images have the pages; `begin` itself where they have not.
+std::uint64_t present_until(std::span<const ImagePages> pages, std::uint64_t begin,
+                            std::uint64_t end) {
+  for (const ImagePages& run : pages) {
+    const std::uint64_t run_end = run.address + run.pages * kPageSize;
+    // What could be lazy a lazy restore leaves out, even where the images have it.
+    if (!run.present || run.lazy || run.address > begin || run_end <= begin) continue;
+    begin = run_end;
+    if (begin >= end) return end;
+  }
+  return begin;
+}
+
+Result<std::vector<std::byte>> needed(const ImageFolder& images, const std::string& name) {
+  MIGRATE_ASSIGN(auto bytes, images.read(name));
+  if (bytes) return *std::move(bytes);
+  return make_error(ErrorCode::kProtocol, "the tree's state has no image " + name);
+}
+
+/// By process: the space that is its memory.
+Result<std::map<pid_t, std::uint32_t>> spaces_of(std::span<const SpaceOwner> owners) {
+  std::map<pid_t, std::uint32_t> spaces;
+  for (const SpaceOwner& owner : owners) {
+    if (!spaces.emplace(owner.pid, owner.space).second) {
+      return make_error(ErrorCode::kProtocol,
+                        "process " + std::to_string(owner.pid) + " has two address spaces");
+    }
+  }
+  return spaces;
+}
+
+}  // namespace
+
+Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const ImagePages> pages,
+                    std::span<const StagedRegion> regions, FillPlan& plan) {
+  for (const ImageArea& area : areas) {
+    if (!area.lazy) continue;
+    std::uint64_t at = area.begin;
+    auto region = std::partition_point(regions.begin(), regions.end(), [&](const StagedRegion& r) {
+      return r.region.range.end().number * kPageSize <= at;
+    });
+    while (at < area.end) {
+      const bool more = region != regions.end();
+      const std::uint64_t begin = more ? region->region.range.first.number * kPageSize : area.end;
+      if (begin > at) {
+        const std::uint64_t gap_end = std::min(begin, area.end);
+        if (present_until(pages, at, gap_end) < gap_end) return missing(pid, area, at, gap_end);
+        at = gap_end;
+        continue;
+      }
+      const std::uint64_t end = std::min(region->region.range.end().number * kPageSize, area.end);
+      plan.extents.push_back({pid, at, end, region->offset + (at - begin)});
+      at = end;
+      ++region;
+    }
+  }
+  return {};
+}
+
+Result<RestorePlan> plan_restore(const ImageFolder& images, std::span<const SpaceOwner> owners,
+                                 const StagedMemory& staging) {
+  MIGRATE_ASSIGN(const auto spaces, spaces_of(owners));
+  const std::vector<StagedRegion> all = staging.regions();
+  RestorePlan plan;
+  MIGRATE_ASSIGN(const auto pstree, needed(images, "pstree.img"));
+  MIGRATE_ASSIGN(plan.processes, parse_pstree(pstree));
+  for (const ImageProcess& process : plan.processes) {
+    const std::string number = std::to_string(process.pid);
+    MIGRATE_ASSIGN(const auto mm, images.read("mm-" + number + ".img"));
+    if (!mm) continue;  // A zombie: it has no memory, and CRIU says so itself should it have some.
+    MIGRATE_ASSIGN(auto areas, parse_areas(*mm));
+    std::ranges::sort(areas, {}, &ImageArea::begin);
+    MIGRATE_ASSIGN(const auto pagemap, images.read("pagemap-" + number + ".img"));
+    std::vector<ImagePages> pages;
+    if (pagemap) {
+      MIGRATE_ASSIGN(pages, parse_pagemap(*pagemap));
+      std::ranges::sort(pages, {}, &ImagePages::address);
+    }
+    std::span<const StagedRegion> own;
+    if (const auto space = spaces.find(process.pid); space != spaces.end()) {
+      const auto range = std::ranges::equal_range(
+          all, space->second, {}, [](const StagedRegion& r) { return r.region.id.space; });
+      own = {range.begin(), range.end()};
+    }
+    MIGRATE_TRY(plan_process(process.pid, areas, pages, own, plan.fill));
+    plan.fill.pids.push_back(process.pid);
+  }
+  if (!plan.fill.pids.empty()) return plan;
+  return make_error(ErrorCode::kProtocol, "the tree's state has no process");
+}
+
+}  // namespace migrate::containers

@@ -1,0 +1,154 @@
+"""Whatever fails, one of the two hosts has the guest: it goes on at the source as if nothing had been, or it runs at
+the target; never both, and never with wrong memory."""
+
+import os
+import time
+import unittest
+
+import proxy
+from broken_link_test import AFTER_COMMIT, BEFORE_COMMIT
+from migrations import FAILED, Migrations, wait_for
+
+_PHASES = ("Welcome", "TheFirstPages", "ALaterRound", "State", "Offer", "Ready")
+# 64 MiB at 50 MB/s, against 20 MB/s of writes: several rounds.
+_SLOW = ("--bandwidth", "400Mbit")
+_BRIEF = ("--hello-timeout", "2s", "--lease", "2s", "--ask-window", "1s")
+
+
+class Failures(Migrations):
+    def begin(self, where, recv=_BRIEF, send=()):
+        """A migration that is held at a record."""
+        self.moving = self.guest("--size", 64, "--timers", "--links", "--tree", 2, tree=2)
+        self.target = self.recv(*recv)
+        self.link = proxy.Proxy(self.target.address)
+        self.addCleanup(self.link.close)
+        self.gate = self.link.gate(*where)
+        self.sender = self.send(self.moving, self.link.address, *_SLOW, "--reconnect", "0s", *send)
+        self.gate.wait()
+
+    def expect_at_source(self):
+        """Nothing is left at the target, and a second migration succeeds."""
+        self.assert_goes_on(self.moving)
+        self.assert_empty(self.b)
+        self.move(self.moving, self.b)
+        self.assert_goes_on(self.moving)
+
+    def expect_one(self):
+        """Nobody can tell beforehand which."""
+        running = wait_for(lambda: [host for host in (self.a, self.b) if self.runs_at(self.moving, host)],
+                           "one of the hosts to run the guest")
+        self.assertEqual(len(running), 1, "it runs twice")
+        other = self.b if running[0] is self.a else self.a
+        wait_for(lambda: not other.alive(self.moving.pid), "the other copy to go")
+        self.moving.host = running[0]
+        self.assert_goes_on(self.moving)
+
+    def cut_before_commit(self, where):
+        self.begin(where)
+        self.link.cut()
+        self.gate.drop()
+        self.refusal(self.sender, codes=(FAILED,))
+        self.ended(self.target, FAILED)
+        self.expect_at_source()
+
+    def kill_target(self, where):
+        self.begin(where)
+        self.target.kill()
+        self.gate.drop()
+        self.refusal(self.sender, codes=(FAILED,))
+        self.expect_at_source()
+
+    def kill_send(self, where):
+        """Frozen or not: the tree goes on, with nobody to thaw it by hand."""
+        self.begin(where)
+        self.sender.kill()
+        self.gate.drop()
+        self.ended(self.target, FAILED)
+        self.expect_at_source()
+
+    def cut_after_commit(self, where):
+        self.begin(where, recv=("--ask-window", "5s"))
+        self.link.cut()
+        self.gate.drop()
+        self.sender.wait()
+        self.expect_one()
+
+    # What is not as it should be before anything moves.
+
+    def refused(self, sending=(), receiving=(), wanted=(), send_criu=None, recv_criu=None):
+        guest = self.guest("--size", 16)
+        target = self.recv(*receiving, criu=recv_criu)
+        since = time.time_ns()
+        error = self.refusal(self.send(guest, target.address, *sending, criu=send_criu), *wanted)
+        self.assert_goes_on(guest)
+        self.assertGreater(time.time_ns(), since)
+        return error
+
+    def old_criu(self):
+        """One that says so in each of its ways."""
+        path = self.scratch.new_file("criu")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write('#!/bin/sh\n[ "$1" != --version ] || { echo "Version: 3.17.1"; exit 0; }\n'
+                       'echo "criu: this is version 3.17.1" >&2\nexit 1\n')
+        os.chmod(path, 0o755)
+        return path
+
+    def test_ASourceWithoutCriuSaysSo(self):
+        self.refused(send_criu=("--criu", "/nowhere/criu"), wanted=("/nowhere/criu",))
+
+    def test_ASourceWithAnOldCriuSaysSo(self):
+        self.refused(send_criu=("--criu", self.old_criu()), wanted=("criu",))
+
+    def test_ATargetWithoutCriuIsNotSentTo(self):
+        guest = self.guest("--size", 16)
+        try:
+            target = self.recv(criu=("--criu", "/nowhere/criu"))
+        except AssertionError as error:
+            # It did not even listen.
+            self.assertIn("/nowhere/criu", str(error))
+        else:
+            self.refusal(self.send(guest, target.address), "criu")
+        self.assert_goes_on(guest)
+
+    def test_AListenerTakesNoContainersUnasked(self):
+        guest = self.guest("--size", 16)
+        target = self.b.recv("--once", "--json")
+        self.refusal(self.send(guest, target.address), "--accept container")
+        self.assert_goes_on(guest)
+
+    def test_ANumberThatIsTakenAtTheTargetRefuses(self):
+        guest = self.guest("--size", 16)
+        taken = self.b.start_guest("sleep", "1000")
+        self.assertEqual(taken, guest.pid)
+        target = self.recv()
+        self.refusal(self.send(guest, target.address), str(taken))
+        self.assert_goes_on(guest)
+        self.assertTrue(self.b.alive(taken))
+
+    def test_AFileFromOutsideThatTheTargetLacksFailsAndTheGuestGoesOn(self):
+        folder = os.path.join(self.scratch.path, "only-here")
+        os.makedirs(folder)
+        self.a.run_in("mount", "-t", "tmpfs", "tmpfs", folder)
+        guest = self.guest("--size", 16, "--file", os.path.join(folder, "file"))
+        self.assertEqual(guest.missing, "")
+        target = self.recv()
+        self.refusal(self.send(guest, target.address))
+        self.ended(target, FAILED)
+        self.assert_goes_on(guest)
+        self.assert_empty(self.b)
+
+
+def _add(name, method, where):
+    setattr(Failures, name, lambda self: getattr(self, method)(where))
+
+
+for _phase in _PHASES:
+    _add(f"test_CutAt{_phase}TheGuestGoesOnAtItsSource", "cut_before_commit", BEFORE_COMMIT[_phase])
+    _add(f"test_KillingTheTargetAt{_phase}LeavesTheGuest", "kill_target", BEFORE_COMMIT[_phase])
+    _add(f"test_KillingSendAt{_phase}LeavesTheGuest", "kill_send", BEFORE_COMMIT[_phase])
+for _phase, _where in AFTER_COMMIT.items():
+    _add(f"test_CutAt{_phase}OneGuestRuns", "cut_after_commit", _where)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,140 @@
+"""Memory of every kind arrives as it was, and programs of several sorts go on where they were."""
+
+import hashlib
+import os
+import time
+import unittest
+
+# It says where the others are. pylint: disable=wrong-import-order
+from migrations import NAME, Migrations, wait_for
+from guests import Program, gaps
+from hosts import program
+
+# Those that a host may lack are skipped then, with its reason.
+_KINDS = {"Anonymous": "anon", "HugePages": "thp", "Shared": "shared", "Memfd": "memfd", "HugeTlb": "hugetlb",
+          "Locked": "mlocked", "Stack": "stack", "Heap": "brk", "FilePrivate": "file", "Guarded": "guard",
+          "DroppedPages": "dontneed", "MovedAreas": "mremap", "RenewedAreas": "churn", "GrowingAreas": "grow"}
+# Far above what a stop takes here on a busy machine, far below what copying such a guest in the stop would.
+_GAP_AT_MOST_MS = 5000
+_PYTHON = """
+import hashlib, sys, time
+chain, seen, number = b"", {}, 0
+out = open(sys.argv[1], "a", buffering=1)
+while True:
+    for _ in range(100):
+        number += 1
+        chain = hashlib.sha256(chain + str(number).encode()).digest()
+        seen[number % 5000] = [chain, str(number)]
+    assert all(str(int(text)) == text for _, text in seen.values())
+    out.write(f"{number} {chain.hex()}\\n")
+    time.sleep(0.002)
+"""
+
+
+class Memory(Migrations):
+    def there_and_back(self, *words, patience=60, **options):
+        """Once with all memory before it runs, once with memory that follows it."""
+        guest = self.guest(*words, **options)
+        if guest.missing:
+            self.skipTest(f"this host has no {guest.missing}")
+        self.move(guest, self.b, strategy="precopy")
+        self.assert_goes_on(guest)
+        self.move(guest, self.a, strategy="hybrid")
+        self.assert_memory_right(guest, patience)
+        self.assert_goes_on(guest)
+        return guest
+
+    def test_StopCopyMovesAGuest(self):
+        guest = self.guest("--size", 64)
+        self.move(guest, self.b, strategy="stop-copy")
+        self.assert_goes_on(guest)
+
+    def test_AGuestMovesWithoutTheShim(self):
+        guest = self.guest("--size", 64)
+        self.move(guest, self.b, strategy="precopy", shim=False)
+        self.assert_goes_on(guest)
+
+    def test_AllOptionsOfTheEngineHold(self):
+        guest = self.guest("--size", 32)
+        report = self.move(guest, self.b, "--verify", "full", "--compress", "zstd", "--dedup", "content")
+        self.assertEqual(report["integrity"]["full"], "equal")
+        self.assert_goes_on(guest)
+
+    def test_AGuestOf1GiBStandsForAMoment(self):
+        guest = self.guest("--size", 1024, "--rate", 20)
+        since = time.time_ns()
+        report = self.move(guest, self.b, strategy="hybrid")
+        until = time.time_ns()
+        self.assert_memory_right(guest, 300)
+        self.assertGreater(report["downtime_ms"], 0)
+        self.assertLess(gaps(guest.stamps, since, until)[0][0], _GAP_AT_MOST_MS)
+
+    def test_AWriterOf400MbArrivesWhole(self):
+        self.there_and_back("--size", 256, "--rate", 400)
+
+    def test_ThreadsArriveTogether(self):
+        self.there_and_back("--size", 64, "--threads", 8, "--rate", 100, "--timers")
+
+    def test_ATreeOfEightArrivesWithItsSharedPagesSocketsAndTimers(self):
+        guest = self.guest("--kind", "anon,shared", "--size", 32, "--tree", 8, "--links", "--timers", tree=8)
+        before = guest.verify()
+        self.move(guest, self.b)
+        self.assert_goes_on(guest)
+        after = guest.verify()
+        for role, found in after.items():
+            for counter in ("messages", "interval_timer", "posix_timer", "timer_fd"):
+                self.assertGreater(found[counter], before[role][counter], (role, counter))
+
+    def test_AContainerWithNamespacesAndATmpfsArrives(self):
+        root = self.bed.container_root()
+        guest = self.guest("--kind", "anon,sysv,shared", "--size", 16, "--file", "/tmp/checked", container=root,
+                           tmpfs="/tmp")
+        self.assertEqual(guest.missing, "")
+        self.move(guest, self.b, receiving=("--container-root", root))
+        self.assert_goes_on(guest)
+
+    def test_PythonGoesOn(self):
+        out = self.scratch.new_file("chain")
+        guest = Program(self.a, program("python3"), "-S", "-c", _PYTHON, out)
+
+        def last():
+            with open(out, encoding="ascii") as file:
+                lines = [line.split() for line in file if line.endswith("\n")]
+            return int(lines[-1][0]), lines[-1][1]
+
+        wait_for(lambda: os.path.exists(out) and os.path.getsize(out) > 10000, "the program to run")
+        before, _ = last()
+        self.move(guest, self.b)
+        at_move, _ = last()
+        wait_for(lambda: last()[0] > at_move + 1000, "the program to go on")
+        number, told = last()
+        self.assertGreater(number, before)
+        chain = b""
+        for index in range(1, number + 1):
+            chain = hashlib.sha256(chain + str(index).encode()).digest()
+        self.assertEqual(told, chain.hex())
+
+    def test_AnArrivedGuestIsShownPausedAndStopped(self):
+        guest = self.guest("--size", 16)
+        self.move(guest, self.b)
+        self.assertEqual([entry["name"] for entry in self.b.json("ps")["guests"]], [NAME])
+        self.assertEqual(self.b.json("status", NAME)["state"], "running")
+        self.b.json("pause", NAME)
+        self.assertFalse(self.runs_at(guest, self.b))
+        self.b.json("resume", NAME)
+        self.assert_goes_on(guest)
+        self.b.json("stop", NAME)
+        self.assert_empty(self.b)
+
+
+def _add(name, kind):
+    setattr(Memory, f"test_{name}MemoryArrivesAsItWas",
+            lambda self: self.there_and_back("--kind", kind, "--size", 16))
+
+
+for _name, _kind in _KINDS.items():
+    _add(_name, _kind)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,61 @@
+"""What the end-to-end tests of containers have in common: migrations by the command, and who has the guest."""
+
+import os
+import sys
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(_HERE, "..", "rig"), os.path.join(_HERE, "..", "..", "e2e")]
+# pylint: disable=wrong-import-position
+import moves  # noqa: E402
+from container_case import TwoContainerHosts  # noqa: E402
+from harness import DONE, FAILED, REFUSED, wait_for  # noqa: E402
+from moves import NAME  # noqa: E402
+
+
+class Migrations(TwoContainerHosts):
+    def move(self, guest, target, *words, **options):
+        """Moves it, and sees that nothing of it is left where it was."""
+        source, pid = guest.host, guest.pid
+        report = moves.moved(self.bed, guest, target, *words, **options)
+        self.assertIsNone(report["error"])
+        self.assertEqual(report["guest"]["kind"], "container")
+        self.assertFalse(source.alive(pid), "it is at the source still")
+        self.assert_empty(source)
+        return report
+
+    def assert_empty(self, host):
+        """No process is left there."""
+        wait_for(lambda: not host.all_pids(), f"the processes of {host.name} to end")
+
+    def recv(self, *words, **options):
+        return moves.recv(self.bed, self.b, *words, **options)
+
+    def send(self, guest, address, *words, **options):
+        return moves.send(self.bed, guest, address, *words, **options)
+
+    def ended(self, process, *codes):
+        self.assertIn(process.wait(), codes, process)
+        return process
+
+    def refusal(self, sender, *wanted, codes=(REFUSED, FAILED)):
+        """The error of a `send` that moved nothing, which names what stands in its way and what to do."""
+        error = self.ended(sender, *codes).json()["error"]
+        for field in ("code", "side", "message", "remedy"):
+            self.assertTrue(error[field], f"no {field}: {error}")
+        for text in wanted:
+            self.assertIn(text, error["message"] + " " + error["remedy"])
+        return error
+
+    def runs_at(self, guest, host):
+        """Whether it makes progress there."""
+        if not host.alive(guest.pid):
+            return False
+        before = guest.loops()
+        try:
+            wait_for(lambda: guest.loops() > before + 20, "its progress", 2)
+        except AssertionError:
+            return False
+        return host.alive(guest.pid)
+
+
+__all__ = ["DONE", "FAILED", "REFUSED", "NAME", "Migrations", "moves", "wait_for"]

@@ -1,0 +1,129 @@
+"""Established connections go on: each byte arrives, no connection is reset, and no wait is long."""
+
+import os
+import re
+import subprocess
+import sys
+import unittest
+
+# It says where the others are. pylint: disable=wrong-import-order
+from migrations import Migrations, wait_for
+from guests import Program
+from hosts import CRIU, LINK, PORT, criu_version, program, testbed
+
+# Of sockets of the internet on Linux 6.16 and later.
+_CRIU_WITH_TCP = (4, 2)
+# On a busy machine; a connection that was lost, or waits for a retransmission that was lost twice, takes longer.
+_STALL_AT_MOST_US = 10e6
+_FILE_BYTES = 512 << 10
+_WRITER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "redis_writer.py")
+_NGINX = """user root; daemon off; worker_processes 2; pid {folder}/pid; error_log {folder}/errors;
+events {{ worker_connections 512; }}
+http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 600s;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  server {{ listen {port}; root {folder}; }} }}
+"""
+
+
+class Network(Migrations):
+    network = True
+
+    def setUp(self):
+        super().setUp()
+        kernel = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+        if criu_version() < _CRIU_WITH_TCP and kernel >= (6, 16):
+            self.skipTest(f"{CRIU} cannot dump sockets of this kernel")
+
+    def move_with_link(self, guest, *words, receiving=(), **options):
+        return self.move(guest, self.b, "--container-link", LINK, *words,
+                         receiving=("--container-link", LINK, "--container-network",
+                                    self.bed.guest_network(self.b), *receiving), **options)
+
+    def start(self, *words):
+        return Program(self.a, *words, netns=self.bed.guest_network(self.a))
+
+    def test_AnEchoGoesOnOnItsConnection(self):
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        since = guest.loops()
+        wait_for(lambda: guest.loops() > since + 200, "some time at the source")
+        self.move_with_link(guest)
+        since = guest.loops()
+        wait_for(lambda: guest.loops() > since + 500, "some time at the target")
+        self.assert_memory_right(guest)
+        seen = client.end()
+        self.assertEqual((seen["errors"], seen["fault"]), (0, ""))
+        self.assertGreater(seen["messages"], 100)
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+
+    def test_ConnectionsAreClosedWhereThatWasAskedFor(self):
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        self.move_with_link(guest, "--tcp", "close", receiving=("--tcp", "close"))
+        self.assert_goes_on(guest)
+        self.assertNotEqual(client.end()["fault"], "")
+        # Who comes anew is served.
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        since = guest.loops()
+        wait_for(lambda: guest.loops() > since + 200, "some time")
+        seen = client.end()
+        self.assertEqual((seen["errors"], seen["fault"]), (0, ""))
+        self.assertGreater(seen["messages"], 10)
+
+    def test_NginxServesOnEveryByte(self):
+        folder = os.path.join(self.scratch.path, "nginx")
+        os.makedirs(folder)
+        with open(os.path.join(folder, "file"), "wb") as file:
+            file.write(os.urandom(_FILE_BYTES))
+        configuration = os.path.join(folder, "conf")
+        with open(configuration, "w", encoding="utf-8") as file:
+            file.write(_NGINX.format(folder=folder, port=PORT))
+        guest = self.start(program("nginx"), "-c", configuration, "-e", os.path.join(folder, "errors"))
+        client = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", os.path.join(folder, "file"),
+                             "--clients", 100, "--pause-ms", 50)
+        self.assertTrue(self.a.alive(guest.pid), "nginx has ended")
+        self.move_with_link(guest)
+        seen = client.end()
+        self.assertEqual((seen["failures"], seen["wrong"], seen["fault"]), (0, 0, ""))
+        self.assertGreater(seen["requests"], 100)
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+
+    def test_RedisHasEveryAcknowledgedWrite(self):
+        guest = self.start(program("redis-server"), "--port", PORT, "--bind", "0.0.0.0", "--protected-mode", "no",
+                           "--save", "", "--dir", self.scratch.path, "--enable-debug-command", "yes")
+        cli = [*self.bed.net.inside("client"), program("redis-cli"), "-h", testbed.GUEST_IP, "-p", str(PORT)]
+
+        def ask(*words):
+            return subprocess.run([*cli, *words], capture_output=True, text=True, check=False).stdout.strip()
+
+        wait_for(lambda: ask("ping") == "PONG", "redis to answer")
+        # 64 MiB that stand still, beside what is written.
+        self.assertEqual(ask("debug", "populate", "60000", "still", "1000"), "OK")
+        out = self.scratch.new_file("acknowledged")
+        # Ended below, or with its peer. pylint: disable-next=consider-using-with
+        writer = subprocess.Popen([*self.bed.net.inside("client"), sys.executable, "-B", _WRITER, "write",
+                                   testbed.GUEST_IP, str(PORT), out], stderr=subprocess.PIPE, text=True)
+        self.addCleanup(writer.stderr.close)
+        self.addCleanup(lambda: (writer.kill(), writer.wait()))
+        wait_for(lambda: self._count(ask) > 200, "writes at the source")
+        self.move_with_link(guest)
+        before = self._count(ask)
+        wait_for(lambda: self._count(ask) > before + 200 or writer.poll() is not None, "writes at the target")
+        writer.terminate()
+        self.assertEqual(writer.wait(), 0, writer.stderr.read())
+        with open(out, encoding="ascii") as file:
+            count = int(file.read())
+        wrong = subprocess.run([*self.bed.net.inside("client"), sys.executable, "-B", _WRITER, "check",
+                                testbed.GUEST_IP, str(PORT), str(count)], capture_output=True, text=True, check=True)
+        self.assertGreater(count, 400)
+        self.assertEqual(wrong.stdout.strip(), "0")
+        self.assertEqual(ask("strlen", "still:59999"), "1000")
+
+    @staticmethod
+    def _count(ask):
+        return int(ask("dbsize") or "60000") - 60000
+
+
+if __name__ == "__main__":
+    unittest.main()
