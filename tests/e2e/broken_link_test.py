@@ -3,7 +3,7 @@
 import unittest
 
 import proxy
-from harness import DONE, FAILED, TwoHosts, wait_for
+from harness import DONE, FAILED, PRECOPY, TwoHosts, wait_for
 from proxy import SOURCE, TARGET
 
 # Where a migration can be hit before the point of no return: the record on its way.
@@ -28,7 +28,7 @@ AFTER_COMMIT = {
 # 32 MiB that are not zero, at 50 MB/s, against 20 MB/s of writes: several rounds.
 GUEST = "writer:rate=20M,set=8M,fill=random"
 MEMORY = "32M"
-SLOW = ("--bandwidth", "400Mbit", "--max-downtime", "20ms")
+SLOW = PRECOPY + ("--bandwidth", "400Mbit", "--max-downtime", "20ms")
 # What a target that is left alone keeps its READY and its questions' answers for.
 BRIEF = ("--hello-timeout", "2s", "--lease", "2s", "--ask-window", "1s")
 # A silent peer is given up soon, as the tests wait for it.
@@ -133,7 +133,7 @@ class BrokenLink(TwoHosts):
         self.expect_at_target()
 
     def test_ALinkThatStallsForAMomentIsNoFailure(self):
-        self.begin(BEFORE_COMMIT["Ready"])
+        self.begin(BEFORE_COMMIT["Ready"], recv=())
         self.link.stall()
         self.gate.let_pass()
         wait_for(lambda: self.a.state() == "migrating", "the migration")

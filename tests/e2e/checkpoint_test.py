@@ -54,13 +54,6 @@ class Checkpoints(TwoHosts):
         self.assertEqual(report["integrity"]["digest"], "off" if mode == "mapped" else "equal")
         return report
 
-    def assert_checks_itself(self, host, name="web"):
-        """Two passes over memory: the second began and ended here."""
-        before = host.stats(name)["verify_passes"]
-        wait_for(lambda: host.stats(name)["verify_passes"] >= before + 2, "the guest to check its memory")
-        stats = host.stats(name)
-        self.assertEqual(stats["verify_errors"], 0, stats)
-
     def verify(self, path=None):
         return self.a.json("image", "verify", path or self.image())
 
@@ -99,9 +92,13 @@ class Written(Checkpoints):
 
     def test_LiveItStandsForAMoment(self):
         source = self.start_guest("writer:rate=100M,set=16M,fill=random,seed=2+reader:set=8M", memory="128M")
-        report = self.checkpoint("--live")
-        self.assertTrue(report["live"])
-        self.assertGreater(report["pause_ms"], 0)
+        # Again when the guest wrote nothing while its memory was saved: it may have had no processor.
+        for _ in range(20):
+            report = self.checkpoint("--live")
+            self.assertTrue(report["live"])
+            self.assertGreater(report["pause_ms"], 0)
+            if report["pages"]["copied"] > 0:
+                break
         self.assertGreater(report["pages"]["copied"], 0, "the guest wrote nothing while its memory was saved")
         self.verify()
         self.assert_checks_itself(self.a)
@@ -342,7 +339,7 @@ class Restored(Checkpoints):
             self.stop(self.b, target)
 
     def test_WhatItTouchedFirstIsThereBeforeItAsks(self):
-        target = self.restore("--lazy", "--record", self.image("set"), "--record-for", "500ms", "--no-background")
+        target = self.restore("--lazy", "--record", self.image("set"), "--record-for", "2s", "--no-background")
         wait_for(lambda: os.path.exists(self.image("set")) or not target.running(), "the working set")
         self.assert_checks_itself(self.b)
         self.stop(self.b, target)

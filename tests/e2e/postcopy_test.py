@@ -21,13 +21,6 @@ STRATEGIES = {
 
 
 class Lazy(TwoHosts):
-    def assert_checks_itself(self, host):
-        """Two passes over memory: the second began and ended here."""
-        before = host.stats()["verify_passes"]
-        wait_for(lambda: host.stats()["verify_passes"] >= before + 2, "the guest to check its memory")
-        stats = host.stats()
-        self.assertEqual(stats["verify_errors"], 0, stats)
-
     def check_reports(self, report, arrival, strategy):
         for side in (report, arrival):
             self.assertEqual(side["outcome"], "done")
@@ -67,13 +60,14 @@ class Lazy(TwoHosts):
         self.assert_nothing_left()
 
     def begin(self, guest=TOUCHES_LITTLE, send=TRICKLE, recv=("--once",), vcpus=1,
-              reconnect="60s"):
-        """A guest that runs at b while its memory follows, through a proxy."""
+              reconnect="60s", hold=None):
+        """A guest that runs at b while its memory follows, through a proxy that may hold a record."""
         self.source = self.a.run(guest, memory="32M", vcpus=vcpus)
         wait_for(lambda: self.work(self.a) > 0, "the guest to work")
         self.target = self.b.recv("--json", *recv)
         self.link = proxy.Proxy(self.target.address)
         self.addCleanup(self.link.close)
+        self.held = self.link.gate(*hold) if hold else None
         self.sender = self.a.send(self.link.address, "--reconnect", reconnect, *send)
         wait_for(lambda: self.b.state() == "running", "the guest to start")
         self.assertTrue(self.source.running())
@@ -112,12 +106,14 @@ class Postcopy(Lazy):
         self.stop(self.b, target)
 
     def test_ALinkThatIsLostAgainAndAgainOnlyMakesTheGuestWait(self):
-        self.begin(CHECKS_ALL, ("--strategy", "postcopy", "--push-bandwidth", "8Mbit"), vcpus=2)
+        # However fast the guest asks for its memory: it is not said to be complete before the first cut.
+        self.begin(CHECKS_ALL, TRICKLE, vcpus=2, hold=(proxy.TARGET, proxy.COMPLETE))
         cuts = 0
         for _ in range(4):
             if not self.source.running():
                 break
             self.link.cut()
+            self.held.let_pass()
             cuts += 1
             # Its counters cannot be read while the link is lost.
             wait_for(lambda: self.b.guest()["memory"] != "waits" or not self.source.running(),

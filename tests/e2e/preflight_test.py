@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import socket
 import unittest
 
 from harness import CANCELLED, DONE, FAILED, REFUSED, USAGE, TwoHosts, wait_for
@@ -55,11 +56,10 @@ class Preflight(TwoHosts):
 
     def test_NobodyListensThere(self):
         source = self.a.run()
-        # A port that was free a moment ago.
-        gone = self.b.recv()
-        gone.signal(signal.SIGTERM)
-        self.ended(gone, DONE)
-        report = self.report(self.a.send(gone.address), "failed", FAILED)
+        # A port that nobody else gets meanwhile.
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            report = self.report(self.a.send("127.0.0.1:%d" % taken.getsockname()[1]), "failed", FAILED)
         self.assertEqual(report["error"]["code"], "connect-failed")
         self.assert_runs(self.a)
         self.stop(self.a, source)
@@ -110,7 +110,8 @@ class Preflight(TwoHosts):
     def test_AMigrationAtATime(self):
         source = self.a.run("writer:rate=20M,set=8M,fill=random", memory="32M")
         target = self.b.recv("--once")
-        first = self.a.send(target.address, "--bandwidth", "80Mbit")
+        # Half a minute: longer than all the commands here take.
+        first = self.a.send(target.address, "--bandwidth", "8Mbit")
         wait_for(lambda: self.a.state() == "migrating", "the migration")
         second = self.report(self.a.send(target.address), "failed", FAILED)
         self.assertEqual(second["error"]["code"], "busy")

@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ip(*words):
-    subprocess.run(["ip", *words], check=True, capture_output=True)
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def ping(payload, patience):
@@ -133,15 +133,15 @@ class Responder(TwoHosts):
         wait_for(lambda: max(stream.answers) > last + 50, "answers at the target")
         self.assert_answers()
         stream.stop()
-        self.assertEqual({number: times for number, times in stream.answers.items() if times > 1}, {})
+        twice = {number: times for number, times in stream.answers.items() if times > 1}
+        self.assertEqual(twice, {}, "two guests answered")
         after = self.b.stats()
         self.assertGreater(after["packets_answered"], before["packets_answered"] + 50)
         self.assertGreater(after["uptime_ms"], before["uptime_ms"])
         self.assertEqual(after["packets"]["malformed"], 0)
         self.assert_runs(self.b)
         # The port the guest has left is dead.
-        links = subprocess.run(["ip", "link", "show", "tap-a"], check=True, capture_output=True)
-        self.assertIn(b"NO-CARRIER", links.stdout)
+        wait_for(lambda: "NO-CARRIER" in ip("link", "show", "tap-a"), "the carrier to go")
         self.stop(self.b, target)
         self.assert_nothing_left()
 

@@ -8,7 +8,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
 # pylint: disable=wrong-import-position
-from harness import Host, Scratch, wait_for  # noqa: E402
+from harness import PRECOPY, Host, Scratch, wait_for  # noqa: E402
 import testbed  # noqa: E402
 
 PROBE = os.environ.get("MIGRATE_PROBE", "probe")
@@ -16,6 +16,10 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 ECHO, CAPTURE, ASK = (os.path.join(_HERE, name) for name in ("echo.py", "capture.py", "ask.py"))
 # Of a guest on a host's tap.
 NET = f"tap=guest,mac={testbed.GUEST_MAC},ip={testbed.GUEST_IP},ip={testbed.GUEST_IP6}"
+
+
+# Of a probe that is to lose nothing: on a busy machine an answer may be late, and lost is only what never comes.
+UNTIL_ALL_HAVE_COME = ("--linger", "30s")
 
 
 class Place(Host):
@@ -39,7 +43,7 @@ class NetHost(Host):
         return super().recv("--insecure", *words, limits=limits)
 
     def send(self, target, *words, name="web"):
-        return super().send(target, "--insecure", *words, name=name)
+        return super().send(target, "--insecure", *PRECOPY, *words, name=name)
 
 
 class Capturing:

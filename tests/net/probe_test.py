@@ -7,7 +7,7 @@ import time
 import unittest
 
 from harness import wait_for
-from net_harness import ECHO, OnATestbed, Place, Probing
+from net_harness import ECHO, UNTIL_ALL_HAVE_COME, OnATestbed, Place, Probing
 import testbed
 
 # Slow enough for any machine, and a cut is many of it.
@@ -35,7 +35,7 @@ class WholeProbe(OnATestbed):
 
     def test_LosesNothingOnAQuietLink(self):
         self.echo()
-        report = self.probe().end()
+        report = self.probe(*UNTIL_ALL_HAVE_COME).end()
         self.assertEqual(set(report["kinds"]), KINDS)
         for kind, figures in report["kinds"].items():
             with self.subTest(kind):
@@ -88,7 +88,7 @@ class WholeProbe(OnATestbed):
 
     def test_WhatIsAnsweredTwiceIsCounted(self):
         self.echo(times=2)
-        kinds = self.probe().end()["kinds"]
+        kinds = self.probe(*UNTIL_ALL_HAVE_COME).end()["kinds"]
         for kind, figures in kinds.items():
             with self.subTest(kind):
                 self.assertEqual(figures["lost"], 0)

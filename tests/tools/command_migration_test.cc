@@ -132,7 +132,7 @@ TEST_F(CommandMigrationTest, AListenerServesOthersWhileOneSessionLasts) {
   const Process first = a_.run(kWriter);
   std::string address;
   const Process listener = b_.listen({}, address);
-  const Process slow = a_.start({"send", "vm:web", address, "--bandwidth", "2Mbit", "--json"});
+  const Process slow = a_.start({"send", "vm:web", address, "--bandwidth", "1Mbit", "--json"});
   ASSERT_TRUE(wait_for([&] { return a_.state() == "migrating"; }));
   const Host c;
   const Process second = c.start({"run", "other", "--memory", "32M"});
@@ -151,16 +151,20 @@ TEST_F(CommandMigrationTest, AListenerServesOthersWhileOneSessionLasts) {
   EXPECT_TRUE(wait_for([&] { return b_.json({"ps"})["guests"].empty(); }));
 }
 
-/// A migration that lasts: 20 MB/s over a guest of 64 MiB.
-const Words kSlow = {"--bandwidth", "160Mbit", "--json"};
+/// For a migration that is still in its first round when another command is there: 1 MB/s, and the
+/// guest has written 8 MiB.
+constexpr const char* kVerySlow = "8Mbit";
+/// For one that lasts until somebody follows it, and then comes to its end.
+constexpr const char* kSlow = "80Mbit";
 
 class SlowMigrationTest : public CommandMigrationTest {
  protected:
-  void begin(const Words& more = {}) {
+  void begin(const Words& more = {}, const char* bandwidth = kVerySlow) {
     source_ = a_.run(kWriter);
+    // All of its set.
+    ASSERT_TRUE(wait_for([&] { return a_.json({"stats", "web"})["pages_written"] > 2048; }));
     target_ = b_.listen({"--once"}, address_);
-    Words words = {"send", "vm:web", address_};
-    words.insert(words.end(), kSlow.begin(), kSlow.end());
+    Words words = {"send", "vm:web", address_, "--bandwidth", bandwidth, "--json"};
     words.insert(words.end(), more.begin(), more.end());
     send_ = a_.start(words);
     ASSERT_TRUE(wait_for([&] {
@@ -205,7 +209,7 @@ TEST_F(SlowMigrationTest, SigintToSendCancels) {
 }
 
 TEST_F(SlowMigrationTest, SendsDeathDoesNotEndTheMigration) {
-  ASSERT_NO_FATAL_FAILURE(begin());
+  ASSERT_NO_FATAL_FAILURE(begin({}, kSlow));
   send_->signal(SIGKILL);
   EXPECT_EQ(send_->wait(), 128 + SIGKILL);
   const Process follower = a_.start({"status", "web", "--follow", "--json"});
@@ -266,7 +270,7 @@ TEST_F(CommandMigrationTest, DetachedSendReturnsAtOnceAndStatusFollows) {
   const Process source = a_.run(kWriter);
   std::string address;
   const Process target = b_.listen({"--once"}, address);
-  const Process send = a_.start({"send", "vm:web", address, "--detach", "--bandwidth", "160Mbit"});
+  const Process send = a_.start({"send", "vm:web", address, "--detach", "--bandwidth", kSlow});
   EXPECT_EQ(send->wait(), 0) << send->err();
   const Process follower = a_.start({"status", "web", "--follow", "--json"});
   EXPECT_EQ(follower->wait(), 0) << follower->out();

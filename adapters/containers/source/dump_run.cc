@@ -103,14 +103,14 @@ Status DumpRun::answer(bool go_on) {
   return told;
 }
 
-Result<std::string> DumpRun::next_hook(Deadline deadline) {
+Status DumpRun::next_hook(Deadline deadline) {
   MIGRATE_ASSIGN(const CriuEvent event, next_event(deadline));
   if (event.kind == CriuEvent::Kind::kEnd) {
     if (!event.success) return worker_->failure("CRIU did not dump the tree");
     return make_error(ErrorCode::kGuest, "CRIU ended the dump before it was asked to");
   }
   if (const HookSeen seen = g_hook_seen; seen != nullptr) seen(*worker_, hook_);
-  return hook_;
+  return {};
 }
 
 Status DumpRun::begin() {
@@ -151,13 +151,13 @@ Result<SteadyTime> DumpRun::stop_steps() {
   const Deadline deadline = Clock::now() + kStopMax;
   SteadyTime stopped_at = Clock::now();
   for (;;) {
-    MIGRATE_ASSIGN(const std::string hook, next_hook(deadline));
-    if (hook == "pre-dump") {
+    MIGRATE_TRY(next_hook(deadline));
+    if (hook_ == "pre-dump") {
       stopped_at = Clock::now();
       // CRIU would look every 100 ms whether it is frozen.
       MIGRATE_TRY(group_.freeze(true, deadline));
     }
-    if (hook == "query-ext-files") {
+    if (hook_ == "query-ext-files") {
       MIGRATE_TRY(check_members());
       stage_ = Stage::kStands;
       return stopped_at;
@@ -202,8 +202,8 @@ Status DumpRun::finish() {
 Status DumpRun::finish_steps() {
   const Deadline deadline = Clock::now() + kDumpMax;
   for (;;) {
-    MIGRATE_ASSIGN(const std::string hook, next_hook(deadline));
-    if (hook == "post-dump") break;
+    MIGRATE_TRY(next_hook(deadline));
+    if (hook_ == "post-dump") break;
     MIGRATE_TRY(answer(true));
   }
   MIGRATE_TRY(group_.freeze(true, Clock::now() + kStopMax));

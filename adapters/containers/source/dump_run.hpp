@@ -65,7 +65,8 @@ class DumpRun {
 
   Result<CriuEvent> next_event(Deadline deadline);
   Status answer(bool go_on);
-  Result<std::string> next_hook(Deadline deadline);
+  /// hook_ is one then; that it ended is an error.
+  Status next_hook(Deadline deadline);
   Status begin();
   Result<SteadyTime> stop_steps();
   Status finish_steps();
@@ -89,9 +90,9 @@ class DumpRun {
   std::optional<LockTables> tables_;
   std::set<std::string> tables_before_;
   std::optional<std::set<std::string>> tables_made_;  ///< By this dump.
-  bool ended_ = false;  ///< CRIU has said so.
-  bool lost_ = false;   ///< It does not hear or answer any more.
-  std::string hook_;  ///< Waits for its answer; empty: none.
+  bool ended_ = false;                                ///< CRIU has said so.
+  bool lost_ = false;                                 ///< It does not hear or answer any more.
+  std::string hook_;                                  ///< Waits for its answer; empty: none.
   Stage stage_ = Stage::kIdle;
 };
 

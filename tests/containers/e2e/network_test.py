@@ -8,22 +8,14 @@ import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
 from migrations import Migrations, wait_for
-from guests import Program
-from hosts import CRIU, LINK, PORT, criu_version, program, testbed
+import servers
+from hosts import CRIU, LINK, PORT, criu_version, testbed
 
 # Of sockets of the internet on Linux 6.16 and later.
 _CRIU_WITH_TCP = (4, 2)
 # On a busy machine; a connection that was lost, or waits for a retransmission that was lost twice, takes longer.
 _STALL_AT_MOST_US = 10e6
-_FILE_BYTES = 512 << 10
 _WRITER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "redis_writer.py")
-_NGINX = """user root; daemon off; worker_processes 2; pid {folder}/pid; error_log {folder}/errors;
-events {{ worker_connections 512; }}
-http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 600s;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
-  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ listen {port}; root {folder}; }} }}
-"""
 
 
 class Network(Migrations):
@@ -39,9 +31,6 @@ class Network(Migrations):
         return self.move(guest, self.b, "--container-link", LINK, *words,
                          receiving=("--container-link", LINK, "--container-network",
                                     self.bed.guest_network(self.b), *receiving), **options)
-
-    def start(self, *words):
-        return Program(self.a, *words, netns=self.bed.guest_network(self.a))
 
     def test_AnEchoGoesOnOnItsConnection(self):
         guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
@@ -72,16 +61,9 @@ class Network(Migrations):
         self.assertGreater(seen["messages"], 10)
 
     def test_NginxServesOnEveryByte(self):
-        folder = os.path.join(self.scratch.path, "nginx")
-        os.makedirs(folder)
-        with open(os.path.join(folder, "file"), "wb") as file:
-            file.write(os.urandom(_FILE_BYTES))
-        configuration = os.path.join(folder, "conf")
-        with open(configuration, "w", encoding="utf-8") as file:
-            file.write(_NGINX.format(folder=folder, port=PORT))
-        guest = self.start(program("nginx"), "-c", configuration, "-e", os.path.join(folder, "errors"))
-        client = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", os.path.join(folder, "file"),
-                             "--clients", 100, "--pause-ms", 50)
+        guest, file = servers.nginx(self.bed)
+        client = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", file, "--clients", 100,
+                             "--pause-ms", 50)
         self.assertTrue(self.a.alive(guest.pid), "nginx has ended")
         self.move_with_link(guest)
         seen = client.end()
@@ -90,14 +72,7 @@ class Network(Migrations):
         self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
 
     def test_RedisHasEveryAcknowledgedWrite(self):
-        guest = self.start(program("redis-server"), "--port", PORT, "--bind", "0.0.0.0", "--protected-mode", "no",
-                           "--save", "", "--dir", self.scratch.path, "--enable-debug-command", "yes")
-        cli = [*self.bed.net.inside("client"), program("redis-cli"), "-h", testbed.GUEST_IP, "-p", str(PORT)]
-
-        def ask(*words):
-            return subprocess.run([*cli, *words], capture_output=True, text=True, check=False).stdout.strip()
-
-        wait_for(lambda: ask("ping") == "PONG", "redis to answer")
+        guest, ask = servers.redis(self.bed)
         # 64 MiB that stand still, beside what is written.
         self.assertEqual(ask("debug", "populate", "60000", "still", "1000"), "OK")
         out = self.scratch.new_file("acknowledged")

@@ -122,9 +122,12 @@ class ContainerHost(Host):
             words += ["--netns", "/run/netns/" + bed.namespace(name)]
         # Its input is the pipe by which it lives. pylint: disable-next=consider-using-with
         self._init = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.init_pid = int(self._init.stdout.readline() or "0")
-        if not self.init_pid or self._init.stdout.readline().strip() != "ready":
+        # Its two processes say one line each, in any order.
+        said = {self._init.stdout.readline().strip() for _ in range(2)}
+        if "ready" not in said or len(said) != 2:
+            self.end()
             raise AssertionError(f"the host {name} did not start")
+        self.init_pid = int((said - {"ready"}).pop())
         self.prefix = (CONTAINER_HOST, "enter", str(self.init_pid), "--cgroup", self._own, "--")
 
     def end(self):
@@ -134,7 +137,7 @@ class ContainerHost(Host):
             self._init.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._init.kill()
-            raise AssertionError(f"the host {self.name} does not end: {self.all_pids()}") from None
+            raise AssertionError(f"the host {self.name} does not end") from None
 
     # What is in it, by its own numbers.
 

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -15,6 +17,7 @@
 #include <functional>
 #include <iterator>
 #include <string>
+#include <thread>
 
 #include "adapters/containers/target/target_checks.hpp"
 #include "adapters/containers/tree_state.hpp"
@@ -278,6 +281,42 @@ TEST_F(ContainerTargetTest, ACriuKilledWhileItHoldsTheTreeRunsNothing) {
   EXPECT_TRUE(wait_until([&] { return taken_pids(tree_->pids()).empty(); }));
   EXPECT_EQ(tree_->figures().checks[0], before_.checks[0]);
   target_->discard();
+}
+
+/// Whatever CRIU was about: the tree runs here, or nothing of it is left.
+TEST_F(ContainerTargetTest, ACriuKilledAtAnyMomentLeavesAWholeTreeOrNone) {
+  int failed = 0;
+  bool ran = false;
+  for (int delay_us = 0; delay_us < 60'000 && !ran; delay_us += 4'000) {
+    prepare();
+    ASSERT_FALSE(HasFatalFailure());
+    const auto criu = other_children(tree_->pids());
+    ASSERT_EQ(criu.size(), 1u);
+    const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, criu[0], 0));
+    std::thread killer([&] {
+      ::usleep(static_cast<useconds_t>(delay_us));
+      ::syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+    });
+    Status done = load_again();
+    bool may_have_run = false;
+    if (done) {
+      done = target_->start(RunState::kRunning);
+      may_have_run = done || done.error().code == ErrorCode::kGuestLost;
+    }
+    killer.join();
+    ::close(pidfd);
+    ran = may_have_run;
+    if (!done) {
+      ++failed;
+      EXPECT_FALSE(done.error().message.empty());
+      target_->discard();
+    } else {
+      EXPECT_TRUE(target_->kill());
+    }
+    target_.reset();
+    expect_nothing_left();
+  }
+  EXPECT_GT(failed, 0);
 }
 
 TEST_F(ContainerTargetTest, AMissingCriuIsSaidAtOnce) {

@@ -1,7 +1,4 @@
-// Filling a tree's memory: every page is what was staged, or what the process made of it since,
-// whoever dies meanwhile.
-#include "adapters/containers/target/lazy_fill.hpp"
-
+// Filling a tree's memory: every page is what was staged, or what the process made of it since.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
@@ -12,7 +9,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -23,79 +19,10 @@
 #include <thread>
 #include <vector>
 
-#include "tests/containers/target/fake_tree.hpp"
+#include "tests/containers/target/fill_bed.hpp"
 
 namespace migrate::containers {
 namespace {
-
-using Life = FakeProcess::Life;
-using Clock = std::chrono::steady_clock;
-constexpr std::chrono::seconds kLong{60};
-constexpr pid_t kPid = 77;
-
-bool wait_until(const std::function<bool()>& condition) {
-  const auto deadline = Clock::now() + kLong;
-  while (!condition()) {
-    if (Clock::now() > deadline) return false;
-    ::poll(nullptr, 0, 2);
-  }
-  return true;
-}
-
-bool is_running(pid_t pid) { return ::kill(pid, 0) == 0; }
-
-int count_wrong(const std::byte* memory, std::uint64_t pages) {
-  int wrong = 0;
-  for (std::uint64_t i = 0; i < pages; ++i) wrong += is_right(memory + i * 4096, i) ? 0 : 1;
-  return wrong;
-}
-
-class LazyFillTest : public testing::Test {
- protected:
-  void SetUp() override {
-    if (::geteuid() != 0) GTEST_SKIP() << "needs root";
-    std::string name = (std::filesystem::temp_directory_path() / "fill-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    ASSERT_EQ(::pipe2(killed_.data(), O_CLOEXEC | O_NONBLOCK), 0);
-  }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-    for (const int fd : killed_) ::close(fd);
-  }
-
-  void stage_pages(std::uint64_t pages) {
-    auto staging = StagedMemory::create();
-    ASSERT_TRUE(staging);
-    staging_ = *std::move(staging);
-    ASSERT_TRUE(staging_->update_regions({{fake_region(pages)}, {}}));
-    stage(staging_->mapped(fake_region(pages).id));
-    plan_.extents = {
-        {kPid, kFakeAddress, kFakeAddress + pages * 4096, staging_->regions()[0].offset}};
-    plan_.pids = {kPid};
-    plan_.kill_fd = killed_[1];
-  }
-  /// Until the process is held by the filler.
-  void begin(FakeProcess& process) {
-    auto fill = LazyFill::launch();
-    ASSERT_TRUE(fill) << fill.error().to_text();
-    fill_ = *std::move(fill);
-    ASSERT_TRUE(fill_->begin(plan_, *staging_, folder_));
-    process.connect(folder_, kPid);
-    const Status came = fill_->wait_for_processes(Clock::now() + kLong);
-    ASSERT_TRUE(came) << came.error().to_text();
-  }
-  [[nodiscard]] bool told_to_kill() const {
-    char byte = 0;
-    return ::read(killed_[0], &byte, 1) == 1 && byte == '1';
-  }
-
-  std::string folder_;
-  std::array<int, 2> killed_{-1, -1};
-  std::unique_ptr<StagedMemory> staging_;
-  FillPlan plan_;
-  std::unique_ptr<LazyFill> fill_;
-};
 
 TEST_F(LazyFillTest, EveryPageArrivesAsStaged) {
   constexpr std::uint64_t kPages = 20'000;
@@ -170,41 +97,6 @@ TEST_F(LazyFillTest, FillsNothingBeforeTheTreeRuns) {
   EXPECT_FALSE(told_to_kill());
 }
 
-/// Gives pages up and takes them into use again, beside threads that read.
-int give_up_pages(const Life& life) {
-  std::vector<std::atomic<bool>> given(life.pages);
-  std::atomic<int> wrong = 0;
-  std::atomic<bool> done = false;
-  std::vector<std::thread> readers;
-  for (unsigned t = 0; t < 3; ++t) {
-    readers.emplace_back([&, t] {
-      std::minstd_rand random(t + 10);
-      while (!done) {
-        const std::uint64_t page = random() % life.pages;
-        const bool was_given = given[page];
-        const std::byte* at = life.memory + page * 4096;
-        const bool zero = is_zero(at);
-        if (was_given ? !zero : !zero && !is_right(at, page) && !given[page]) ++wrong;
-      }
-    });
-  }
-  std::minstd_rand random(5);
-  for (int i = 0; i < 1500; ++i) {
-    const std::uint64_t first = random() % life.pages;
-    const std::uint64_t count = std::min<std::uint64_t>(random() % 64 + 1, life.pages - first);
-    ::madvise(life.memory + first * 4096, count * 4096, MADV_DONTNEED);
-    for (std::uint64_t page = first; page < first + count; ++page) given[page] = true;
-    if (!is_zero(life.memory + first * 4096)) ++wrong;
-  }
-  done = true;
-  for (auto& reader : readers) reader.join();
-  for (std::uint64_t page = 0; page < life.pages; ++page) {
-    const std::byte* at = life.memory + page * 4096;
-    if (given[page] ? !is_zero(at) : !is_right(at, page)) ++wrong;
-  }
-  return wrong;
-}
-
 TEST_F(LazyFillTest, WhatAProcessGivesUpNeverComesBack) {
   constexpr std::uint64_t kPages = 100'000;
   FakeProcess process(kPages, [](const Life& life) {
@@ -271,38 +163,6 @@ TEST_F(LazyFillTest, FollowsMemoryThatIsMovedGrownAndUnmapped) {
   EXPECT_EQ(process.end(), 0);
 }
 
-int fork_children(const Life& life) {
-  std::vector<pid_t> children;
-  const std::uint64_t eighth = life.pages / 8;
-  for (std::uint64_t i = 0; i < 6; ++i) {
-    ::madvise(life.memory + i * eighth * 4096, 4096 * 16, MADV_DONTNEED);
-    const pid_t child = ::fork();
-    if (child == 0) {
-      int wrong = 0;
-      if (i % 2 == 0 && ::fork() == 0) ::_exit(0);  // A child's child, which ends at once.
-      for (std::uint64_t page = 0; page < life.pages; ++page) {
-        const bool given = page / eighth <= i && page % eighth < 16;
-        const std::byte* at = life.memory + page * 4096;
-        if (given ? !is_zero(at) : !is_right(at, page)) ++wrong;
-      }
-      ::_exit(wrong > 100 ? 100 : wrong);
-    }
-    children.push_back(child);
-  }
-  int wrong = 0;
-  for (std::uint64_t page = 0; page < life.pages; ++page) {
-    const bool given = page / eighth < 6 && page % eighth < 16;
-    const std::byte* at = life.memory + page * 4096;
-    if (given ? !is_zero(at) : !is_right(at, page)) ++wrong;
-  }
-  for (const pid_t child : children) {
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    wrong += WIFEXITED(status) ? WEXITSTATUS(status) : 50;
-  }
-  return wrong;
-}
-
 TEST_F(LazyFillTest, ChildrenForkedWhileMemoryComesHaveAllOfIt) {
   constexpr std::uint64_t kPages = 20'000;
   FakeProcess process(kPages, [](const Life& life) {
@@ -315,138 +175,6 @@ TEST_F(LazyFillTest, ChildrenForkedWhileMemoryComesHaveAllOfIt) {
   process.go();
   ASSERT_TRUE(fill_->started());
   EXPECT_EQ(process.end(), 0);
-}
-
-TEST_F(LazyFillTest, AllMemoryComesAfterTheFillingProcessWasDestroyed) {
-  constexpr std::uint64_t kPages = 50'000;
-  FakeProcess process(kPages, [](const Life& life) {
-    life.wait();
-    return count_wrong(life.memory, life.pages);
-  });
-  stage_pages(kPages);
-  begin(process);
-  const pid_t filler = fill_->filler();
-  ASSERT_TRUE(fill_->memory_complete());
-  ASSERT_TRUE(fill_->started());
-  fill_.reset();
-  staging_.reset();
-  process.go();
-  EXPECT_EQ(process.end(), 0);
-  EXPECT_TRUE(wait_until([&] { return !is_running(filler); }));
-  EXPECT_FALSE(told_to_kill());
-}
-
-/// The process that a migration runs in, to be killed with SIGKILL.
-class Owner {
- public:
-  explicit Owner(const std::function<void()>& run) {
-    EXPECT_EQ(::pipe2(ready_.data(), O_CLOEXEC), 0);
-    pid_ = ::fork();
-    if (pid_ != 0) return;
-    run();
-    [[maybe_unused]] const auto told = ::write(ready_[1], "r", 1);
-    for (;;) ::pause();
-  }
-  ~Owner() {
-    kill();
-    for (const int fd : ready_) ::close(fd);
-  }
-  bool ready() {
-    pollfd fd{ready_[0], POLLIN, 0};
-    char byte = 0;
-    return ::poll(&fd, 1, 60'000) == 1 && ::read(ready_[0], &byte, 1) == 1;
-  }
-  void kill() {
-    if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
-    ::waitpid(std::exchange(pid_, 0), nullptr, 0);
-  }
-
- private:
-  pid_t pid_ = 0;
-  std::array<int, 2> ready_{};
-};
-
-TEST_F(LazyFillTest, NoPageTurnsToZerosWhenTheOwnerIsKilledMidway) {
-  constexpr std::uint64_t kPages = 100'000;
-  for (const int after_us : {0, 500, 5'000, 30'000}) {
-    FakeProcess process(kPages, [](const Life& life) {
-      life.wait();
-      return give_up_pages(life);
-    });
-    stage_pages(kPages);
-    Owner owner([&] {
-      begin(process);
-      if (!fill_->memory_complete() || !fill_->started()) ::_exit(1);
-    });
-    ASSERT_TRUE(owner.ready());
-    staging_.reset();  // Nobody else has it.
-    process.go();
-    ::usleep(static_cast<useconds_t>(after_us));  // Another moment of it; any will do.
-    owner.kill();
-    EXPECT_EQ(process.end(), 0) << after_us;
-    std::filesystem::remove(folder_ + "/lazy-pages.socket");
-  }
-  EXPECT_FALSE(told_to_kill());
-}
-
-TEST_F(LazyFillTest, AnOwnerKilledBeforeTheTreeRunsTakesItAlong) {
-  FakeProcess process(100, [](const Life& life) {
-    life.wait();
-    return 0;
-  });
-  stage_pages(100);
-  Owner owner([&] {
-    begin(process);
-    if (!fill_->memory_complete()) ::_exit(1);
-  });
-  ASSERT_TRUE(owner.ready());
-  EXPECT_FALSE(told_to_kill());
-  owner.kill();
-  EXPECT_TRUE(wait_until([&] { return told_to_kill(); }));
-}
-
-TEST_F(LazyFillTest, AnOwnerKilledWithPagesStillToComeKillsTheTreeInsteadOfServingZeros) {
-  FakeProcess process(100, [](const Life& life) {
-    life.wait();
-    life.tell();
-    const bool zero = is_zero(life.memory + 5 * 4096);
-    life.tell();
-    return zero ? 1 : 2;
-  });
-  stage_pages(100);
-  const RegionId region = fake_region(100).id;
-  ASSERT_TRUE(staging_->zero(region, {{kFakeAddress / 4096 + 5}, 1}));
-  Owner owner([&] {
-    // As the engine does for what is to come.
-    const int fd = static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC));
-    uffdio_api api{UFFD_API, 0, 0};
-    uffdio_register range{};
-    range.range = {reinterpret_cast<std::uint64_t>(staging_->mapped(region).data()), 100 * 4096};
-    range.mode = UFFDIO_REGISTER_MODE_MISSING;
-    if (::ioctl(fd, UFFDIO_API, &api) != 0 || ::ioctl(fd, UFFDIO_REGISTER, &range) != 0) ::_exit(1);
-    begin(process);
-    if (!fill_->started()) ::_exit(1);
-  });
-  ASSERT_TRUE(owner.ready());
-  process.go();
-  ASSERT_TRUE(process.told());
-  owner.kill();
-  EXPECT_TRUE(wait_until([&] { return told_to_kill(); }));
-  process.kill();
-}
-
-TEST_F(LazyFillTest, ADeadFillerKillsTheTree) {
-  FakeProcess process(100, [](const Life& life) {
-    life.wait();
-    return 0;
-  });
-  stage_pages(100);
-  begin(process);
-  ASSERT_TRUE(fill_->started());
-  ::kill(fill_->filler(), SIGKILL);
-  EXPECT_TRUE(wait_until([&] { return fill_->lost(); }));
-  EXPECT_TRUE(told_to_kill());
 }
 
 TEST_F(LazyFillTest, AProcessNobodyKnowsOfIsRefused) {
