@@ -1,6 +1,6 @@
 // Names of process trees, as the runtimes' own state files give them; and the words of --accept and
 // --rsync.
-#include "container_names.hpp"
+#include "tools/migrate/container_names.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "container_options.hpp"
-#include "synced_folders.hpp"
+#include "tools/migrate/container_options.hpp"
+#include "tools/migrate/synced_folders.hpp"
 
 namespace migrate::tool {
 namespace {
