@@ -402,6 +402,71 @@ TEST_P(ContainerSourceTest, FailureToSendLeavesTheTreeRunning) {
   expect_all_as_before();
 }
 
+TEST_P(ContainerSourceTest, ThrottleLimitsTheTreesOwnGroup) {
+  const std::string group = "/sys/fs/cgroup/cpu/migrate-source-test-" + std::to_string(::getpid());
+  std::error_code error;
+  if (!fs::exists("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", error) &&
+      !fs::exists("/sys/fs/cgroup/cpu/release_agent", error)) {
+    GTEST_SKIP() << "no cpu hierarchy of version 1 at /sys/fs/cgroup/cpu";
+  }
+  ASSERT_NO_FATAL_FAILURE(make_source());
+  EXPECT_TRUE(source_->throttle(0, 0));
+  EXPECT_FALSE(source_->throttle(1, 0.5));
+  const Status top = source_->throttle(0, 0.5);
+  if (!top) {
+    EXPECT_EQ(top.error().code, ErrorCode::kUnsupported);
+  }
+  if (!fs::create_directory(group, error)) GTEST_SKIP() << "no group can be made: " << group;
+  for (const pid_t pid : tree_->pids()) std::ofstream(group + "/cgroup.procs") << pid;
+  const auto quota = [&] {
+    std::int64_t value = 0;
+    std::ifstream(group + "/cpu.cfs_quota_us") >> value;
+    return value;
+  };
+  const Status held = source_->throttle(0, 0.5);
+  EXPECT_TRUE(held) << held.error().to_text();
+  EXPECT_GT(quota(), 0);
+  EXPECT_TRUE(source_->throttle(0, 0));
+  EXPECT_EQ(quota(), -1);
+  EXPECT_TRUE(source_->throttle(0, 0.5));
+  source_.reset();
+  EXPECT_EQ(quota(), -1) << "a dropped source leaves the tree throttled";
+  tree_.reset();
+  fs::remove(group, error);
+  EXPECT_FALSE(error) << error.message();
+}
+
+TEST_P(ContainerSourceTest, TreeInNamespacesOfItsOwnIsCalledByItsOwnNumbers) {
+  tree_.emplace(2, -1, kPrivateBytes, CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS);
+  group_before_ = unified_group_of(tree_->root());
+  ASSERT_NO_FATAL_FAILURE(make_source());
+  ASSERT_NO_FATAL_FAILURE(run_rounds());
+  const auto description = source_->describe();
+  ASSERT_TRUE(description);
+  const auto tree = parse_tree(*description);
+  ASSERT_TRUE(tree);
+  EXPECT_THAT(tree->pids, ::testing::UnorderedElementsAre(1, 2, 3));
+  EXPECT_TRUE(tree->pid_namespace);
+  EXPECT_TRUE(tree->network_namespace);
+  ASSERT_TRUE(source_->pause());
+  Collector collector;
+  const Status saved = save(collector);
+  ASSERT_TRUE(saved) << saved.error().to_text();
+  EXPECT_LT(collector.bytes(), kPrivateBytes / 4);
+  EXPECT_TRUE(collector.sections.contains("criu.core-1.img"));
+  const auto owners = parse_spaces(collector.spaces);
+  ASSERT_TRUE(owners);
+  std::vector<pid_t> pids;
+  for (const SpaceOwner& owner : *owners) pids.push_back(owner.pid);
+  EXPECT_THAT(pids, ::testing::UnorderedElementsAre(1, 2, 3));
+  const Status resumed = source_->resume();
+  ASSERT_TRUE(resumed) << resumed.error().to_text();
+  EXPECT_TRUE(tree_->counts_on());
+  ASSERT_TRUE(source_->pause());
+  ASSERT_TRUE(source_->release());
+  EXPECT_FALSE(runs(tree_->root()));
+}
+
 std::string g_kill_at;
 void kill_at_hook(CriuWorker& worker, const std::string& hook) {
   if (hook == g_kill_at) worker.kill();
