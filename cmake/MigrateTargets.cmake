@@ -1,13 +1,15 @@
 # How this project makes its targets: one object library a layer, one library for users, one test
 # program a folder of tests.
 
-# Warnings and sanitizers for the project's own code; consumers never see them.
+# Warnings and sanitizers for the project's own code; consumers never see them. A folder's MIGRATE_SANITIZE_NOT takes some
+# of the sanitizers' checks back.
 function(migrate_compile_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
     -Wno-sign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -Werror
     $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety -Wno-gnu-zero-variadic-macro-arguments>)
   if(MIGRATE_SANITIZE)
-    target_compile_options(${target} PRIVATE -fsanitize=${MIGRATE_SANITIZE} -fno-omit-frame-pointer)
+    target_compile_options(${target} PRIVATE -fsanitize=${MIGRATE_SANITIZE} ${MIGRATE_SANITIZE_NOT}
+      -fno-omit-frame-pointer)
     target_link_options(${target} PRIVATE -fsanitize=${MIGRATE_SANITIZE})
   endif()
 endfunction()

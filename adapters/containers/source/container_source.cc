@@ -43,6 +43,14 @@ constexpr std::chrono::microseconds kSaveCostOfProcess{2000};
 constexpr std::uint64_t kCopiedBytesEachNanosecond = 1;
 constexpr std::uint64_t kImageBytesOfProcess = 64 * 1024;
 
+Error began_asynchronous_io(pid_t pid) {
+  return make_error(ErrorCode::kUnsupported,
+                    "process " + std::to_string(pid) +
+                        " has begun to do asynchronous I/O (io_setup), which writes to its memory "
+                        "unseen")
+      .advise("make the program use read and write, or migrate before it begins");
+}
+
 class ContainerSource final : public SourceGuest {
  public:
   ContainerSource(ContainerSourceOptions options, const TreeProcess& root,
@@ -201,6 +209,11 @@ Status ContainerSource::save_state(StateWriter& writer) {
     if (dump_->waits_for_memory()) {
       if (memory_.members().empty()) MIGRATE_TRY(memory_.follow());
       MIGRATE_TRY(memory_taken());
+    }
+    // Beside CRIU's work. Rings of io_uring that came since the start it refuses by itself.
+    for (const TreeMember& member : memory_.members()) {
+      if (does_asynchronous_io(member.process.pid))
+        return began_asynchronous_io(member.process.pid);
     }
     MIGRATE_TRY(writer.section({std::string(kSpacesSection), 1, true}, encode_spaces(owners_)));
     MIGRATE_TRY(dump_->finish());

@@ -61,8 +61,7 @@ void find_in_status(const TreeProcess& process, const ProcessFacts& facts,
 }
 
 void find_in_mappings(const TreeProcess& process, Findings& findings) {
-  const std::string maps = read_proc(proc_path(process.pid, "maps")).value_or("");
-  if (maps.find(" /[aio]") != std::string::npos) {
+  if (does_asynchronous_io(process.pid)) {
     findings.push_back({true,
                         process_text(process.pid) +
                             " does asynchronous I/O (io_setup), which writes to its memory unseen",
@@ -78,6 +77,11 @@ void find_in_kernel(Findings& findings) {
 }
 
 }  // namespace
+
+bool does_asynchronous_io(pid_t pid) {
+  const std::string maps = read_proc(proc_path(pid, "maps")).value_or("");
+  return maps.find(" /[aio]") != std::string::npos;
+}
 
 Findings find_obstacles(const ContainerSourceOptions& options) {
   Findings findings;

@@ -16,6 +16,10 @@ using Findings = std::vector<ContainerFinding>;
 /// kUnsupported with all that blocks, and the first one's remedy; kPermission without root.
 Status refuse_obstacles(const ContainerSourceOptions& options);
 
+/// The process has a ring for asynchronous I/O (io_setup): the kernel writes to its memory by pages
+/// that it has pinned, which no tracker sees.
+[[nodiscard]] bool does_asynchronous_io(pid_t pid);
+
 /// Of what the processes have open. `tree`: without zombies.
 void find_in_descriptors(const std::vector<TreeProcess>& tree, Findings& findings);
 /// One of the tree's processes has a socket of IPv4 or IPv6.

@@ -23,7 +23,8 @@ constexpr std::chrono::seconds kAskTime{30};
 
 class Target final : public ContainerTarget {
  public:
-  explicit Target(ContainerTargetOptions options) : options_(std::move(options)) {}
+  Target(ContainerTargetOptions options, std::unique_ptr<StagedMemory> staging)
+      : options_(std::move(options)), staging_(std::move(staging)) {}
   ~Target() override;
 
   Status prepare(const GuestDescription& description) override;
@@ -92,7 +93,6 @@ Status Target::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const auto worker, CriuWorker::launch(launch));
   MIGRATE_ASSIGN(const CriuVersion version, worker->version(Clock::now() + kAskTime));
   MIGRATE_TRY(check_tree_fits(tree_, options_, {version, machine_name()}));
-  MIGRATE_ASSIGN(staging_, StagedMemory::create());
   MIGRATE_TRY(staging_->update_regions({description.regions, {}}));
   return make_run();
 }
@@ -141,7 +141,8 @@ void Target::discard() {
     }
   }
   group_.reset();
-  staging_.reset();
+  // Mapped still: the engine may have it registered to the end.
+  staging_->drop_content();
 }
 
 void Target::memory_complete() {
@@ -199,7 +200,8 @@ Result<std::unique_ptr<ContainerTarget>> make_container_target(
     return make_error(ErrorCode::kUnsupported, "CRIU cannot fill memory lazily on this kernel")
         .advise("use Linux 5.14 or newer with CONFIG_USERFAULTFD");
   }
-  return std::unique_ptr<ContainerTarget>(std::make_unique<Target>(options));
+  MIGRATE_ASSIGN(auto staging, StagedMemory::create());
+  return std::unique_ptr<ContainerTarget>(std::make_unique<Target>(options, std::move(staging)));
 }
 
 }  // namespace migrate

@@ -102,9 +102,13 @@ Result<RestorePlan> plan_restore(const ImageFolder& images, std::span<const Spac
     }
     std::span<const StagedRegion> own;
     if (const auto space = spaces.find(process.pid); space != spaces.end()) {
-      const auto range = std::ranges::equal_range(
-          all, space->second, {}, [](const StagedRegion& r) { return r.region.id.space; });
-      own = {range.begin(), range.end()};
+      const auto before = [](const StagedRegion& r, std::uint32_t id) {
+        return r.region.id.space < id;
+      };
+      const auto first = std::lower_bound(all.begin(), all.end(), space->second, before);
+      auto last = first;
+      while (last != all.end() && last->region.id.space == space->second) ++last;
+      own = {first, last};
     }
     MIGRATE_TRY(plan_process(process.pid, areas, pages, own, plan.fill));
     plan.fill.pids.push_back(process.pid);

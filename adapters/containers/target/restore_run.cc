@@ -98,7 +98,6 @@ Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDe
   MIGRATE_TRY(begin());
   MIGRATE_TRY(run_to_hold());
   MIGRATE_TRY(fill_->wait_for_processes(Clock::now() + kAskTime));
-  MIGRATE_TRY(let_worker_out());
   loaded_ = true;
   return {};
 }
@@ -148,7 +147,8 @@ Status RestoreRun::run_to_hold() {
   return make_error(ErrorCode::kGuest, "CRIU does not tell the restored tree's first process");
 }
 
-/// What is done to the tree's cgroup from here on is not done to CRIU.
+/// Who freezes the tree's cgroup does not freeze CRIU. Not done for a tree that runs on: the kernel
+/// waits for all processors before it moves a process, 8 ms.
 Status RestoreRun::let_worker_out() {
   const std::string home = parent_of(group_.path()) + "/cgroup.procs";
   const int error = write_text(home, std::to_string(worker_->pid()));
@@ -196,6 +196,7 @@ Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   if (!options_.link.empty() && !link_up_) MIGRATE_TRY(put_link_up(options_.link));
   if (state == RunState::kPaused) {
     // CRIU holds them all; once it lets go they stand in the freezer.
+    MIGRATE_TRY(let_worker_out());
     MIGRATE_TRY(group_.freeze(true, Clock::now() + kKillTime));
   }
   if (complete) MIGRATE_TRY(fill_->memory_complete());

@@ -197,6 +197,12 @@ std::span<std::byte> StagedMemory::mapped(const RegionId& region) {
   return {found->second.host, found->second.range.bytes()};
 }
 
+void StagedMemory::drop_content() noexcept {
+  if (next_offset_ == 0) return;
+  (void)::fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                    static_cast<off_t>(next_offset_));
+}
+
 std::vector<StagedRegion> StagedMemory::regions() const {
   std::vector<StagedRegion> regions;
   regions.reserve(order_.size());

@@ -34,6 +34,8 @@ class StagedMemory final : public PageSink {
   Status read(const RegionId& region, PageRange range, std::span<std::byte> into) override;
   std::span<std::byte> mapped(const RegionId& region) override;
 
+  /// Gives all memory back; the regions stay mapped, and read as zero.
+  void drop_content() noexcept;
   /// In order of spaces and addresses.
   [[nodiscard]] std::vector<StagedRegion> regions() const;
   [[nodiscard]] int memfd() const { return memfd_.get(); }

@@ -7,7 +7,7 @@ import time
 import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
-from migrations import NAME, Migrations, wait_for
+from migrations import DONE, NAME, Migrations, wait_for
 from guests import Program, gaps
 from hosts import program
 
@@ -85,6 +85,25 @@ class Memory(Migrations):
         for role, found in after.items():
             for counter in ("messages", "interval_timer", "posix_timer", "timer_fd"):
                 self.assertGreater(found[counter], before[role][counter], (role, counter))
+
+    def test_ATreesSharedPagesStaySharedOrTheCommandWarns(self):
+        guest = self.guest("--size", 64, "--tree", 8, "--rate", 1, tree=8)
+        before = self.footprint(self.a)
+        target = self.recv()
+        sender = self.ended(self.send(guest, target.address), DONE)
+        guest.moved_to(self.b)
+        self.assert_goes_on(guest)
+        if "shared" not in sender.err:
+            self.assertLess(self.footprint(self.b), 2 * before, sender)
+
+    @staticmethod
+    def footprint(host):
+        """Bytes that its guests' processes have, shared ones once."""
+        sum_kb = 0
+        for pid in host.all_pids():
+            with open(host.proc(pid, "smaps_rollup"), encoding="ascii") as file:
+                sum_kb += sum(int(line.split()[1]) for line in file if line.startswith("Pss:"))
+        return sum_kb << 10
 
     def test_AContainerWithNamespacesAndATmpfsArrives(self):
         root = self.bed.container_root()

@@ -1,20 +1,25 @@
 """Established connections go on: each byte arrives, no connection is reset, and no wait is long."""
 
+import ctypes
 import os
 import re
 import subprocess
 import sys
+import threading
 import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
-from migrations import Migrations, wait_for
+from migrations import FAILED, Migrations, wait_for
+import proxy
 import servers
-from hosts import CRIU, LINK, PORT, criu_version, testbed
+from broken_link_test import BEFORE_COMMIT
+from hosts import CRIU, LINK, PORT, criu_version, program, testbed
 
 # Of sockets of the internet on Linux 6.16 and later.
 _CRIU_WITH_TCP = (4, 2)
 # On a busy machine; a connection that was lost, or waits for a retransmission that was lost twice, takes longer.
 _STALL_AT_MOST_US = 10e6
+_CLONE_NEWNET = 0x40000000
 _WRITER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "redis_writer.py")
 
 
@@ -45,6 +50,52 @@ class Network(Migrations):
         self.assertEqual((seen["errors"], seen["fault"]), (0, ""))
         self.assertGreater(seen["messages"], 100)
         self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+
+    def proxy(self, address):
+        """One that listens on host a's loopback: its threads are in that network namespace."""
+        made = []
+
+        def make():
+            fd = os.open("/run/netns/" + self.bed.net.namespace("a"), os.O_RDONLY)
+            if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) == 0:
+                made.append(proxy.Proxy(address))
+            os.close(fd)
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        self.addCleanup(made[0].close)
+        return made[0]
+
+    def test_AConnectionGoesOnAtTheSourceWhenTheMigrationFails(self):
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        words = ("--container-link", LINK)
+        target = self.recv(*words, "--container-network", self.bed.guest_network(self.b), "--lease", "2s",
+                           "--ask-window", "1s")
+        link = self.proxy(target.address)
+        gate = link.gate(*BEFORE_COMMIT["Ready"])
+        sender = self.send(guest, link.address, *words, "--reconnect", "0s")
+        gate.wait()
+        link.cut()
+        gate.drop()
+        self.refusal(sender, codes=(FAILED,))
+        self.ended(target, FAILED)
+        self.assert_goes_on(guest)
+        since = guest.loops()
+        wait_for(lambda: guest.loops() > since + 500, "some time afterwards")
+        seen = client.end()
+        self.assertEqual((seen["errors"], seen["fault"]), (0, ""))
+        # The last ones were after the failure, or it would have waited all the while.
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+        self.assert_nothing_of_criu()
+
+    def assert_nothing_of_criu(self):
+        """Its lock on the guest's network at the source."""
+        inside = os.path.basename(self.bed.guest_network(self.a))
+        tables = subprocess.run(["ip", "netns", "exec", inside, program("nft"), "list", "tables"], check=True,
+                                capture_output=True, text=True)
+        self.assertEqual(tables.stdout, "")
 
     def test_ConnectionsAreClosedWhereThatWasAskedFor(self):
         guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))

@@ -1,10 +1,12 @@
 #include "tests/containers/source/small_tree.hpp"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,7 +60,6 @@ void answer_on(int socket) {
 struct SmallTree::Shared {
   std::atomic<std::uint32_t> wanted{0};   // Children that the root shall have.
   std::atomic<std::uint32_t> started{0};  // Processes that have said their number.
-  std::array<std::atomic<pid_t>, kProcessesMax> pids{};
   std::array<std::atomic<std::uint64_t>, kProcessesMax> counts{};
 };
 
@@ -75,23 +76,23 @@ bool runs(pid_t pid) {
   return process && !process->zombie;
 }
 
-SmallTree::SmallTree(int children, int echo, std::size_t private_bytes) {
+SmallTree::SmallTree(int children, int echo, std::size_t private_bytes, unsigned long namespaces) {
   void* memory =
       ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) std::abort();
   shared_ = new (memory) Shared;
   shared_->wanted = static_cast<std::uint32_t>(children);
   const pid_t test = ::getpid();
-  const pid_t root = ::fork();
+  const auto root =
+      static_cast<pid_t>(::syscall(SYS_clone, namespaces | SIGCHLD, nullptr, nullptr, nullptr, 0));
   if (root < 0) std::abort();
   if (root == 0) {
     ::setsid();
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (::getppid() != test) ::_exit(1);
+    if ((namespaces & CLONE_NEWPID) == 0 && ::getppid() != test) ::_exit(1);
     keep_only(echo);
     fill_private(private_bytes);
     const auto count = [this](std::uint32_t self) {
-      shared_->pids[self] = ::getpid();
       ++shared_->started;
       for (;;) {
         ++shared_->counts[self];
@@ -99,7 +100,6 @@ SmallTree::SmallTree(int children, int echo, std::size_t private_bytes) {
       }
     };
     std::uint32_t forked = 0;
-    shared_->pids[0] = ::getpid();
     ++shared_->started;
     for (;;) {
       ++shared_->counts[0];
@@ -129,8 +129,10 @@ void SmallTree::wait_for_pids(std::size_t count) {
     if (std::chrono::steady_clock::now() > until) std::abort();
     ::usleep(200);
   }
+  // In the order in which they were born, as it happens, and as numbered here.
+  const pid_t root = pids_.front();
   pids_.clear();
-  for (std::size_t i = 0; i < count; ++i) pids_.push_back(shared_->pids[i]);
+  for (const TreeProcess& process : list_descendants(root)) pids_.push_back(process.pid);
 }
 
 pid_t SmallTree::fork_one() {

@@ -20,8 +20,9 @@ class SmallTree {
  public:
   /// A root with `children` children, in a session of its own and without descriptors of the test.
   /// `echo`: a socket that the root keeps, and answers by what it reads; -1: none. The root has
-  /// `private_bytes` of memory of its own, written once.
-  explicit SmallTree(int children, int echo = -1, std::size_t private_bytes = 0);
+  /// `private_bytes` of memory of its own, written once, and new `namespaces` (CLONE_NEW...).
+  explicit SmallTree(int children, int echo = -1, std::size_t private_bytes = 0,
+                     unsigned long namespaces = 0);
   ~SmallTree();
   SmallTree(const SmallTree&) = delete;
   SmallTree& operator=(const SmallTree&) = delete;

@@ -275,7 +275,8 @@ TEST_P(AttemptCutAtEveryByte, OfTheControlLane) {
   const auto clean = clean_bytes();
   for (const Direction direction : {Direction::kToTarget, Direction::kToSource}) {
     const std::uint64_t bytes = clean[0].in(direction);
-    for (std::uint64_t at = static_cast<std::uint64_t>(GetParam()); at <= bytes; at += kShards) {
+    for (std::uint64_t at = static_cast<std::uint64_t>(GetParam()); at <= bytes;
+         at += kShards * kCutStride) {
       Tiny tiny;
       const InFlight in_flight = at % 16 < 8 ? InFlight::kLost : InFlight::kDelivered;
       tiny.spec.plan.faults = {Fault::cut(0, direction, at, in_flight, test::Scope::kLink)};

@@ -54,7 +54,8 @@ TEST_P(CutAtEveryByte, OfTheControlLane) {
   const auto clean = clean_bytes();
   for (const Direction direction : {Direction::kToTarget, Direction::kToSource}) {
     const std::uint64_t bytes = clean[0].in(direction);
-    for (std::uint64_t at = static_cast<std::uint64_t>(GetParam()); at <= bytes; at += 8) {
+    for (std::uint64_t at = static_cast<std::uint64_t>(GetParam()); at <= bytes;
+         at += 8 * kCutStride) {
       const InFlight in_flight = at % 16 < 8 ? InFlight::kLost : InFlight::kDelivered;
       LinkPlan plan;
       plan.faults = {Fault::cut(0, direction, at, in_flight, test::Scope::kLink)};
@@ -105,7 +106,6 @@ TEST(EngineFaults, SeededTroubleOfEveryKind) {
 
 TEST(EngineFaults, ALinkThatStaysAwayAfterCommitLeavesTheGuestPausedAndUncertain) {
   RunSpec spec = tiny();
-  std::atomic<test::InProcessNetwork*> network{nullptr};
   // The target's start cuts the link before STARTED can leave, and no connect works any more.
   Migration* raw = nullptr;
   spec.target.hook = [&raw](const char* where) {

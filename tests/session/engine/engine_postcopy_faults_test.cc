@@ -111,7 +111,7 @@ InFlight in_flight(std::uint64_t at) {
 class CutPostcopy : public ::testing::TestWithParam<int> {
  protected:
   [[nodiscard]] static bool mine(std::uint64_t at) {
-    return at / 2 % kShards == static_cast<std::uint64_t>(GetParam());
+    return at % kCutStride == 0 && at / 2 % kShards == static_cast<std::uint64_t>(GetParam());
   }
 };
 INSTANTIATE_TEST_SUITE_P(Engine, CutPostcopy, ::testing::Range(0, kShards));

@@ -124,7 +124,8 @@ class ResumeAfterACut : public ::testing::TestWithParam<int> {
     std::vector<std::uint64_t> all;
     for (std::uint64_t at = begin; at < end;) {
       const bool edge = at < begin + edges || at + edges > end;
-      if (all.size() % kShards == static_cast<std::size_t>(GetParam())) mine_.push_back(at);
+      const bool mine = all.size() % kShards == static_cast<std::size_t>(GetParam());
+      if (mine && at % kCutStride == 0) mine_.push_back(at);
       all.push_back(at);
       at += edge ? 1 : std::min<std::uint64_t>(end - edges - at + 1, 397);
     }
