@@ -150,6 +150,46 @@ Result<std::vector<SpaceOwner>> parse_spaces(std::span<const std::byte> body) {
   return owners;
 }
 
+std::vector<std::byte> encode_empty(std::span<const EmptyArea> areas) {
+  std::vector<std::byte> body;
+  ByteWriter writer(body);
+  writer.put(static_cast<std::uint32_t>(areas.size()));
+  for (const EmptyArea& area : areas) {
+    writer.put(area.space);
+    writer.put(area.begin);
+    writer.put(area.end);
+  }
+  return body;
+}
+
+Result<std::vector<EmptyArea>> parse_empty(std::span<const std::byte> body) {
+  const std::string what = "section " + std::string(kEmptySection);
+  constexpr std::size_t kAreaBytes = sizeof(std::uint32_t) + 2 * sizeof(std::uint64_t);
+  ByteReader reader(body);
+  const auto count = reader.get<std::uint32_t>();
+  MIGRATE_TRY(reader.check(what));
+  if (reader.remaining() != std::uint64_t{count} * kAreaBytes) {
+    return broken(what, "has a wrong number of areas, " + std::to_string(count));
+  }
+  std::vector<EmptyArea> areas;
+  areas.reserve(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    EmptyArea area;
+    area.space = reader.get<std::uint32_t>();
+    area.begin = reader.get<std::uint64_t>();
+    area.end = reader.get<std::uint64_t>();
+    const bool whole = area.begin % kPageSize == 0 && area.end % kPageSize == 0;
+    const bool after = areas.empty() || areas.back().space < area.space ||
+                       (areas.back().space == area.space && areas.back().end <= area.begin);
+    if (!whole || area.begin >= area.end || !after) {
+      return broken(what, "has an area that is none, or out of order: number " + std::to_string(i));
+    }
+    areas.push_back(area);
+  }
+  MIGRATE_TRY(reader.finish(what));
+  return areas;
+}
+
 Result<std::string> image_section(std::string_view file) {
   if (fits(file)) return std::string(kImagePrefix) + std::string(file);
   return make_error(ErrorCode::kUnsupported,

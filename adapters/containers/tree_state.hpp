@@ -43,6 +43,19 @@ inline constexpr std::string_view kSpacesSection = "container.spaces";
 [[nodiscard]] std::vector<std::byte> encode_spaces(std::span<const SpaceOwner> owners);
 [[nodiscard]] Result<std::vector<SpaceOwner>> parse_spaces(std::span<const std::byte> body);
 
+/// Section "container.empty", the second: memory of a process that holds nothing, so that it is in
+/// no region and in no image. Whatever else nobody has is missing, and no zeros.
+struct EmptyArea {
+  std::uint32_t space = 0;
+  std::uint64_t begin = 0;  ///< Addresses, page-aligned.
+  std::uint64_t end = 0;
+  friend bool operator==(const EmptyArea&, const EmptyArea&) = default;
+};
+inline constexpr std::string_view kEmptySection = "container.empty";
+/// In order of spaces and addresses.
+[[nodiscard]] std::vector<std::byte> encode_empty(std::span<const EmptyArea> areas);
+[[nodiscard]] Result<std::vector<EmptyArea>> parse_empty(std::span<const std::byte> body);
+
 /// Sections "criu.NAME": the image files, in no order. NAME is the file's own (lower case letters,
 /// digits, dots and dashes, at most 48 bytes; what else CRIU may write refuses the migration).
 inline constexpr std::string_view kImagePrefix = "criu.";

@@ -63,6 +63,9 @@ class ProcessMemory : public PageSource {
   [[nodiscard]] virtual std::vector<Region> known_regions() const = 0;
   /// The mappings of the latest look that lie in `region`, in order.
   [[nodiscard]] virtual std::vector<ProcessMapping> mappings(const RegionId& region) const = 0;
+  /// What could hold content by its kind and held none at the latest look, so that it is in no
+  /// region: address space that is only reserved. In order.
+  [[nodiscard]] virtual std::vector<PageRange> empty_areas() const = 0;
 };
 
 }  // namespace migrate

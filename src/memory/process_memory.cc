@@ -84,6 +84,7 @@ class ForeignMemory final : public ProcessMemory {
   void renew(const RegionId& region) override;
   [[nodiscard]] std::vector<Region> known_regions() const override;
   [[nodiscard]] std::vector<ProcessMapping> mappings(const RegionId& region) const override;
+  [[nodiscard]] std::vector<PageRange> empty_areas() const override;
 
   Result<std::vector<Region>> regions() override;
   Result<ReadOutcome> read(const RegionId& region, PageRange range,
@@ -200,6 +201,26 @@ void ForeignMemory::publish() {
   }
   const MutexLock lock(mutex_);
   readable_ = std::move(readable);
+}
+
+std::vector<PageRange> ForeignMemory::empty_areas() const {
+  std::vector<PageRange> empty;
+  const auto add = [&empty](GuestPage begin, GuestPage end) {
+    if (begin < end) empty.push_back({begin, end - begin});
+  };
+  auto region = regions_.begin();
+  for (const ProcessMapping& mapping : mappings_) {
+    GuestPage begin = GuestAddr{mapping.begin}.page();
+    const GuestPage mapping_end = GuestAddr{mapping.end}.page();
+    while (region != regions_.end() && region->region.range.end() <= begin) ++region;
+    for (auto next = region; next != regions_.end() && next->region.range.first < mapping_end;
+         ++next) {
+      add(begin, next->region.range.first);
+      begin = std::max(begin, next->region.range.end());
+    }
+    add(begin, mapping_end);
+  }
+  return empty;
 }
 
 std::vector<Region> ForeignMemory::known_regions() const {

@@ -87,6 +87,25 @@ Result<std::vector<Region>> ContainerMemory::regions() {
   return all;
 }
 
+Status ContainerMemory::refresh() {
+  MIGRATE_TRY(follow());
+  for (const TreeMember& member : members_) {
+    MIGRATE_TRY(member.memory->refresh());
+  }
+  return {};
+}
+
+std::vector<EmptyArea> ContainerMemory::empty_areas() const {
+  std::vector<EmptyArea> areas;
+  for (const TreeMember& member : members_) {
+    for (const PageRange& range : member.memory->empty_areas()) {
+      areas.push_back(
+          {member.space, range.first.number * kPageSize, range.end().number * kPageSize});
+    }
+  }
+  return areas;
+}
+
 std::vector<HiddenArea> ContainerMemory::areas() const {
   std::vector<HiddenArea> areas;
   for (const TreeMember& member : members_) {

@@ -42,12 +42,15 @@ class ContainerMemory final : public PageSource {
   Status follow();
   [[nodiscard]] std::span<const TreeMember> members() const { return members_; }
 
-  /// From now on, until let_change(), neither processes nor mappings are looked at: CRIU maps
-  /// things of its own into the tree.
+  /// Looks at everybody's mappings.
+  Status refresh();
+  /// From now on, until let_change(), nothing is looked at any more.
   void hold() { held_ = true; }
   void let_change() { held_ = false; }
   /// Of every region the exact place, but for the main stacks': CRIU has to see where they end.
   [[nodiscard]] std::vector<HiddenArea> areas() const;
+  /// What holds nothing, as of the latest look.
+  [[nodiscard]] std::vector<EmptyArea> empty_areas() const;
   /// Whose memory each address space is.
   Result<std::vector<SpaceOwner>> owners() const;
 

@@ -1,9 +1,10 @@
 // A process tree that leaves: memory by the engine, kernel objects by CRIU.
 //
-//   pause()          the tree's cgroup frozen, its tasks held by CRIU at the hook query-ext-files
-//   save_state()     memory_final(): the last collect, and the hook is answered: CRIU copies kernel
-//                    objects beside the sending of the last pages; post-dump: frozen again and
-//                    held; the images leave
+//   pause()          the tree's cgroup frozen, its tasks held by CRIU at the hook query-ext-files;
+//                    that is answered, and CRIU copies kernel objects
+//   save_state()     post-dump: frozen again and held. Only now memory is final, for CRIU runs code
+//                    in the tasks, and the kernel notes in their memory which processor ran it
+//                    (rseq); the last collect, and the images leave beside the last pages
 //   resume()         a negative answer: CRIU undoes what it did, and then the group is thawed
 //   release()        the frozen tree is killed, and with it goes what CRIU has left
 #include <memory>
@@ -85,8 +86,8 @@ class ContainerSource final : public SourceGuest {
  private:
   [[nodiscard]] std::vector<TreeProcess> list_tree() const;
   Status make_tracker();
-  /// Memory is final: CRIU may go on.
-  Status memory_taken();
+  /// CRIU copies what is not memory, and what memory the engine does not move.
+  Status let_criu_copy();
 
   const ContainerSourceOptions options_;
   const TreeProcess root_;
@@ -97,6 +98,7 @@ class ContainerSource final : public SourceGuest {
   std::unique_ptr<DumpRun> dump_;
   std::unique_ptr<CgroupThrottle> throttle_;
   std::vector<SpaceOwner> owners_;
+  std::vector<EmptyArea> empty_;
   bool link_down_ = false;
   bool released_ = false;
 };
@@ -121,17 +123,16 @@ std::vector<TreeProcess> ContainerSource::list_tree() const {
 }
 
 Status ContainerSource::make_tracker() {
-  const auto stands = [this] { return dump_->waits_for_memory(); };
-  const auto taken = [this] { return memory_taken(); };
   switch (options_.tracker) {
     case TrackerKind::kProcessWriteProtect:
     case TrackerKind::kSoftDirty:
-      tracker_ = std::make_unique<ContainerTracker>(memory_, options_.tracker, stands, taken);
+      tracker_ = std::make_unique<ContainerTracker>(memory_, options_.tracker,
+                                                    [this] { return dump_->stands(); });
       return {};
     case TrackerKind::kContentHash: {
       ContentHashTracking hash = make_content_hash_tracking(memory_);
       hashed_pages_ = std::move(hash.pages);
-      tracker_ = std::make_unique<LastCollect>(std::move(hash.tracker), stands, taken);
+      tracker_ = std::move(hash.tracker);
       return {};
     }
     default:
@@ -177,7 +178,10 @@ Result<PauseResult> ContainerSource::pause() {
   }
   return guarded([&]() -> Result<PauseResult> {
     MIGRATE_ASSIGN(const SteadyTime stopped_at, dump_->stop());
-    return PauseResult{RunState::kRunning, stopped_at};
+    Status copying = let_criu_copy();
+    if (copying) return PauseResult{RunState::kRunning, stopped_at};
+    if (const Status back = resume(); !back) copying.error().message += "; " + back.error().message;
+    return std::move(copying).error();
   });
 }
 
@@ -196,27 +200,25 @@ std::optional<SwitchoverCost> ContainerSource::expected_cost() {
   return cost;
 }
 
-Status ContainerSource::memory_taken() {
-  memory_.hold();
+Status ContainerSource::let_criu_copy() {
+  MIGRATE_TRY(memory_.refresh());
   MIGRATE_ASSIGN(owners_, memory_.owners());
+  empty_ = memory_.empty_areas();
+  memory_.hold();
   return dump_->go_on(memory_.areas());
 }
 
 Status ContainerSource::save_state(StateWriter& writer) {
   return guarded([&]() -> Status {
-    MIGRATE_TRY(writer.memory_final());
-    // Nobody collects what was written to a tree whose pages were all read while it stood.
-    if (dump_->waits_for_memory()) {
-      if (memory_.members().empty()) MIGRATE_TRY(memory_.follow());
-      MIGRATE_TRY(memory_taken());
-    }
     // Beside CRIU's work. Rings of io_uring that came since the start it refuses by itself.
     for (const TreeMember& member : memory_.members()) {
       if (does_asynchronous_io(member.process.pid))
         return began_asynchronous_io(member.process.pid);
     }
-    MIGRATE_TRY(writer.section({std::string(kSpacesSection), 1, true}, encode_spaces(owners_)));
     MIGRATE_TRY(dump_->finish());
+    MIGRATE_TRY(writer.memory_final());
+    MIGRATE_TRY(writer.section({std::string(kSpacesSection), 1, true}, encode_spaces(owners_)));
+    MIGRATE_TRY(writer.section({std::string(kEmptySection), 1, true}, encode_empty(empty_)));
     return dump_->images().send(writer);
   });
 }

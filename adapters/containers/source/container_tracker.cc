@@ -18,10 +18,6 @@ void add_whole(const TreeMember& member, PageBitmap& set) {
 
 }  // namespace
 
-ContainerTracker::ContainerTracker(ContainerMemory& memory, TrackerKind kind,
-                                   std::function<bool()> stands, std::function<Status()> collected)
-    : memory_(memory), kind_(kind), stands_(std::move(stands)), collected_(std::move(collected)) {}
-
 Status ContainerTracker::begin(const TreeMember& member) {
   auto tracker = kind_ == TrackerKind::kSoftDirty
                      ? make_soft_dirty_tracker(member.memory)
@@ -93,7 +89,7 @@ Status ContainerTracker::collect(PageBitmap& round_set) {
       MIGRATE_TRY(collect_member(member, round_set));
     }
   }
-  return stands_() ? collected_() : Status();
+  return {};
 }
 
 Status ContainerTracker::peek(PageBitmap& again) {
@@ -114,11 +110,6 @@ Status ContainerTracker::stop() {
   trackers_.clear();
   started_ = false;
   return {};
-}
-
-Status LastCollect::collect(PageBitmap& round_set) {
-  MIGRATE_TRY(inner_->collect(round_set));
-  return stands_() ? collected_() : Status();
 }
 
 }  // namespace migrate::containers

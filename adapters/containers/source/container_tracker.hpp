@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adapters/containers/source/container_memory.hpp"
@@ -19,10 +20,9 @@ namespace migrate::containers {
 class ContainerTracker final : public DirtyTracker {
  public:
   /// `kind`: kProcessWriteProtect or kSoftDirty. `memory` must outlive this. `stands` says whether
-  /// the tree stands: then nothing is begun (CRIU traces it), and `collected` is called after a
-  /// collect() that succeeded, before it returns.
-  ContainerTracker(ContainerMemory& memory, TrackerKind kind, std::function<bool()> stands,
-                   std::function<Status()> collected);
+  /// the tree stands: then nothing is begun, for CRIU traces it.
+  ContainerTracker(ContainerMemory& memory, TrackerKind kind, std::function<bool()> stands)
+      : memory_(memory), kind_(kind), stands_(std::move(stands)) {}
 
   [[nodiscard]] std::string_view name() const override { return to_string(kind_); }
   [[nodiscard]] DirtyCoverage covers() const override {
@@ -46,37 +46,8 @@ class ContainerTracker final : public DirtyTracker {
   ContainerMemory& memory_;
   const TrackerKind kind_;
   const std::function<bool()> stands_;
-  const std::function<Status()> collected_;
   bool started_ = false;
   std::map<std::uint32_t, std::unique_ptr<DirtyTracker>> trackers_;  ///< By address space.
-};
-
-/// Passes all on to another, and calls `collected` as ContainerTracker does: for a tracker that
-/// takes the tree's memory as a whole.
-class LastCollect final : public DirtyTracker {
- public:
-  LastCollect(std::unique_ptr<DirtyTracker> inner, std::function<bool()> stands,
-              std::function<Status()> collected)
-      : inner_(std::move(inner)), stands_(std::move(stands)), collected_(std::move(collected)) {}
-
-  [[nodiscard]] std::string_view name() const override { return inner_->name(); }
-  [[nodiscard]] DirtyCoverage covers() const override { return inner_->covers(); }
-  Status start() override { return inner_->start(); }
-  Status collect(PageBitmap& round_set) override;
-  Status rearm(const PageBitmap& set, const RegionId& region, PageRange range) override {
-    return inner_->rearm(set, region, range);
-  }
-  [[nodiscard]] bool rearms_in_collect() const override { return inner_->rearms_in_collect(); }
-  Status peek(PageBitmap& again) override { return inner_->peek(again); }
-  [[nodiscard]] std::vector<std::uint64_t> written_by_vcpu() const override {
-    return inner_->written_by_vcpu();
-  }
-  Status stop() override { return inner_->stop(); }
-
- private:
-  std::unique_ptr<DirtyTracker> inner_;
-  std::function<bool()> stands_;
-  std::function<Status()> collected_;
 };
 
 }  // namespace migrate::containers

@@ -46,8 +46,6 @@ class DumpRun {
 
   /// Between stop() and the end, also where that is still to be cleaned up.
   [[nodiscard]] bool stands() const { return stage_ != Stage::kIdle; }
-  /// stop() was called and go_on() was not.
-  [[nodiscard]] bool waits_for_memory() const { return stage_ == Stage::kStands; }
   [[nodiscard]] const ImageFolder& images() const { return *images_; }
 
   /// For tests: a hook is about to be answered.

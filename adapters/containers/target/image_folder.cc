@@ -51,8 +51,9 @@ ImageFolder::~ImageFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-Result<std::vector<SpaceOwner>> ImageFolder::take(StateReader& reader) {
+Result<ImageFolder::Spaces> ImageFolder::take(StateReader& reader) {
   std::optional<std::vector<SpaceOwner>> owners;
+  std::vector<EmptyArea> empty;
   for (;;) {
     MIGRATE_ASSIGN(const std::optional<SectionInfo> section, reader.next());
     if (!section) break;
@@ -60,6 +61,10 @@ Result<std::vector<SpaceOwner>> ImageFolder::take(StateReader& reader) {
       if (owners) return make_error(ErrorCode::kProtocol, "the tree's address spaces came twice");
       MIGRATE_ASSIGN(const auto body, reader.read_all(kSpacesBytesMax));
       MIGRATE_ASSIGN(owners, parse_spaces(body));
+    } else if (section->name == kEmptySection && section->version == 1) {
+      if (!empty.empty()) return make_error(ErrorCode::kProtocol, "empty memory was told twice");
+      MIGRATE_ASSIGN(const auto body, reader.read_all(kSpacesBytesMax));
+      MIGRATE_ASSIGN(empty, parse_empty(body));
     } else if (section->name.starts_with(kImagePrefix) && section->version == 1) {
       MIGRATE_ASSIGN(const std::string name, image_file(section->name));
       MIGRATE_TRY(write(name, reader));
@@ -67,7 +72,7 @@ Result<std::vector<SpaceOwner>> ImageFolder::take(StateReader& reader) {
       MIGRATE_TRY(StateReader::skip_unknown(*section));
     }
   }
-  if (owners) return *std::move(owners);
+  if (owners) return Spaces{*std::move(owners), std::move(empty)};
   return make_error(ErrorCode::kProtocol, "the state does not say whose the address spaces are");
 }
 

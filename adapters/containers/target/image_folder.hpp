@@ -22,9 +22,14 @@ class ImageFolder {
   ImageFolder(const ImageFolder&) = delete;
   ImageFolder& operator=(const ImageFolder&) = delete;
 
+  /// What the state says of the tree's memory.
+  struct Spaces {
+    std::vector<SpaceOwner> owners;
+    std::vector<EmptyArea> empty;
+  };
   /// Writes the image files, and gives back whose memory the address spaces are. kProtocol for
   /// sections that no source sends; kNoMemory where they have no room.
-  Result<std::vector<SpaceOwner>> take(StateReader& reader);
+  Result<Spaces> take(StateReader& reader);
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] int fd() const { return fd_.get(); }

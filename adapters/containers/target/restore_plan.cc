@@ -53,6 +53,15 @@ Result<std::map<pid_t, std::uint32_t>> spaces_of(std::span<const SpaceOwner> own
   return spaces;
 }
 
+/// Memory that holds nothing is as good as there: CRIU maps it, and its first touch finds zeros.
+void add_empty(std::span<const EmptyArea> empty, std::uint32_t space,
+               std::vector<ImagePages>& pages) {
+  for (const EmptyArea& area : empty) {
+    if (area.space != space) continue;
+    pages.push_back({area.begin, (area.end - area.begin) / kPageSize, false, true});
+  }
+}
+
 }  // namespace
 
 Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const ImagePages> pages,
@@ -81,9 +90,9 @@ Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const
   return {};
 }
 
-Result<RestorePlan> plan_restore(const ImageFolder& images, std::span<const SpaceOwner> owners,
+Result<RestorePlan> plan_restore(const ImageFolder& images, const ImageFolder::Spaces& told,
                                  const StagedMemory& staging) {
-  MIGRATE_ASSIGN(const auto spaces, spaces_of(owners));
+  MIGRATE_ASSIGN(const auto spaces, spaces_of(told.owners));
   const std::vector<StagedRegion> all = staging.regions();
   RestorePlan plan;
   MIGRATE_ASSIGN(const auto pstree, needed(images, "pstree.img"));
@@ -98,10 +107,10 @@ Result<RestorePlan> plan_restore(const ImageFolder& images, std::span<const Spac
     std::vector<ImagePages> pages;
     if (pagemap) {
       MIGRATE_ASSIGN(pages, parse_pagemap(*pagemap));
-      std::ranges::sort(pages, {}, &ImagePages::address);
     }
     std::span<const StagedRegion> own;
     if (const auto space = spaces.find(process.pid); space != spaces.end()) {
+      add_empty(told.empty, space->second, pages);
       const auto before = [](const StagedRegion& r, std::uint32_t id) {
         return r.region.id.space < id;
       };
@@ -110,6 +119,7 @@ Result<RestorePlan> plan_restore(const ImageFolder& images, std::span<const Spac
       while (last != all.end() && last->region.id.space == space->second) ++last;
       own = {first, last};
     }
+    std::ranges::sort(pages, {}, &ImagePages::address);
     MIGRATE_TRY(plan_process(process.pid, areas, pages, own, plan.fill));
     plan.fill.pids.push_back(process.pid);
   }

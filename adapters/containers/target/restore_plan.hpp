@@ -29,7 +29,7 @@ struct RestorePlan {
 /// Of all processes in `images`. kIntegrity for what would be zeros, kProtocol for owners and
 /// images that do not fit each other.
 [[nodiscard]] Result<RestorePlan> plan_restore(const ImageFolder& images,
-                                               std::span<const SpaceOwner> owners,
+                                               const ImageFolder::Spaces& told,
                                                const StagedMemory& staging);
 
 }  // namespace migrate::containers

@@ -71,8 +71,8 @@ Status RestoreRun::launch() {
 }
 
 Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDescription& tree) {
-  MIGRATE_ASSIGN(const auto owners, images_->take(reader));
-  MIGRATE_ASSIGN(RestorePlan plan, plan_restore(*images_, owners, staging));
+  MIGRATE_ASSIGN(const auto spaces, images_->take(reader));
+  MIGRATE_ASSIGN(RestorePlan plan, plan_restore(*images_, spaces, staging));
   if (!tree.pid_namespace) {
     std::vector<pid_t> pids;
     for (const ImageProcess& process : plan.processes) {

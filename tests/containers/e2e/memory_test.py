@@ -57,7 +57,7 @@ class Memory(Migrations):
 
     def test_AllOptionsOfTheEngineHold(self):
         guest = self.guest("--size", 32)
-        report = self.move(guest, self.b, "--verify", "full", "--compress", "zstd", "--dedup", "content")
+        report = self.move(guest, self.b, "--verify", "full", "--compress", "zstd")
         self.assertEqual(report["integrity"]["full"], "equal")
         self.assert_goes_on(guest)
 

@@ -19,6 +19,9 @@ namespace {
 /// Enough for a few hundred comparisons; what is found early ends earlier.
 constexpr std::chrono::seconds kTime{10};
 constexpr std::uint64_t kAttempts = 30;
+/// Beside writers at full speed: the first finds it, but where the writers have no processor. All
+/// of them end within a test's time limit.
+constexpr std::uint64_t kAttemptsAtFullSpeed = 8;
 
 std::unique_ptr<TrackerBed> marked_bed(std::span<const std::uint64_t> area_pages,
                                        std::uint64_t seed) {
@@ -61,10 +64,13 @@ class LosingTracker : public ::testing::TestWithParam<Mutant> {};
 
 TEST_P(LosingTracker, IsFoundByWhatItsMigrationLoses) {
   const std::uint64_t seed = contract_seed();
-  const auto bed = marked_bed(std::vector<std::uint64_t>{2100, 1, 999}, seed);
-  bed->wrap_tracker(GetParam().wrap);
-  EXPECT_FALSE(loses_nothing_at_full_speed(*bed, seed, kTime).holds())
-      << "again with MIGRATE_TEST_SEED=" << seed;
+  bool found = false;
+  for (std::uint64_t attempt = 0; attempt < kAttemptsAtFullSpeed && !found; ++attempt) {
+    const auto bed = marked_bed(std::vector<std::uint64_t>{2100, 1, 999}, seed + attempt);
+    bed->wrap_tracker(GetParam().wrap);
+    found = !loses_nothing_at_full_speed(*bed, seed + attempt, kTime).holds();
+  }
+  EXPECT_TRUE(found) << "again with MIGRATE_TEST_SEED=" << seed;
 }
 
 INSTANTIATE_TEST_SUITE_P(Mutants, BrokenTracker, ::testing::ValuesIn(mutants()),
@@ -106,11 +112,14 @@ TEST_F(RearmingLate, IsFoundByWritesBetweenTheStepsOfARound) {
 
 TEST_F(RearmingLate, IsFoundBesideAGuestAtFullSpeed) {
   const std::uint64_t seed = contract_seed();
-  std::string why_not;
-  const auto bed = bed_with(std::vector<std::uint64_t>{2100, 1, 999}, seed, why_not);
-  if (!bed) GTEST_SKIP() << why_not;
-  EXPECT_FALSE(loses_nothing_at_full_speed(*bed, seed, kTime).holds())
-      << "again with MIGRATE_TEST_SEED=" << seed;
+  bool found = false;
+  for (std::uint64_t attempt = 0; attempt < kAttemptsAtFullSpeed && !found; ++attempt) {
+    std::string why_not;
+    const auto bed = bed_with(std::vector<std::uint64_t>{2100, 1, 999}, seed + attempt, why_not);
+    if (!bed) GTEST_SKIP() << why_not;
+    found = !loses_nothing_at_full_speed(*bed, seed + attempt, kTime).holds();
+  }
+  EXPECT_TRUE(found) << "again with MIGRATE_TEST_SEED=" << seed;
 }
 
 }  // namespace
