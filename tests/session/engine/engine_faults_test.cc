@@ -11,8 +11,12 @@ using test::Fault;
 using test::InFlight;
 using test::LinkPlan;
 
-// A migration small enough to break everywhere: 12 pages, two rounds.
-RunSpec tiny() {
+// What a busy machine may need where a calm one needs 1.
+constexpr int kUnhurried = 20;
+
+// A migration small enough to break everywhere: 12 pages, two rounds. Its time limits are as brief
+// as what is broken on purpose is to be noticed soon, or so many times that.
+RunSpec tiny(int times = 1) {
   RunSpec spec;
   spec.regions = {{kLow, {{0}, 12}, Backing::kAnonymous}};
   spec.fill = [](FakeSource& guest) {
@@ -23,28 +27,34 @@ RunSpec tiny() {
     if (std::string_view(where) == "collect" && (*step)++ == 1) guest.write(kLow, {3}, 5);
   };
   spec.source.state_bytes = spec.target.state_bytes = 40;
-  // What the tests break on purpose is noticed by these.
-  spec.outgoing.hello_timeout = spec.incoming.hello_timeout = std::chrono::milliseconds(150);
-  spec.outgoing.peer_timeout = spec.incoming.peer_timeout = std::chrono::milliseconds(150);
-  spec.outgoing.ask_window = std::chrono::milliseconds(300);
-  spec.incoming.ask_window = std::chrono::milliseconds(50);
-  spec.incoming.lease = std::chrono::milliseconds(60);
+  spec.outgoing.hello_timeout = spec.incoming.hello_timeout =
+      std::chrono::milliseconds(150) * times;
+  spec.outgoing.peer_timeout = spec.incoming.peer_timeout = std::chrono::milliseconds(150) * times;
+  spec.outgoing.ask_window = std::chrono::milliseconds(300) * times;
+  spec.incoming.ask_window = std::chrono::milliseconds(50) * times;
+  spec.incoming.lease = std::chrono::milliseconds(60) * times;
   return spec;
 }
 
 std::vector<test::LaneBytes> clean_bytes() {
-  Migration run(tiny());
+  Migration run(tiny(kUnhurried));
   EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
   return run.network->bytes();
 }
 
-void run_with(LinkPlan plan) {
-  RunSpec spec = tiny();
-  spec.plan = std::move(plan);
+/// The outcome at the source.
+Outcome run_with(const LinkPlan& plan, int times) {
+  RunSpec spec = tiny(times);
+  spec.plan = plan;
   Migration run(std::move(spec));
   expect_one_owner(run);
-  // A link that comes back tells: nothing stays uncertain.
-  EXPECT_NE(run.out.outcome, Outcome::kUncertain) << run.text();
+  EXPECT_TRUE(times == 1 || run.out.outcome != Outcome::kUncertain) << run.text();
+  return run.out.outcome;
+}
+
+/// A link that comes back tells: nothing stays uncertain, once there was time to ask.
+void run_with(const LinkPlan& plan) {
+  if (run_with(plan, 1) == Outcome::kUncertain) run_with(plan, kUnhurried);
 }
 
 class CutAtEveryByte : public ::testing::TestWithParam<int> {};
@@ -59,7 +69,7 @@ TEST_P(CutAtEveryByte, OfTheControlLane) {
       const InFlight in_flight = at % 16 < 8 ? InFlight::kLost : InFlight::kDelivered;
       LinkPlan plan;
       plan.faults = {Fault::cut(0, direction, at, in_flight, test::Scope::kLink)};
-      run_with(std::move(plan));
+      run_with(plan);
       if (::testing::Test::HasFailure()) return;
     }
   }
@@ -72,7 +82,7 @@ TEST(EngineFaults, ACutAtASampleOfTheBulkLanes) {
     for (std::uint64_t at = 0; at <= bytes; at += 1 + bytes / 60) {
       LinkPlan plan;
       plan.faults = {Fault::cut(lane, Direction::kToTarget, at)};
-      run_with(std::move(plan));
+      run_with(plan);
       if (::testing::Test::HasFailure()) return;
     }
   }
@@ -86,7 +96,7 @@ TEST(EngineFaults, AFlippedBitNeverArrivesUnnoticed) {
       for (std::uint64_t at = 0; at < bytes; at += 1 + bytes / 50) {
         LinkPlan plan;
         plan.faults = {Fault::flip(lane, direction, at, static_cast<unsigned>(at % 8))};
-        run_with(std::move(plan));
+        run_with(plan);
         if (::testing::Test::HasFailure()) return;
       }
     }
