@@ -46,6 +46,8 @@ class KvmSource final : public SourceGuest {
     return hooks_.throttle(vcpu, share);
   }
   Status relinquish() override { return hooks_.relinquish(); }
+  /// Its vCPUs are threads of this process, and end with it.
+  void committing() override {}
   Status reclaim() override { return hooks_.reclaim(); }
   Status release() override { return hooks_.release(); }
   Status first_pages(PageBitmap& pages) override { return hooks_.first_pages(pages); }

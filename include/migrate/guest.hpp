@@ -160,6 +160,9 @@ class SourceGuest {
   virtual Status throttle(std::uint32_t vcpu, double share) = 0;
   /// Lets go of what only one host may hold (disk locks), before the target may take it.
   virtual Status relinquish() = 0;
+  /// COMMIT leaves next: from now on the guest may run at the target, and whoever finds it here,
+  /// should this process end, must let it stand. Must return at once.
+  virtual void committing() = 0;
   /// Takes it back after a failed handover. An error keeps the guest paused; kBusy is tried again
   /// for a while, because a target that cannot be reached holds its locks until its lease has run
   /// out.

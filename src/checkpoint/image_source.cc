@@ -50,6 +50,7 @@ class ImageSource final : public SourceGuest, private PageSource {
     return make_error(ErrorCode::kUnsupported, "an image does not run");
   }
   Status relinquish() override { return {}; }
+  void committing() override {}
   Status reclaim() override { return {}; }
   Status release() override { return {}; }
   Status first_pages(PageBitmap&) override { return {}; }

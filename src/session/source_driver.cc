@@ -113,6 +113,7 @@ std::optional<SourceEvent> SourceDriver::perform(const SourceAction& action, boo
     case ActionKind::kSendCommit:
       // From here on there is no way back, and nothing may stay behind unsent.
       set_hard_deadline(std::nullopt);
+      context_.guest.committing();
       return send(control_->send(wire::Commit{action.attempt}, context_.options.peer_timeout));
     case ActionKind::kSendAbort:
       send_abort(action);

@@ -25,6 +25,7 @@ class ForwardingSource : public SourceGuest {
     return inner_->throttle(vcpu, share);
   }
   Status relinquish() override { return inner_->relinquish(); }
+  void committing() override { inner_->committing(); }
   Status reclaim() override { return inner_->reclaim(); }
   Status release() override { return inner_->release(); }
   Status first_pages(PageBitmap& pages) override { return inner_->first_pages(pages); }

@@ -88,6 +88,15 @@ bool read_failure(int report, ChildFailure& failure) {
   return got == static_cast<ssize_t>(sizeof failure);
 }
 
+/// By vfork: a target has the guest's memory staged in this process, and copying its page tables for
+/// a program that is about to be replaced takes tens of milliseconds a few GiB. Nothing of the
+/// caller's may live in registers meanwhile, so this is a function of its own.
+[[gnu::noinline]] pid_t start_criu(const ChildPlan& plan) {
+  const pid_t pid = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork)
+  if (pid == 0) become_criu(plan);
+  return pid;
+}
+
 }  // namespace
 
 Result<pid_t> run_child(const ChildPlan& plan, Fd report_write, int report_read) {
@@ -95,10 +104,7 @@ Result<pid_t> run_child(const ChildPlan& plan, Fd report_write, int report_read)
   sigset_t before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  // vfork: a target has the guest's memory staged in this process, and copying its page tables for
-  // a program that is about to be replaced takes tens of milliseconds a few GiB.
-  const pid_t pid = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork)
-  if (pid == 0) become_criu(plan);
+  const pid_t pid = start_criu(plan);
   const int error = errno;
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) {

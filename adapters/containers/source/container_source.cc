@@ -77,6 +77,7 @@ class ContainerSource final : public SourceGuest {
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override;
   Status relinquish() override;
+  void committing() override { dump_->committing(); }
   Status reclaim() override;
   Status release() override;
   Status first_pages(PageBitmap&) override { return {}; }

@@ -133,6 +133,7 @@ Status DumpRun::begin() {
   } else {
     MIGRATE_ASSIGN(dump.lazy_port, free_port());
   }
+  MIGRATE_ASSIGN(guard_, FreezeGuard::launch(group_.path(), worker_->pid()));
   MIGRATE_TRY(worker_->begin_dump(dump));
   stage_ = Stage::kBegun;
   return {};
@@ -294,7 +295,12 @@ void DumpRun::drop() {
   forget();
 }
 
+void DumpRun::committing() noexcept {
+  if (guard_ != nullptr) guard_->committing();
+}
+
 void DumpRun::forget() {
+  guard_.reset();
   images_.reset();
   tables_.reset();
   tables_before_.clear();

@@ -9,6 +9,7 @@
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/hidden_areas.hpp"
+#include "adapters/containers/source/freeze_guard.hpp"
 #include "adapters/containers/source/image_folder.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
 #include "adapters/containers/tree_cgroup.hpp"
@@ -37,6 +38,8 @@ class DumpRun {
   Result<SteadyTime> stop();
   /// CRIU goes on to copy kernel objects, and the memory that is not in `areas`.
   Status go_on(std::span<const HiddenArea> areas);
+  /// From now on the tree stays frozen, should this process die.
+  void committing() noexcept;
   /// Waits until all images are there. The tree is frozen from then on, whatever becomes of CRIU.
   Status finish();
   /// From any of these states back to a tree that runs as before.
@@ -83,6 +86,7 @@ class DumpRun {
   CriuVersion version_;
   bool hides_ = false;
   std::optional<HiddenAreas> hidden_;
+  std::unique_ptr<FreezeGuard> guard_;
   std::unique_ptr<CriuWorker> worker_;
   std::optional<ImageFolder> images_;
   std::optional<LockTables> tables_;

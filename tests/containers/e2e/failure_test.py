@@ -62,6 +62,7 @@ class Failures(Migrations):
         """Frozen or not: the tree goes on, with nobody to thaw it by hand."""
         self.begin(where)
         self.sender.kill()
+        self.sender.wait()
         self.gate.drop()
         self.ended(self.target, FAILED)
         self.expect_at_source()

@@ -111,6 +111,7 @@ class FakeSource final : public SourceGuest,
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override;
   Status relinquish() override;
+  void committing() override {}
   Status reclaim() override;
   Status release() override;
   Status first_pages(PageBitmap& pages) override;
