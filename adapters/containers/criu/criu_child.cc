@@ -88,8 +88,8 @@ bool read_failure(int report, ChildFailure& failure) {
   return got == static_cast<ssize_t>(sizeof failure);
 }
 
-/// By vfork: a target has the guest's memory staged in this process, and copying its page tables for
-/// a program that is about to be replaced takes tens of milliseconds a few GiB. Nothing of the
+/// By vfork: a target has the guest's memory staged in this process, and copying its page tables
+/// for a program that is about to be replaced takes tens of milliseconds a few GiB. Nothing of the
 /// caller's may live in registers meanwhile, so this is a function of its own.
 [[gnu::noinline]] pid_t start_criu(const ChildPlan& plan) {
   const pid_t pid = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork)

@@ -52,6 +52,22 @@ rpc::Request hook_answer(bool go_on) {
   return request;
 }
 
+namespace {
+
+rpc::NetworkLock network_lock(CriuNetworkLock lock) {
+  switch (lock) {
+    case CriuNetworkLock::kIptables:
+      return rpc::IPTABLES;
+    case CriuNetworkLock::kNone:
+      return rpc::SKIP;
+    case CriuNetworkLock::kNftables:
+      break;
+  }
+  return rpc::NFTABLES;
+}
+
+}  // namespace
+
 rpc::Request dump_request(const CriuDump& dump, const std::string& config) {
   rpc::Request request;
   request.set_type(rpc::DUMP);
@@ -59,8 +75,7 @@ rpc::Request dump_request(const CriuDump& dump, const std::string& config) {
   set_common(options, dump.images_fd, dump.tcp, dump.externals);
   options.set_pid(dump.root);
   if (!dump.freeze_cgroup.empty()) options.set_freeze_cgroup(dump.freeze_cgroup);
-  options.set_network_lock(dump.network_lock == CriuNetworkLock::kIptables ? rpc::IPTABLES
-                                                                           : rpc::NFTABLES);
+  options.set_network_lock(network_lock(dump.network_lock));
   // A connection that nobody has accepted yet: lost without a word, or an error. Where connections
   // go on it is an error; where all are closed it is one of them.
   options.set_tcp_skip_in_flight(dump.tcp == ContainerTcp::kClose);

@@ -127,6 +127,8 @@ Status DumpRun::begin() {
   dump.freeze_cgroup = group_.path();
   dump.tcp = options_.tcp;
   dump.externals = options_.externals;
+  locks_network_ = has_tcp_sockets(options_.root);
+  if (!locks_network_) dump.network_lock = CriuNetworkLock::kNone;
   if (auto key = external_network(options_.root)) dump.externals.push_back(*std::move(key));
   if (hides_) {
     MIGRATE_TRY(hidden_->set({}));
@@ -160,11 +162,19 @@ Result<SteadyTime> DumpRun::stop_steps() {
     }
     if (hook_ == "query-ext-files") {
       MIGRATE_TRY(check_members());
+      MIGRATE_TRY(check_sockets());
       stage_ = Stage::kStands;
       return stopped_at;
     }
     MIGRATE_TRY(answer(true));
   }
+}
+
+/// Packets for a connection that nobody locked would be answered by a reset.
+Status DumpRun::check_sockets() const {
+  if (locks_network_ || !has_tcp_sockets(options_.root)) return {};
+  return make_error(ErrorCode::kBusy, "the tree opened its first TCP socket as it was stopped")
+      .advise("the tree goes on here; send it again");
 }
 
 Status DumpRun::check_members() const {

@@ -73,6 +73,7 @@ class DumpRun {
   Status finish_steps();
   /// Only the tree's own processes stand in its group.
   Status check_members() const;
+  [[nodiscard]] Status check_sockets() const;
   Status check_held() const;
   /// CRIU ends by its own doing; false where it did not.
   bool end_in_order();
@@ -87,6 +88,7 @@ class DumpRun {
   bool hides_ = false;
   std::optional<HiddenAreas> hidden_;
   std::unique_ptr<FreezeGuard> guard_;
+  bool locks_network_ = false;  ///< There were sockets when the dump began.
   std::unique_ptr<CriuWorker> worker_;
   std::optional<ImageFolder> images_;
   std::optional<LockTables> tables_;

@@ -26,24 +26,25 @@ std::set<std::string> socket_numbers(const std::vector<TreeProcess>& tree) {
 }
 
 /// A line of /proc/PID/net/tcp: number, local, remote, state, ..., socket as the tenth.
-bool has_connection_in(const std::string& text, const std::set<std::string>& sockets) {
-  constexpr std::string_view kEstablished = "01";
+bool has_socket_in(const std::string& text, const std::set<std::string>& sockets,
+                   std::string_view state) {
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     std::istringstream fields(line);
     std::string field[10];
     for (std::string& one : field) fields >> one;
-    if (field[3] == kEstablished && sockets.contains(field[9])) return true;
+    if ((state.empty() || field[3] == state) && sockets.contains(field[9])) return true;
   }
   return false;
 }
 
-bool has_connections(pid_t root, const std::vector<TreeProcess>& tree) {
+/// `state` as in /proc/PID/net/tcp; empty: any.
+bool has_tcp(pid_t root, const std::vector<TreeProcess>& tree, std::string_view state) {
   const std::set<std::string> sockets = socket_numbers(tree);
   if (sockets.empty()) return false;
   for (const char* table : {"net/tcp", "net/tcp6"}) {
     const auto text = read_proc(proc_path(root, table));
-    if (text && has_connection_in(*text, sockets)) return true;
+    if (text && has_socket_in(*text, sockets, state)) return true;
   }
   return false;
 }
@@ -78,7 +79,11 @@ std::string mount_of(const std::string& controller) {
   return {};
 }
 
+constexpr std::string_view kEstablished = "01";
+
 }  // namespace
+
+bool has_tcp_sockets(pid_t root) { return has_tcp(root, list_descendants(root), {}); }
 
 bool has_own_namespace(pid_t pid, const std::string& kind) {
   const std::string theirs = read_link(proc_path(pid, "ns/" + kind));
@@ -105,7 +110,7 @@ Result<TreeDescription> describe_tree(const ContainerSourceOptions& options,
   description.mount_namespace = has_own_namespace(options.root, "mnt");
   description.network_namespace = has_own_namespace(options.root, "net");
   description.tcp =
-      options.tcp == ContainerTcp::kEstablished && has_connections(options.root, tree);
+      options.tcp == ContainerTcp::kEstablished && has_tcp(options.root, tree, kEstablished);
   for (const TreeProcess& process : tree) {
     const auto threads = thread_numbers_in_tree(process.pid);
     description.pids.insert(description.pids.end(), threads.begin(), threads.end());
