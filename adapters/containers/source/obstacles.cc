@@ -98,6 +98,12 @@ Findings find_obstacles(const ContainerSourceOptions& options) {
     known.emplace_back(process, *std::move(facts));
   }
   for (const auto& [process, facts] : known) {
+    // It would freeze itself, and nobody would be left to thaw anything.
+    if (process.pid == ::getpid()) {
+      findings.push_back({true,
+                          "this program runs within the tree, as " + process_text(process.pid),
+                          "run migrate outside of the tree, or name a first process below it"});
+    }
     find_in_status(process, facts, numbers, findings);
     find_in_mappings(process, findings);
   }
