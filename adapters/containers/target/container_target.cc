@@ -129,8 +129,11 @@ Status Target::start(RunState state) {
   fill_ = run_->take_fill();
   run_.reset();
   if (ended_) return {};
-  return make_errno_error(ErrorCode::kGuestLost, errno,
-                          "the tree's first process ended when it started");
+  Error lost =
+      make_errno_error(ErrorCode::kGuestLost, errno, "the tree's first process cannot be watched");
+  // Nobody here would know of it, and its source may be told to run it again.
+  if (const Status killed = kill(); !killed) log_line(LogLevel::kError, killed.error().to_text());
+  return lost;
 }
 
 void Target::discard() {
