@@ -192,6 +192,16 @@ Status DumpRun::check_members() const {
             "start the tree in a pid namespace of its own, where the first process inherits "
             "such children");
   }
+  // Whom the group does not hold CRIU alone holds, and nothing kills it once the tree has left.
+  for (const TreeProcess& process : tree) {
+    if (process.zombie || std::binary_search(inside.begin(), inside.end(), process.pid)) continue;
+    return make_error(ErrorCode::kUnsupported, "process " + std::to_string(process.pid) +
+                                                   " of the tree is not in the tree's cgroup, " +
+                                                   group_.path())
+        .advise(
+            "what moves the tree's processes to other cgroups must not do so while the tree is "
+            "sent; start the tree in a cgroup of its own");
+  }
   return {};
 }
 
