@@ -77,7 +77,10 @@ class ContainerSource final : public SourceGuest {
   Status save_state(StateWriter& writer) override;
   Status throttle(std::uint32_t vcpu, double share) override;
   Status relinquish() override;
-  void committing() override { dump_->committing(); }
+  void committing() override {
+    committed_ = true;
+    dump_->committing();
+  }
   Status reclaim() override;
   Status release() override;
   Status first_pages(PageBitmap&) override { return {}; }
@@ -87,6 +90,8 @@ class ContainerSource final : public SourceGuest {
  private:
   [[nodiscard]] std::vector<TreeProcess> list_tree() const;
   Status make_tracker();
+  /// Whoever ends this does not know its owner: nothing lets it run.
+  void leave_standing();
   /// CRIU copies what is not memory, and what memory the engine does not move.
   Status let_criu_copy();
 
@@ -101,16 +106,19 @@ class ContainerSource final : public SourceGuest {
   std::vector<SpaceOwner> owners_;
   std::vector<EmptyArea> empty_;
   bool link_down_ = false;
+  bool committed_ = false;  ///< And not resumed: it may run at the target.
   bool released_ = false;
 };
 
 ContainerSource::~ContainerSource() {
-  if (!released_ && dump_->stands()) {
+  if (committed_ && dump_->stands()) {
+    leave_standing();
+  } else if (!released_ && dump_->stands()) {
     if (const Status back = dump_->give_up(); !back) {
       log_line(LogLevel::kError, back.error().to_text());
     }
   }
-  if (!released_ && link_down_) (void)reclaim();
+  if (!committed_ && !released_ && link_down_) (void)reclaim();
   throttle_.reset();
   // What tracks writes is let go of before the processes change their group.
   tracker_.reset();
@@ -228,6 +236,7 @@ Status ContainerSource::resume() {
   if (released_) {
     return make_error(ErrorCode::kInvalidArgument, "a tree that was given away does not run on");
   }
+  committed_ = false;
   Status back = dump_->give_up();
   if (link_down_) {
     if (Status up = reclaim(); back && !up) back = std::move(up);
@@ -268,12 +277,22 @@ Status ContainerSource::reclaim() {
 }
 
 Status ContainerSource::release() {
-  // Whatever lets go of it below, nothing of it is left to run.
-  MIGRATE_TRY(group_->kill(std::chrono::steady_clock::now() + kKillMax));
   released_ = true;
+  // Whatever lets go of it below, nothing of it is left to run; or it stands for good.
+  Status killed = group_->kill(std::chrono::steady_clock::now() + kKillMax);
+  if (!killed) group_->keep();
   throttle_.reset();
   dump_->drop();
-  return {};
+  return killed;
+}
+
+void ContainerSource::leave_standing() {
+  group_->keep();
+  if (const Status left = dump_->leave_frozen(); !left) {
+    log_line(LogLevel::kError, left.error().to_text());
+  }
+  log_line(LogLevel::kError,
+           "the tree may run at the target: it stays frozen here, in the cgroup " + group_->path());
 }
 
 }  // namespace

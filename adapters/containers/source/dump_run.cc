@@ -288,17 +288,28 @@ Status DumpRun::clean_up() {
   return all;
 }
 
-Status DumpRun::give_up() {
-  const bool begun = stage_ != Stage::kIdle;
+Status DumpRun::end() {
   Status all;
-  if (begun && !end_in_order()) {
+  if (stage_ != Stage::kIdle && !end_in_order()) {
     worker_->kill();
     all = clean_up();
   }
-  // Reaped before anything runs: it traces nothing any more.
-  if (begun) worker_.reset();
+  // Reaped before anything runs: it traces nothing any more. One that could not even begin is of no
+  // use to the next attempt.
+  worker_.reset();
+  return all;
+}
+
+Status DumpRun::give_up() {
+  Status all = end();
   Status thawed = group_.freeze(false, Clock::now() + kStopMax);
   if (all && !thawed) all = std::move(thawed);
+  forget();
+  return all;
+}
+
+Status DumpRun::leave_frozen() {
+  Status all = end();
   forget();
   return all;
 }

@@ -44,6 +44,8 @@ class DumpRun {
   Status finish();
   /// From any of these states back to a tree that runs as before.
   Status give_up();
+  /// As give_up(), but the tree stays frozen: it may run elsewhere.
+  Status leave_frozen();
   /// After the tree was killed: nothing of the dump is left.
   void drop();
 
@@ -75,6 +77,8 @@ class DumpRun {
   Status check_members() const;
   [[nodiscard]] Status check_sockets() const;
   Status check_held() const;
+  /// CRIU is gone, and what it did undone; the tree is frozen where it was.
+  Status end();
   /// CRIU ends by its own doing; false where it did not.
   bool end_in_order();
   /// What CRIU would have done, had it not died: everything but to let the tree run.
