@@ -28,6 +28,8 @@ constexpr std::uint32_t kHugetlb = 0x40000;
 // Area::status.
 constexpr std::uint32_t kKernelsOwn = 1U << 2 | 1U << 3 | 1U << 12;  // vsyscall, vDSO, vvar
 constexpr std::uint32_t kGuard = 1U << 16;
+// Of Area::madv: MADV_WIPEONFORK.
+constexpr std::uint64_t kWipedAtFork = 1U << 18;
 // PagemapEntry::flags.
 constexpr std::uint32_t kInParent = 1;
 constexpr std::uint32_t kLazy = 2;
@@ -103,7 +105,10 @@ ImageArea to_area(const image::Area& told) {
   const bool kinds = (told.flags() & kAnonymous) != 0 && (told.flags() & kPrivate) != 0;
   const bool never =
       (told.flags() & (kLocked | kHugetlb)) != 0 || (told.status() & kKernelsOwn) != 0;
-  return {.begin = told.start(), .end = told.end(), .lazy = kinds && !never};
+  return {.begin = told.start(),
+          .end = told.end(),
+          .lazy = kinds && !never,
+          .wiped = (told.madv() & kWipedAtFork) != 0};
 }
 
 Result<ImagePages> to_pages(const Records& file, const image::PagemapEntry& told,

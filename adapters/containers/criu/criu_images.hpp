@@ -30,6 +30,7 @@ struct ImageArea {
   /// A restore with lazy pages leaves it to the userfaultfd (private anonymous memory, neither
   /// locked nor of hugetlb nor the kernel's own).
   bool lazy = false;
+  bool wiped = false;  ///< A child begins with zeros there (MADV_WIPEONFORK).
 };
 [[nodiscard]] Result<std::vector<ImageArea>> parse_areas(std::span<const std::byte> image);
 

@@ -39,6 +39,7 @@ struct PlannedExtent {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
   std::uint64_t source = 0;
+  std::uint64_t wiped = 0;  ///< 1: a child begins with zeros there.
 };
 
 constexpr std::size_t kFillDescriptorsMax = 4;

@@ -12,8 +12,17 @@ bool FillTable::add(FillExtent extent) {
 bool FillTable::copy_from(const FillTable& other) {
   content_bytes_ = other.content_bytes_;
   early_.clear();
-  return extents_.replace(0, extents_.size(), other.extents_.begin(), other.extents_.size()) &&
-         early_.replace(0, 0, other.early_.begin(), other.early_.size());
+  if (!extents_.replace(0, extents_.size(), other.extents_.begin(), other.extents_.size()) ||
+      !early_.replace(0, 0, other.early_.begin(), other.early_.size())) {
+    return false;
+  }
+  // The kernel wipes only what is there; what the child finds missing must not be its parent's.
+  for (FillExtent& extent : extents_) {
+    if (!extent.wiped || !extent.has_content()) continue;
+    content_bytes_ -= extent.bytes();
+    extent.source = FillExtent::kNothing;
+  }
+  return true;
 }
 
 std::size_t FillTable::first_ending_after(std::uint64_t address) const {

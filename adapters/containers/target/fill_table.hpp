@@ -17,12 +17,13 @@ struct FillExtent {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
   std::uint64_t source = kNothing;  ///< Of `begin`, in the staging.
+  bool wiped = false;               ///< A child begins with zeros there (MADV_WIPEONFORK).
 
   [[nodiscard]] bool has_content() const { return source != kNothing; }
   [[nodiscard]] std::uint64_t bytes() const { return end - begin; }
   /// The part [from, to), which it has.
   [[nodiscard]] FillExtent part(std::uint64_t from, std::uint64_t to) const {
-    return {from, to, has_content() ? source + (from - begin) : kNothing};
+    return {from, to, has_content() ? source + (from - begin) : kNothing, wiped};
   }
 };
 
@@ -32,6 +33,7 @@ class FillTable {
  public:
   /// Behind all that were added before.
   [[nodiscard]] bool add(FillExtent extent);
+  /// For a child of the process of `other`.
   [[nodiscard]] bool copy_from(const FillTable& other);
 
   /// The extent that has `address`; nullptr where none does: the page reads as zero.

@@ -122,7 +122,8 @@ void FillerLoop::take_space(const FillMessage& message, int uffd) {
   if (space == nullptr) return lose(ENOMEM);
   for (std::size_t i = 0; i < planned_; ++i) {
     if (plan_[i].pid != message.value) continue;
-    if (!space->table.add({plan_[i].begin, plan_[i].end, plan_[i].source})) return lose(ENOMEM);
+    const FillExtent extent{plan_[i].begin, plan_[i].end, plan_[i].source, plan_[i].wiped != 0};
+    if (!space->table.add(extent)) return lose(ENOMEM);
   }
 }
 

@@ -36,8 +36,8 @@ Result<Fd> write_plan(const FillPlan& plan) {
   std::vector<PlannedExtent> extents;
   extents.reserve(plan.extents.size());
   for (const FillPlanExtent& extent : plan.extents) {
-    extents.push_back(
-        {static_cast<std::uint64_t>(extent.pid), extent.begin, extent.end, extent.source});
+    extents.push_back({static_cast<std::uint64_t>(extent.pid), extent.begin, extent.end,
+                       extent.source, extent.wiped ? 1U : 0U});
   }
   const auto* bytes = reinterpret_cast<const std::byte*>(extents.data());
   const std::size_t size = extents.size() * sizeof(PlannedExtent);

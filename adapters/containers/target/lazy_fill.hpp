@@ -23,6 +23,7 @@ struct FillPlanExtent {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
   std::uint64_t source = 0;  ///< Offset in the staging.
+  bool wiped = false;        ///< A child begins with zeros there.
 };
 
 struct FillPlan {

@@ -82,7 +82,7 @@ Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const
         continue;
       }
       const std::uint64_t end = std::min(region->region.range.end().number * kPageSize, area.end);
-      plan.extents.push_back({pid, at, end, region->offset + (at - begin)});
+      plan.extents.push_back({pid, at, end, region->offset + (at - begin), area.wiped});
       at = end;
       ++region;
     }

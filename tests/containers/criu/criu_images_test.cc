@@ -107,6 +107,19 @@ TEST(CriuImages, LazyIsPrivateAnonymousMemoryThatIsNeitherLockedNorTheKernels) {
   }
 }
 
+TEST(CriuImages, MemoryThatAChildFindsZeroIsKnown) {
+  const Bytes wiped =
+      message({{1, 0x1000}, {2, 0x2000}, {6, 0x22}, {7, 0x201}, {9, 1U << 18 | 1U << 16}});
+  const Bytes copied =
+      message({{1, 0x2000}, {2, 0x3000}, {6, 0x22}, {7, 0x201}, {9, 1U << 16 | 1U << 19}});
+  const auto areas = parse_areas(memory({wiped, copied, area(0x3000, 0x4000, 0x22, 0x201)}));
+  ASSERT_TRUE(areas) << areas.error().to_text();
+  ASSERT_EQ(areas->size(), 3u);
+  EXPECT_TRUE((*areas)[0].wiped);
+  EXPECT_FALSE((*areas)[1].wiped);
+  EXPECT_FALSE((*areas)[2].wiped);
+}
+
 TEST(CriuImages, GuardPagesBehindTheAreasAreNoAreas) {
   const auto areas =
       parse_areas(memory({area(0x1000, 0x9000, 0x22, 0x201), area(0x2000, 0x3000, 0, 1 << 16)}));

@@ -83,6 +83,21 @@ TEST(FillTable, AnUnmappingToldLateTakesNothingThatWasMovedThere) {
   EXPECT_EQ(table.find(12 * kPage), nullptr);
 }
 
+TEST(FillTable, AChildFindsZerosWhereItsParentSaidThatItShould) {
+  FillTable parent;
+  ASSERT_TRUE(parent.add({10 * kPage, 12 * kPage, 110 * kPage}));
+  ASSERT_TRUE(parent.add({12 * kPage, 14 * kPage, 112 * kPage, true}));
+  // What becomes of it as a part, and elsewhere, is still meant.
+  ASSERT_TRUE(parent.move(13 * kPage, 20 * kPage, kPage));
+  FillTable child;
+  ASSERT_TRUE(child.copy_from(parent));
+  EXPECT_TRUE(child.find(11 * kPage)->has_content());
+  EXPECT_FALSE(child.find(12 * kPage)->has_content());
+  EXPECT_FALSE(child.find(20 * kPage)->has_content());
+  EXPECT_EQ(child.content_bytes(), 2 * kPage);
+  EXPECT_EQ(parent.content_bytes(), 4 * kPage);
+}
+
 TEST(FillTable, GivesContentInPiecesUpToTheBound) {
   FillTable table;
   ASSERT_TRUE(table.add({3 * kPage, 20 * kPage, 103 * kPage}));
