@@ -54,8 +54,11 @@ def reap_orphans():
     """Reaps what a killed program left to this process, without which its pid namespace does not end. What this process
     has started itself (container_host, and others that it waits for) it leaves alone."""
     for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
-            children = file.read().split()
+        try:
+            with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+                children = file.read().split()
+        except OSError:
+            continue  # A thread that has ended.
         for pid in children:
             try:
                 with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
