@@ -14,9 +14,8 @@ struct FillResult {
   int error = 0;            ///< Why it went no further: EEXIST, EAGAIN, ENOENT, ESRCH, ...
 };
 
-/// Both wake who waits for what they fill.
-inline FillResult copy_pages(int uffd, std::uint64_t to, const std::byte* from,
-                             std::uint64_t bytes) {
+inline FillResult copy_pages_once(int uffd, std::uint64_t to, const std::byte* from,
+                                  std::uint64_t bytes) {
   uffdio_copy copy{};
   copy.dst = to;
   copy.src = reinterpret_cast<std::uint64_t>(from);
@@ -26,12 +25,31 @@ inline FillResult copy_pages(int uffd, std::uint64_t to, const std::byte* from,
   return {0, copy.copy < 0 ? static_cast<int>(-copy.copy) : errno};
 }
 
-inline FillResult zero_pages(int uffd, std::uint64_t at, std::uint64_t bytes) {
+inline FillResult zero_pages_once(int uffd, std::uint64_t at, std::uint64_t bytes) {
   uffdio_zeropage zero{};
   zero.range = {at, bytes};
   if (::ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0) return {bytes, 0};
   if (zero.zeropage > 0) return {static_cast<std::uint64_t>(zero.zeropage), 0};
   return {0, zero.zeropage < 0 ? static_cast<int>(-zero.zeropage) : errno};
+}
+
+// The first ENOENT proves nothing. Linux says it of pages that lie in two mappings; and since 6.9
+// it looks for the mapping before it looks whether the map is being changed, so that a page that
+// moves away at this moment is said to be none. A second try of one page is told EAGAIN then, until
+// the change has been read. So ENOENT from here means: nothing is mapped there, and no news will
+// come.
+constexpr std::uint64_t kSurePageBytes = 4096;
+
+/// Both wake who waits for what they fill, and may fill less than asked for.
+inline FillResult copy_pages(int uffd, std::uint64_t to, const std::byte* from,
+                             std::uint64_t bytes) {
+  const FillResult first = copy_pages_once(uffd, to, from, bytes);
+  return first.error == ENOENT ? copy_pages_once(uffd, to, from, kSurePageBytes) : first;
+}
+
+inline FillResult zero_pages(int uffd, std::uint64_t at, std::uint64_t bytes) {
+  const FillResult first = zero_pages_once(uffd, at, bytes);
+  return first.error == ENOENT ? zero_pages_once(uffd, at, kSurePageBytes) : first;
 }
 
 /// Who waits there tries again.
