@@ -27,6 +27,12 @@
 
 #include "criu_rpc.pb.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+// The shim comes before the sanitizer's library, as it comes before everything in a real CRIU.
+extern "C" const char* __asan_default_options();
+extern "C" const char* __asan_default_options() { return "verify_asan_link_order=0"; }
+#endif
+
 namespace {
 
 namespace rpc = migrate::containers::rpc;

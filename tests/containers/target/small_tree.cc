@@ -26,45 +26,7 @@
 namespace migrate::containers {
 namespace {
 
-constexpr std::uint64_t kPages = 4096;
 constexpr std::chrono::seconds kLong{60};
-
-std::uint64_t word_at(std::uint64_t page) {
-  return page % 5 == 4 ? 0 : (page + 1) * 0x9E37'79B9'7F4A'7C15u;
-}
-
-/// Never returns. Which of the two is `which`.
-[[noreturn]] void check_for_ever(std::uint64_t* memory, int file, unsigned which) {
-  std::uint64_t checks = 0;
-  for (;;) {
-    std::uint64_t wrong = 0;
-    for (std::uint64_t page = 0; page < kPages; ++page) {
-      for (std::uint64_t word = 0; word < 512; word += 73) {
-        if (memory[page * 512 + word] != word_at(page)) ++wrong;
-      }
-    }
-    ++checks;
-    const bool counted = ::pwrite(file, &checks, 8, which * 8) == 8;
-    if (wrong > 0 || !counted) [[maybe_unused]]
-      const auto told = ::pwrite(file, &wrong, 8, 16);
-    ::usleep(1000);
-  }
-}
-
-[[noreturn]] void be_tree(const std::string& counts) {
-  ::setsid();
-  const int null = ::open("/dev/null", O_RDWR);
-  for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
-  ::close_range(3, ~0u, 0);
-  const int file = ::open(counts.c_str(), O_RDWR | O_CREAT, 0600);
-  auto* memory = static_cast<std::uint64_t*>(
-      ::mmap(nullptr, kPages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  for (std::uint64_t page = 0; page < kPages; ++page) {
-    if (word_at(page) == 0) continue;
-    for (std::uint64_t word = 0; word < 512; ++word) memory[page * 512 + word] = word_at(page);
-  }
-  check_for_ever(memory, file, ::fork() == 0 ? 1 : 0);
-}
 
 std::vector<pid_t> children_of(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
@@ -107,8 +69,12 @@ Status SectionList::read(std::span<std::byte> into) {
 }
 
 SmallTree::SmallTree(std::string folder) : folder_(std::move(folder)) {
+  const std::string counts = folder_ + "/counts";
   const pid_t pid = ::fork();
-  if (pid == 0) be_tree(folder_ + "/counts");
+  if (pid == 0) {
+    ::execl(MIGRATE_CHECKING_TREE, "checking_tree", counts.c_str(), nullptr);
+    ::_exit(127);
+  }
   pids_ = {pid};
   runs_ = true;
   wait_until([&] { return figures().checks[0] > 0 && figures().checks[1] > 0; });
