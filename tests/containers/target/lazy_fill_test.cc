@@ -93,7 +93,7 @@ TEST_F(LazyFillTest, FillsNothingBeforeTheTreeRuns) {
   EXPECT_EQ(process.end(), 0);
   const pid_t filler = fill_->filler();
   fill_.reset();
-  // Which end it hears of first, the process's or its owner's, decides whether it still orders a kill.
+  // Which end it hears of first, the process's or its owner's, decides whether it orders a kill.
   EXPECT_TRUE(wait_until([&] { return !is_running(filler); }));
 }
 
