@@ -12,7 +12,9 @@ TraceReplay::TraceReplay(const DirtyTrace& trace, std::chrono::microseconds offs
     writes_ = writes_ || !sample.dirtied.empty();
   }
   if (!writes_) return;
-  for (auto left = offset % trace_.length(); left >= sample().took; left -= sample().took) {
+  for (auto left = offset % trace_.length();
+       left >= sample().took && sample_ + 1 < trace_.samples.size();) {
+    left -= sample().took;
     ++sample_;
   }
   begin_sample();

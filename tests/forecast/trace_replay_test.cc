@@ -77,6 +77,18 @@ TEST(TraceReplay, BeginsWhereItIsTold) {
   EXPECT_EQ(Listener(trace, milliseconds(60)).run(20), Pages({7, 8, 9, 10}));
 }
 
+TEST(TraceReplay, BeginsWithinTheTraceWhereverSamplesAreOfUnlikeLengths) {
+  DirtyTrace trace = testing::plain_trace(100, milliseconds(10));
+  trace.samples.push_back({milliseconds(50), {{1, 1}}, {}});
+  trace.samples.push_back({milliseconds(10), {{2, 1}}, {}});
+  trace.samples.push_back({milliseconds(1), {{3, 1}}, {}});
+  for (int offset = 0; offset < 200; ++offset) {
+    const int in_trace = offset % 61;
+    const std::uint32_t page = in_trace < 50 ? 1 : in_trace < 60 ? 2 : 3;
+    EXPECT_EQ(Listener(trace, milliseconds(offset)).run(0.01), Pages({page})) << offset;
+  }
+}
+
 TEST(TraceReplay, AThrottledWriterIsSlowedByItsOwnShare) {
   const DirtyTrace trace = three_samples();
   // vCPU 0 wrote all of the first sample; that vCPU 1 is held changes nothing.
