@@ -13,10 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "adapters/containers/link_state.hpp"
 #include "adapters/containers/source/container_memory.hpp"
 #include "adapters/containers/source/container_tracker.hpp"
 #include "adapters/containers/source/dump_run.hpp"
-#include "adapters/containers/source/link_state.hpp"
 #include "adapters/containers/source/obstacles.hpp"
 #include "adapters/containers/source/process_tree.hpp"
 #include "adapters/containers/source/tree_facts.hpp"

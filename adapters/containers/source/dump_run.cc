@@ -115,7 +115,7 @@ Status DumpRun::next_hook(Deadline deadline) {
 
 Status DumpRun::begin() {
   MIGRATE_TRY(arm());
-  MIGRATE_ASSIGN(ImageFolder images, ImageFolder::make(options_.folder));
+  MIGRATE_ASSIGN(DumpFolder images, DumpFolder::make(options_.folder));
   images_ = std::move(images);
   MIGRATE_ASSIGN(LockTables tables, LockTables::of_process(options_.root));
   // Not another migration's, which may have its own there.

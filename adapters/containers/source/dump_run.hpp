@@ -10,7 +10,7 @@
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/hidden_areas.hpp"
 #include "adapters/containers/source/freeze_guard.hpp"
-#include "adapters/containers/source/image_folder.hpp"
+#include "adapters/containers/source/dump_folder.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
 #include "adapters/containers/tree_cgroup.hpp"
 #include "migrate/containers.hpp"
@@ -51,7 +51,7 @@ class DumpRun {
 
   /// Between stop() and the end, also where that is still to be cleaned up.
   [[nodiscard]] bool stands() const { return stage_ != Stage::kIdle; }
-  [[nodiscard]] const ImageFolder& images() const { return *images_; }
+  [[nodiscard]] const DumpFolder& images() const { return *images_; }
 
   /// For tests: a hook is about to be answered.
   using HookSeen = void (*)(CriuWorker&, const std::string& hook);
@@ -94,7 +94,7 @@ class DumpRun {
   std::unique_ptr<FreezeGuard> guard_;
   bool locks_network_ = false;  ///< There were sockets when the dump began.
   std::unique_ptr<CriuWorker> worker_;
-  std::optional<ImageFolder> images_;
+  std::optional<DumpFolder> images_;
   std::optional<LockTables> tables_;
   std::set<std::string> tables_before_;
   std::optional<std::set<std::string>> tables_made_;  ///< By this dump.

@@ -35,7 +35,7 @@ std::uint64_t present_until(std::span<const ImagePages> pages, std::uint64_t beg
   return begin;
 }
 
-Result<std::vector<std::byte>> needed(const ImageFolder& images, const std::string& name) {
+Result<std::vector<std::byte>> needed(const RestoreFolder& images, const std::string& name) {
   MIGRATE_ASSIGN(auto bytes, images.read(name));
   if (bytes) return *std::move(bytes);
   return make_error(ErrorCode::kProtocol, "the tree's state has no image " + name);
@@ -90,7 +90,7 @@ Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const
   return {};
 }
 
-Result<RestorePlan> plan_restore(const ImageFolder& images, const ImageFolder::Spaces& told,
+Result<RestorePlan> plan_restore(const RestoreFolder& images, const RestoreFolder::Spaces& told,
                                  const StagedMemory& staging) {
   MIGRATE_ASSIGN(const auto spaces, spaces_of(told.owners));
   const std::vector<StagedRegion> all = staging.regions();

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "adapters/containers/criu/criu_images.hpp"
-#include "adapters/containers/target/image_folder.hpp"
+#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/tree_state.hpp"
@@ -28,8 +28,8 @@ struct RestorePlan {
 
 /// Of all processes in `images`. kIntegrity for what would be zeros, kProtocol for owners and
 /// images that do not fit each other.
-[[nodiscard]] Result<RestorePlan> plan_restore(const ImageFolder& images,
-                                               const ImageFolder::Spaces& told,
+[[nodiscard]] Result<RestorePlan> plan_restore(const RestoreFolder& images,
+                                               const RestoreFolder::Spaces& told,
                                                const StagedMemory& staging);
 
 }  // namespace migrate::containers

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <chrono>
 
-#include "adapters/containers/target/link_switch.hpp"
+#include "adapters/containers/link_state.hpp"
 #include "adapters/containers/target/target_checks.hpp"
 #include "base/log.hpp"
 
@@ -41,7 +41,7 @@ std::string parent_of(const std::string& path) { return path.substr(0, path.rfin
 Result<std::unique_ptr<RestoreRun>> RestoreRun::prepare(const ContainerTargetOptions& options,
                                                         TreeCgroup& group) {
   std::unique_ptr<RestoreRun> run(new RestoreRun(options, group));
-  MIGRATE_ASSIGN(run->images_, ImageFolder::create(options.folder));
+  MIGRATE_ASSIGN(run->images_, RestoreFolder::create(options.folder));
   MIGRATE_ASSIGN(run->fill_, LazyFill::launch());
   MIGRATE_TRY(run->launch());
   return run;
@@ -183,7 +183,7 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
     }
     at_hook_ = true;
     if (event.hook == "network-unlock" && !options_.link.empty()) {
-      MIGRATE_TRY(put_link_up(options_.link));
+      MIGRATE_TRY(set_link(options_.link, true));
       link_up_ = true;
     }
     if (event.hook == "pre-resume") MIGRATE_TRY(before_resume(state, complete, may_run));
@@ -193,7 +193,7 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
 /// The last moment at which nothing has run.
 Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   // CRIU tells of the network only where it locked it.
-  if (!options_.link.empty() && !link_up_) MIGRATE_TRY(put_link_up(options_.link));
+  if (!options_.link.empty() && !link_up_) MIGRATE_TRY(set_link(options_.link, true));
   if (state == RunState::kPaused) {
     // CRIU holds them all; once it lets go they stand in the freezer.
     MIGRATE_TRY(let_worker_out());

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "adapters/containers/criu/criu_worker.hpp"
-#include "adapters/containers/target/image_folder.hpp"
+#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
 #include "adapters/containers/target/restore_plan.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
@@ -58,7 +58,7 @@ class RestoreRun {
 
   const ContainerTargetOptions& options_;
   TreeCgroup& group_;
-  std::unique_ptr<ImageFolder> images_;
+  std::unique_ptr<RestoreFolder> images_;
   std::unique_ptr<LazyFill> fill_;
   Fd network_;
   std::unique_ptr<CriuWorker> worker_;

@@ -1,4 +1,4 @@
-// ImageFolder: the folder of one dump's images, and how they travel as sections.
+// DumpFolder: the folder of one dump's images, and how they travel as sections.
 #pragma once
 
 #include <string>
@@ -11,13 +11,13 @@
 namespace migrate::containers {
 
 /// Removed with all in it by the destructor.
-class ImageFolder {
+class DumpFolder {
  public:
   /// A new one in `parent`, mode 0700. kInvalidArgument where `parent` is no folder.
-  static Result<ImageFolder> make(const std::string& parent);
-  ImageFolder(ImageFolder&& other) noexcept = default;
-  ImageFolder& operator=(ImageFolder&& other) noexcept;
-  ~ImageFolder() { remove(); }
+  static Result<DumpFolder> make(const std::string& parent);
+  DumpFolder(DumpFolder&& other) noexcept = default;
+  DumpFolder& operator=(DumpFolder&& other) noexcept;
+  ~DumpFolder() { remove(); }
 
   [[nodiscard]] int fd() const { return fd_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -27,7 +27,7 @@ class ImageFolder {
   Status send(StateWriter& writer) const;
 
  private:
-  ImageFolder(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  DumpFolder(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
   void remove() noexcept;
   Status send_file(const std::string& name, StateWriter& writer) const;
 

@@ -1,4 +1,4 @@
-#include "adapters/containers/source/image_folder.hpp"
+#include "adapters/containers/source/dump_folder.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -23,7 +23,7 @@ constexpr std::size_t kChunk = std::size_t{1} << 20;
 
 }  // namespace
 
-Result<ImageFolder> ImageFolder::make(const std::string& parent) {
+Result<DumpFolder> DumpFolder::make(const std::string& parent) {
   std::string path = parent + "/criu-XXXXXX";
   if (parent.empty() || ::mkdtemp(path.data()) == nullptr) {
     return make_errno_error(ErrorCode::kInvalidArgument, parent.empty() ? 0 : errno,
@@ -36,10 +36,10 @@ Result<ImageFolder> ImageFolder::make(const std::string& parent) {
     ::rmdir(path.c_str());
     return make_errno_error(ErrorCode::kIo, error, path + " does not open");
   }
-  return ImageFolder(std::move(path), std::move(fd));
+  return DumpFolder(std::move(path), std::move(fd));
 }
 
-ImageFolder& ImageFolder::operator=(ImageFolder&& other) noexcept {
+DumpFolder& DumpFolder::operator=(DumpFolder&& other) noexcept {
   if (this == &other) return *this;
   remove();
   path_ = std::exchange(other.path_, {});
@@ -47,14 +47,14 @@ ImageFolder& ImageFolder::operator=(ImageFolder&& other) noexcept {
   return *this;
 }
 
-void ImageFolder::remove() noexcept {
+void DumpFolder::remove() noexcept {
   if (!fd_) return;
   std::error_code ignored;
   fs::remove_all(path_, ignored);
   fd_.reset();
 }
 
-Result<std::vector<std::string>> ImageFolder::files() const {
+Result<std::vector<std::string>> DumpFolder::files() const {
   std::vector<std::string> names;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(path_, error)) {
@@ -68,13 +68,13 @@ Result<std::vector<std::string>> ImageFolder::files() const {
   return names;
 }
 
-Status ImageFolder::send(StateWriter& writer) const {
+Status DumpFolder::send(StateWriter& writer) const {
   MIGRATE_ASSIGN(const std::vector<std::string> names, files());
   for (const std::string& name : names) MIGRATE_TRY(send_file(name, writer));
   return {};
 }
 
-Status ImageFolder::send_file(const std::string& name, StateWriter& writer) const {
+Status DumpFolder::send_file(const std::string& name, StateWriter& writer) const {
   MIGRATE_ASSIGN(std::string section, image_section(name));
   const Fd file(::openat(fd_.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   struct stat facts {};

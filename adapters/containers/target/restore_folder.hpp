@@ -1,4 +1,4 @@
-// ImageFolder: CRIU's image files of one restore, as they came in the tree's state.
+// RestoreFolder: CRIU's image files of one restore, as they came in the tree's state.
 #pragma once
 
 #include <memory>
@@ -13,14 +13,14 @@
 
 namespace migrate::containers {
 
-class ImageFolder {
+class RestoreFolder {
  public:
   /// A fresh one in `parent`, for this user's eyes only.
-  static Result<std::unique_ptr<ImageFolder>> create(const std::string& parent);
+  static Result<std::unique_ptr<RestoreFolder>> create(const std::string& parent);
   /// With all that is in it.
-  ~ImageFolder();
-  ImageFolder(const ImageFolder&) = delete;
-  ImageFolder& operator=(const ImageFolder&) = delete;
+  ~RestoreFolder();
+  RestoreFolder(const RestoreFolder&) = delete;
+  RestoreFolder& operator=(const RestoreFolder&) = delete;
 
   /// What the state says of the tree's memory.
   struct Spaces {
@@ -37,7 +37,7 @@ class ImageFolder {
   [[nodiscard]] Result<std::optional<std::vector<std::byte>>> read(const std::string& name) const;
 
  private:
-  ImageFolder(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  RestoreFolder(std::string path, Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
   Status write(const std::string& name, StateReader& reader);
 
   std::string path_;

@@ -1,4 +1,4 @@
-#include "adapters/containers/target/image_folder.hpp"
+#include "adapters/containers/target/restore_folder.hpp"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -35,7 +35,7 @@ Status write_all(int fd, std::span<const std::byte> bytes, const std::string& na
 
 }  // namespace
 
-Result<std::unique_ptr<ImageFolder>> ImageFolder::create(const std::string& parent) {
+Result<std::unique_ptr<RestoreFolder>> RestoreFolder::create(const std::string& parent) {
   std::string path = parent + "/restore-XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) {
     return make_errno_error(ErrorCode::kIo, errno, "cannot make a folder in " + parent)
@@ -43,15 +43,15 @@ Result<std::unique_ptr<ImageFolder>> ImageFolder::create(const std::string& pare
   }
   Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return make_errno_error(ErrorCode::kIo, errno, "cannot open the folder " + path);
-  return std::unique_ptr<ImageFolder>(new ImageFolder(std::move(path), std::move(fd)));
+  return std::unique_ptr<RestoreFolder>(new RestoreFolder(std::move(path), std::move(fd)));
 }
 
-ImageFolder::~ImageFolder() {
+RestoreFolder::~RestoreFolder() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
 }
 
-Result<ImageFolder::Spaces> ImageFolder::take(StateReader& reader) {
+Result<RestoreFolder::Spaces> RestoreFolder::take(StateReader& reader) {
   std::optional<std::vector<SpaceOwner>> owners;
   std::vector<EmptyArea> empty;
   for (;;) {
@@ -76,7 +76,7 @@ Result<ImageFolder::Spaces> ImageFolder::take(StateReader& reader) {
   return make_error(ErrorCode::kProtocol, "the state does not say whose the address spaces are");
 }
 
-Status ImageFolder::write(const std::string& name, StateReader& reader) {
+Status RestoreFolder::write(const std::string& name, StateReader& reader) {
   const Fd file(::openat(fd_.get(), name.c_str(),
                          O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file && errno == EEXIST) {
@@ -93,7 +93,7 @@ Status ImageFolder::write(const std::string& name, StateReader& reader) {
   return {};
 }
 
-Result<std::optional<std::vector<std::byte>>> ImageFolder::read(const std::string& name) const {
+Result<std::optional<std::vector<std::byte>>> RestoreFolder::read(const std::string& name) const {
   const Fd file(::openat(fd_.get(), name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
   if (!file && errno == ENOENT) return std::optional<std::vector<std::byte>>();
   struct stat status {};

@@ -1,4 +1,4 @@
-#include "adapters/containers/source/link_state.hpp"
+#include "adapters/containers/link_state.hpp"
 
 #include <net/if.h>
 #include <sys/ioctl.h>
