@@ -9,8 +9,8 @@
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/hidden_areas.hpp"
-#include "adapters/containers/source/freeze_guard.hpp"
 #include "adapters/containers/source/dump_folder.hpp"
+#include "adapters/containers/source/freeze_guard.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
 #include "adapters/containers/tree_cgroup.hpp"
 #include "migrate/containers.hpp"

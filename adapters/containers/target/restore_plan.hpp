@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "adapters/containers/criu/criu_images.hpp"
-#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
+#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/tree_state.hpp"
 #include "migrate/result.hpp"

@@ -7,8 +7,8 @@
 #include <string>
 
 #include "adapters/containers/criu/criu_worker.hpp"
-#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
+#include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/restore_plan.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/tree_cgroup.hpp"

@@ -22,8 +22,8 @@
 #include <string>
 #include <vector>
 
-#include "adapters/containers/source/dump_run.hpp"
 #include "adapters/containers/link_state.hpp"
+#include "adapters/containers/source/dump_run.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
 #include "adapters/containers/source/process_tree.hpp"
 #include "adapters/containers/source/tcp_repair.hpp"
