@@ -71,7 +71,7 @@ TEST_F(CommandTest, UsageErrorsExitWith2AndSayWhatIsWrong) {
       {{"recv", "--listen", "0.0.0.0:0"}, "--insecure"},
       {{"recv", "--listen", "vsock:4444"}, "--insecure"},
       {{"recv", "--listen", "127.0.0.1:0", "--lease", "0s"}, "lease"},
-      {{"recv", "--listen", "127.0.0.1:0", "--accept", "container"}, "accept"},
+      {{"recv", "--listen", "127.0.0.1:0", "--accept", "ships"}, "accept"},
       {{"recv", "--listen", "127.0.0.1:0", "--tracker", "tea-leaves"}, "write-protect"},
       {{"run", "web", "--tracker", "tea-leaves"}, "write-protect"},
       {{"status"}, "NAME"},
