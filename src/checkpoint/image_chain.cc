@@ -8,6 +8,7 @@
 #include "base/guarded.hpp"
 #include "checkpoint/image_chain.hpp"
 #include "checkpoint/image_file.hpp"
+#include "checkpoint/page_places.hpp"
 
 namespace migrate::checkpoint {
 namespace {
@@ -15,13 +16,6 @@ namespace {
 // A series merges once in some dozens of images: a second time is a rare one's, and only somebody
 // who replaces files all the time comes to the last.
 constexpr unsigned kAgainMax = 100;
-
-/// Where the pages are, whatever the host of each backed them with.
-bool same_places(const std::vector<Region>& a, const std::vector<Region>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Region& x, const Region& y) {
-    return x.id.space == y.id.space && x.id.id == y.id.id && x.range == y.range;
-  });
-}
 
 /// Finds the files that images name as their parents.
 class ParentSearch {
@@ -94,8 +88,11 @@ class ParentSearch {
 };
 
 Status check_link(const OpenImage& child, const OpenImage& parent) {
+  const GuestDescription& of_child = child.description().guest;
+  const GuestDescription& of_parent = parent.description().guest;
   if (child.header().secret == parent.header().secret &&
-      same_places(child.description().guest.regions, parent.description().guest.regions)) {
+      (may_change_layout(of_child.kind, of_parent.kind) ||
+       same_places(of_child.regions, of_parent.regions))) {
     return {};
   }
   return make_error(ErrorCode::kIncompatible,
@@ -117,8 +114,13 @@ class ImageChain::Impl {
       if (!ids.insert(child.header().id).second) {
         return damaged(child.path(), 0, "the chain of its parents comes back to it");
       }
-      if (!levels_.empty()) MIGRATE_TRY(check_link(*levels_.back(), child));
-      levels_.push_back(image.get());
+      if (!levels_.empty()) MIGRATE_TRY(check_link(*levels_.back().image, child));
+      levels_.push_back({image.get(), {}});
+      const std::vector<Region>& regions = child.description().guest.regions;
+      if (!same_places(top().description().guest.regions, regions)) {
+        levels_.back().places.emplace(regions);
+        same_layout_ = false;
+      }
       files_.push_back(std::move(image));
       if (!child.header().incremental()) return {};
       if (files_.size() == kChainMax) {
@@ -141,46 +143,32 @@ class ImageChain::Impl {
   }
 
   [[nodiscard]] const std::vector<std::unique_ptr<ImageFile>>& files() const { return files_; }
-  [[nodiscard]] const OpenImage& top() const { return *levels_.front(); }
+  [[nodiscard]] const OpenImage& top() const { return *levels_.front().image; }
+  [[nodiscard]] bool same_layout() const { return same_layout_; }
 
   /// Pages of one part of the index, or some of it.
   Status find(std::uint16_t region, std::uint64_t first, std::span<FoundPage> into) const {
-    const std::uint64_t part = first / kPagesPerIndex;
-    const std::uint64_t skip = first % kPagesPerIndex;
     for (FoundPage& page : into) page = {nullptr, PageLocation::parent(), kUnknown};
-    for (const OpenImage* file : levels_) {
-      MIGRATE_ASSIGN(const OpenImage::Part found, file->part(region, part));
-      if (found.where == Directory::kAllParent) continue;
-      bool open = false;
-      for (std::size_t i = 0; i < into.size(); ++i) {
-        FoundPage& page = into[i];
-        if (!page.location.is_parent()) continue;
-        const IndexEntry entry = found.entries.empty()
-                                     ? IndexEntry{PageLocation::zero(), file->digest().zero_hash()}
-                                     : found.entries[skip + i];
-        if (page.hash != kUnknown && page.hash != entry.hash) {
-          return make_error(ErrorCode::kIntegrity, file->path() + " has another content of page " +
-                                                       std::to_string(first + i) + " of region " +
-                                                       std::to_string(region) +
-                                                       " than its successor says")
-              .advise("take another copy of it, or an older checkpoint");
-        }
-        page = {entry.location.is_stored() ? file : nullptr, entry.location, entry.hash};
-        open = open || entry.location.is_parent();
-      }
-      if (!open) return {};
+    for (const Level& level : levels_) {
+      MIGRATE_TRY(level.places ? find_by_address(level, region, first, into)
+                               : find_in(*level.image, {region, first}, first, into));
+      if (std::ranges::none_of(into,
+                               [](const FoundPage& page) { return page.location.is_parent(); }))
+        return {};
     }
     // A full image has no page that is its parent's: its index and directory would be refused.
     return {};
   }
 
+  /// The same, where all images have the same layout.
   Status hashes(std::uint16_t region, std::uint64_t first, std::span<std::uint64_t> into) const {
     const std::uint64_t skip = first % kPagesPerIndex;
-    for (const OpenImage* file : levels_) {
-      MIGRATE_ASSIGN(const OpenImage::Part found, file->part(region, first / kPagesPerIndex));
+    for (const Level& level : levels_) {
+      MIGRATE_ASSIGN(const OpenImage::Part found,
+                     level.image->part(region, first / kPagesPerIndex));
       if (found.where == Directory::kAllParent) continue;
       if (found.entries.empty()) {
-        std::fill(into.begin(), into.end(), file->digest().zero_hash());
+        std::fill(into.begin(), into.end(), level.image->digest().zero_hash());
       } else {
         std::transform(found.entries.begin() + static_cast<std::ptrdiff_t>(skip),
                        found.entries.begin() + static_cast<std::ptrdiff_t>(skip + into.size()),
@@ -193,8 +181,78 @@ class ImageChain::Impl {
 
  private:
   static constexpr std::uint64_t kUnknown = wire::PageDigest::kVoid;
+  struct Level {
+    const OpenImage* image = nullptr;
+    std::optional<PagePlaces> places;  // Where its layout is not the image's own.
+  };
+  /// In one file's index.
+  struct Place {
+    std::uint16_t region = 0;
+    std::uint64_t first = 0;
+  };
+
+  /// Those that are still to be found, in a level with another layout.
+  Status find_by_address(const Level& level, std::uint16_t region, std::uint64_t first,
+                         std::span<FoundPage> into) const {
+    return for_each_place(
+        *level.places, top().description().guest.regions[region], first, into.size(),
+        [&](std::uint64_t skip, const PagePlaces::Run& run) -> Status {
+          return find_in_run(level, run, {region, first + skip}, into.subspan(skip, run.count));
+        });
+  }
+
+  Status find_in_run(const Level& level, const PagePlaces::Run& run, const Place& at,
+                     std::span<FoundPage> into) const {
+    if (!run.region) {
+      const auto open = std::ranges::find_if(
+          into, [](const FoundPage& page) { return page.location.is_parent(); });
+      if (open == into.end()) return {};
+      const auto page = at.first + static_cast<std::uint64_t>(open - into.begin());
+      return make_error(ErrorCode::kIntegrity, level.image->path() + " has not got page " +
+                                                   std::to_string(page) + " of region " +
+                                                   std::to_string(at.region) +
+                                                   " of the image that is based on it")
+          .advise("take another copy of it, or an older checkpoint");
+    }
+    for (std::uint64_t done = 0; done < run.count;) {
+      const std::uint64_t first = run.first + done;
+      const std::uint64_t count =
+          std::min(run.count - done, kPagesPerIndex - first % kPagesPerIndex);
+      MIGRATE_TRY(
+          find_in(*level.image, {*run.region, first}, at.first + done, into.subspan(done, count)));
+      done += count;
+    }
+    return {};
+  }
+
+  /// Those that are still to be found, in a part of a file's index. `page_number`: the first one,
+  /// as the image itself counts it.
+  Status find_in(const OpenImage& file, const Place& at, std::uint64_t page_number,
+                 std::span<FoundPage> into) const {
+    const std::uint64_t skip = at.first % kPagesPerIndex;
+    MIGRATE_ASSIGN(const OpenImage::Part found, file.part(at.region, at.first / kPagesPerIndex));
+    if (found.where == Directory::kAllParent) return {};
+    for (std::size_t i = 0; i < into.size(); ++i) {
+      FoundPage& page = into[i];
+      if (!page.location.is_parent()) continue;
+      const IndexEntry entry = found.entries.empty()
+                                   ? IndexEntry{PageLocation::zero(), file.digest().zero_hash()}
+                                   : found.entries[skip + i];
+      if (page.hash != kUnknown && page.hash != entry.hash) {
+        return make_error(ErrorCode::kIntegrity, file.path() + " has another content of page " +
+                                                     std::to_string(page_number + i) +
+                                                     " of region " + std::to_string(at.region) +
+                                                     " than its successor says")
+            .advise("take another copy of it, or an older checkpoint");
+      }
+      page = {entry.location.is_stored() ? &file : nullptr, entry.location, entry.hash};
+    }
+    return {};
+  }
+
   std::vector<std::unique_ptr<ImageFile>> files_;
-  std::vector<const OpenImage*> levels_;  // The same.
+  std::vector<Level> levels_;  // The same.
+  bool same_layout_ = true;
 };
 
 namespace {
@@ -260,8 +318,13 @@ Status ImageChain::hashes(std::uint16_t region, std::uint64_t first,
                           std::span<std::uint64_t> into) const {
   check_range(regions(), region, first, into.size());
   return guarded([&] {
-    return by_parts(first, into, [&](std::uint64_t from, std::span<std::uint64_t> part) {
-      return impl_->hashes(region, from, part);
+    std::vector<FoundPage> found;
+    return by_parts(first, into, [&](std::uint64_t from, std::span<std::uint64_t> part) -> Status {
+      if (impl_->same_layout()) return impl_->hashes(region, from, part);
+      found.resize(part.size());
+      MIGRATE_TRY(impl_->find(region, from, found));
+      std::ranges::transform(found, part.begin(), &FoundPage::hash);
+      return {};
     });
   });
 }

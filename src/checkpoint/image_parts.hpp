@@ -7,6 +7,7 @@
 
 #include "base/mutex.hpp"
 #include "checkpoint/duplicates.hpp"
+#include "checkpoint/image_base.hpp"
 #include "checkpoint/image_output.hpp"
 #include "checkpoint/image_writer.hpp"
 #include "checkpoint/page_index.hpp"
@@ -25,7 +26,10 @@ struct ImageParts {
         hasher(made_header.hasher()),
         other(other_hasher),
         digest(hasher),
-        index(regions, options.base, digest.zero_hash()),
+        base(options.base ? std::make_shared<const ImageBase>(
+                                options.base, std::vector<Region>(regions.begin(), regions.end()))
+                          : nullptr),
+        index(regions, base, digest.zero_hash()),
         duplicates(pages) {}
 
   const std::unique_ptr<ImageOutput> output;
@@ -34,6 +38,7 @@ struct ImageParts {
   const wire::Hasher hasher;
   const wire::Hasher other;  ///< Of a secret of its own, for `duplicates`.
   const wire::PageDigest digest;
+  const std::shared_ptr<const ImageBase> base;  ///< May be null.
   PageIndex index;
   Duplicates duplicates;
   /// Held while a batch makes sure that it has the latest of its pages and gets its place: in the

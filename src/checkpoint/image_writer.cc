@@ -35,7 +35,8 @@ Status check_base(const ImageHeader& header, const ImageDescription& description
   const auto same = [](const Region& a, const Region& b) {
     return a.id == b.id && a.range == b.range;
   };
-  if (!std::ranges::equal(description.guest.regions, base->regions(), same)) {
+  if (!may_change_layout(description.guest.kind, base->top().description().guest.kind) &&
+      !std::ranges::equal(description.guest.regions, base->regions(), same)) {
     return make_error(ErrorCode::kIncompatible,
                       "the guest's memory is laid out otherwise than in " + base->top().path())
         .advise("take a full checkpoint (without a base)");
@@ -188,6 +189,7 @@ Result<Trailer> ImageWriter::Impl::write_directory(BlockWriter& out) {
 Result<ImageWriter::Written> ImageWriter::Impl::seal() {
   // Every image has device state, if only none.
   if (directory_.state_at == 0) MIGRATE_TRY(state({}));
+  MIGRATE_TRY(parts_.index.settle());
   MIGRATE_ASSIGN(BlockWriter out, BlockWriter::create(*parts_.output));
   for (std::size_t region = 0; region < parts_.index.regions(); ++region) {
     MIGRATE_ASSIGN(auto parts, write_index(out, region));
@@ -195,7 +197,10 @@ Result<ImageWriter::Written> ImageWriter::Impl::seal() {
   }
   directory_.pages = parts_.index.counts();
   directory_.digest = parts_.memory_digest;
-  if (options_.base) directory_.digest += options_.base->top().directory().digest;
+  if (parts_.base) {
+    MIGRATE_ASSIGN(const std::uint64_t before, parts_.base->memory_digest());
+    directory_.digest += before;
+  }
   MIGRATE_ASSIGN(const Trailer trailer, write_directory(out));
   MIGRATE_TRY(out.flush());
   return Written{directory_.pages, trailer.digest, trailer.file_bytes};

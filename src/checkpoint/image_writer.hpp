@@ -21,7 +21,7 @@ class ImageWriter {
   struct Options {
     CompressionChoice compress;
     /// For an incremental image; the header's parent and secret are its. Its regions must be the
-    /// description's: kIncompatible when not. Kept until this goes.
+    /// description's, but for those of a container: kIncompatible when not. Kept until this goes.
     std::shared_ptr<const ImageChain> base;
   };
   /// Writes header and description.

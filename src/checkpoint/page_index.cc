@@ -7,7 +7,7 @@
 
 namespace migrate::checkpoint {
 
-PageIndex::PageIndex(std::span<const Region> regions, std::shared_ptr<const ImageChain> base,
+PageIndex::PageIndex(std::span<const Region> regions, std::shared_ptr<const ImageBase> base,
                      std::uint64_t zero_hash)
     : base_(std::move(base)), zero_hash_(zero_hash) {
   regions_.reserve(regions.size());
@@ -46,7 +46,11 @@ Result<PageRecord*> PageIndex::make_part(std::uint16_t region, std::size_t part)
     if (base_) {
       std::vector<std::uint64_t> hashes(count);
       MIGRATE_TRY(base_->hashes(region, part * kPagesPerIndex, hashes));
-      for (std::uint32_t i = 0; i < count; ++i) made[i].set(PageLocation::parent(), hashes[i]);
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const bool there = hashes[i] != wire::PageDigest::kVoid;
+        made[i].set(there ? PageLocation::parent() : PageLocation::zero(),
+                    there ? hashes[i] : zero_hash_);
+      }
     } else {
       for (std::uint32_t i = 0; i < count; ++i) made[i].set(PageLocation::zero(), zero_hash_);
     }
@@ -57,6 +61,16 @@ Result<PageRecord*> PageIndex::make_part(std::uint16_t region, std::size_t part)
     }
     return there;
   });
+}
+
+Status PageIndex::settle() {
+  if (!base_ || base_->same_layout()) return {};
+  for (std::size_t region = 0; region < regions(); ++region) {
+    for (std::size_t number = 0; number < parts(region); ++number) {
+      MIGRATE_TRY(at(static_cast<std::uint16_t>(region), number * kPagesPerIndex));
+    }
+  }
+  return {};
 }
 
 Result<bool> PageIndex::is_in_base(std::uint16_t region, std::uint64_t page,

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "checkpoint/image_chain.hpp"
+#include "checkpoint/image_base.hpp"
 #include "checkpoint/image_format.hpp"
 #include "migrate/memory.hpp"
 
@@ -59,13 +59,16 @@ static_assert(sizeof(PageRecord) == sizeof(IndexEntry));
 class PageIndex {
  public:
   /// `base` may be null, and is kept.
-  PageIndex(std::span<const Region> regions, std::shared_ptr<const ImageChain> base,
+  PageIndex(std::span<const Region> regions, std::shared_ptr<const ImageBase> base,
             std::uint64_t zero_hash);
   ~PageIndex();
 
-  /// A page's record; before it is added it says zero, or parent with the base's hash. Errors of
-  /// the base's index; kNoMemory. The page must be there.
+  /// A page's record; before it is added it says parent, with the base's hash, or zero where there
+  /// is no base or that has no such page. Errors of the base's index; kNoMemory. The page must be
+  /// there.
   Result<PageRecord*> at(std::uint16_t region, std::uint64_t page);
+  /// What nothing was added in is as in the base, if that has all of it: then nothing is done here.
+  Status settle();
   /// Whether the base has the page with this hash.
   Result<bool> is_in_base(std::uint16_t region, std::uint64_t page, std::uint64_t hash) const;
   /// A page that was stored has been stored again: counting takes longer.
@@ -96,7 +99,7 @@ class PageIndex {
   Result<PageRecord*> make_part(std::uint16_t region, std::size_t part);
   [[nodiscard]] std::uint64_t distinct_locations() const;
 
-  std::shared_ptr<const ImageChain> base_;
+  std::shared_ptr<const ImageBase> base_;
   const std::uint64_t zero_hash_;
   std::vector<RegionParts> regions_;
   std::atomic<bool> again_{false};

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "checkpoint/page_places.hpp"
 #include "checkpoint/take.hpp"
 
 namespace migrate::checkpoint {
@@ -54,7 +55,9 @@ Status Take::look() {
 Status Take::open_base() {
   if (options_.base.empty()) return {};
   MIGRATE_ASSIGN(base_, ImageChain::open(options_.base, options_.search));
-  if (!same_layout(base_->regions(), description_.guest.regions)) {
+  const GuestDescription& guest = description_.guest;
+  const bool same = same_layout(base_->regions(), guest.regions);
+  if (!same && !may_change_layout(guest.kind, base_->top().description().guest.kind)) {
     return make_error(ErrorCode::kIncompatible,
                       "the guest's memory is laid out otherwise than in " + options_.base)
         .advise(kTakeFull);
@@ -68,7 +71,7 @@ Status Take::open_base() {
     }
   }
   description_.parent_path = parent_path(options_.base, options_.path);
-  by_log_ = log_.since() == to_text(base_->top().header().id);
+  by_log_ = same && log_.since() == to_text(base_->top().header().id);
   report_.changed_by = by_log_ ? "tracker" : "hashes";
   return {};
 }

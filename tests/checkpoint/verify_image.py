@@ -103,6 +103,7 @@ class Image:
         block = self.blocks[1]
         r = Reader(self, self.payload(block), block.at + 64)
         kind, state, _, self.vcpus = r.get("BBHI")
+        self.tree = kind == 2
         if kind not in (1, 2) or state not in (1, 2):
             self.broken(block.at + 64, "neither guest nor run state")
         self.name, self.host, self.hint = r.text(), r.text(), r.text()
@@ -248,6 +249,19 @@ class Image:
             self.broken(self.blocks[-2].at, "DIRECTORY counts other pages than the INDEX has")
 
 
+def hash_of(parent, image, region, page):
+    """What the parent has of this page; a process tree's is the one at the same address."""
+    space, number, first, pages = image.regions[region]
+    if parent.regions[region:region + 1] == [(space, number, first, pages)]:
+        return parent.index[region][page][1]
+    at = first + page
+    for other, (there, _, begin, count) in enumerate(parent.regions):
+        if there == space and begin <= at < begin + count:
+            return parent.index[other][at - begin][1]
+    image.broken(0, "page %d of region %d is in no region of the parent" % (page, region))
+    return None
+
+
 def resolve(chain):
     """Fills in the hashes that are the parents', and checks the digests: oldest first."""
     for i in range(len(chain) - 1, -1, -1):
@@ -256,7 +270,7 @@ def resolve(chain):
         for region, entries in enumerate(image.index):
             for page, (location, told) in enumerate(entries):
                 if location == 1:
-                    before = chain[i + 1].index[region][page][1]
+                    before = hash_of(chain[i + 1], image, region, page)
                     if told is not None and told != before:
                         image.broken(0, "page %d of region %d is not as in the parent" %
                                      (page, region))
@@ -294,7 +308,8 @@ def load(path, given):
         parent = parent_of(child, given)
         if parent.id in ids or len(chain) == 1024:
             raise Refused("integrity", child.path, 24, "the chain has no end")
-        if parent.secret != child.secret or parent.regions != child.regions:
+        trees = parent.tree and child.tree
+        if parent.secret != child.secret or (parent.regions != child.regions and not trees):
             raise Refused("incompatible", child.path, 24, "its parent is another guest's")
         ids.add(parent.id)
         chain.append(parent)
