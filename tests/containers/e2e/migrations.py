@@ -12,11 +12,15 @@ from harness import DONE, FAILED, REFUSED, wait_for  # noqa: E402
 from moves import NAME  # noqa: E402
 
 
+# Of a move that is to come about however busy the machine is; how long stops are is another tests' subject.
+_PATIENT = ("--max-downtime", "10s")
+
+
 class Migrations(TwoContainerHosts):
     def move(self, guest, target, *words, **options):
         """Moves it, and sees that nothing of it is left where it was."""
         source, pid = guest.host, guest.pid
-        report = moves.moved(self.bed, guest, target, *words, **options)
+        report = moves.moved(self.bed, guest, target, *_PATIENT, *words, **options)
         self.assertIsNone(report["error"])
         self.assertEqual(report["guest"]["kind"], "container")
         self.assertFalse(source.alive(pid), "it is at the source still")

@@ -75,9 +75,14 @@ class Guest:
     def moved_to(self, host):
         """Finds it there: one in a pid namespace of its own has another number at each host."""
         mark = b"--status\0" + self._inside.encode() + b"\0"
-        found = wait_for(lambda: self._processes(host, mark), f"the guest to be on {host.name}")
+        # All of them: the words of one whose memory is still being filled read as empty, the first one's too.
+        found = wait_for(lambda: self._all_processes(host, mark), f"the guest to be on {host.name}")
         self.host = host
         self.pid = next(pid for pid, parent in found.items() if parent not in found)
+
+    def _all_processes(self, host, mark):
+        found = self._processes(host, mark)
+        return found if len(found) == self._tree else None
 
     @staticmethod
     def _processes(host, mark):
