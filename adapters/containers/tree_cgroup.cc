@@ -266,7 +266,8 @@ bool UnifiedGroup::move_back() {
 
 UnifiedGroup::~UnifiedGroup() {
   if (kept_) return;
-  if (frozen_ && !killed_) (void)write_text(path_ + "/cgroup.freeze", "0");
+  // Also of one that was killed: to a runtime whose group it is the container would look paused.
+  if (frozen_) (void)write_text(path_ + "/cgroup.freeze", "0");
   if (!made_) return;
   const Clock::time_point until = Clock::now() + kRemoveTime;
   for (;;) {

@@ -10,12 +10,18 @@ namespace {
 
 constexpr std::string_view kTreeProperty = "container.tree";
 constexpr std::uint32_t kTreeVersion = 1;
+constexpr std::string_view kMountsProperty = "container.mounts";
+constexpr std::uint32_t kMountsVersion = 1;
 
 /// Of a version or a machine's name.
 constexpr std::size_t kTextMax = 64;
 /// The kernel numbers no more processes and threads (PID_MAX_LIMIT).
 constexpr std::uint32_t kPidsMax = 4U << 20;
 constexpr std::size_t kImageNameMax = 48;
+/// Of a mount's place and key: PATH_MAX.
+constexpr std::size_t kPathMax = 4096;
+/// As the kernel limits a mount namespace (fs.mount-max) where nobody has changed it.
+constexpr std::uint32_t kMountsMax = 100'000;
 
 constexpr std::uint8_t kPidNamespace = 1;
 constexpr std::uint8_t kMountNamespace = 2;
@@ -42,6 +48,64 @@ std::string get_text(ByteReader& reader) {
 
 Error broken(const std::string& what, const std::string& why) {
   return make_error(ErrorCode::kProtocol, what + " " + why);
+}
+
+void put_path(ByteWriter& writer, std::string_view text) {
+  text = text.substr(0, kPathMax);
+  writer.put(static_cast<std::uint16_t>(text.size()));
+  writer.bytes(std::as_bytes(std::span(text)));
+}
+
+/// What is empty, too long or no text makes it empty: refused by the caller.
+std::string get_path(ByteReader& reader) {
+  const auto length = reader.get<std::uint16_t>();
+  if (length > kPathMax) return {};
+  const auto bytes = reader.bytes(length);
+  std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  const bool control = std::any_of(text.begin(), text.end(), [](char c) {
+    return static_cast<unsigned char>(c) < ' ' || c == 127;
+  });
+  return control ? std::string() : text;
+}
+
+Error other_version(const std::string& what, std::uint32_t version, std::uint32_t known) {
+  return make_error(ErrorCode::kIncompatible, what + " has version " + std::to_string(version) +
+                                                  ", and this program knows " +
+                                                  std::to_string(known))
+      .advise("use the same version of migrate on both hosts");
+}
+
+const GuestDescription::Property* find_property(const GuestDescription& description,
+                                                std::string_view name) {
+  const auto found = std::find_if(description.properties.begin(), description.properties.end(),
+                                  [name](const auto& one) { return one.info.name == name; });
+  return found == description.properties.end() ? nullptr : &*found;
+}
+
+Result<std::vector<ExternalMount>> parse_mounts(const GuestDescription& description) {
+  std::vector<ExternalMount> mounts;
+  const GuestDescription::Property* const found = find_property(description, kMountsProperty);
+  if (found == nullptr) return mounts;
+  const std::string what = "property " + std::string(kMountsProperty);
+  if (found->info.version != kMountsVersion) {
+    return other_version(what, found->info.version, kMountsVersion);
+  }
+  ByteReader reader(found->body);
+  const auto count = reader.get<std::uint32_t>();
+  MIGRATE_TRY(reader.check(what));
+  if (count > kMountsMax) return broken(what, "has too many mounts, " + std::to_string(count));
+  for (std::uint32_t i = 0; i < count; ++i) {
+    ExternalMount mount;
+    mount.point = get_path(reader);
+    mount.key = get_path(reader);
+    MIGRATE_TRY(reader.check(what));
+    if (!mount.point.starts_with('/') || mount.key.empty()) {
+      return broken(what, "has a mount without a place or a name: number " + std::to_string(i));
+    }
+    mounts.push_back(std::move(mount));
+  }
+  MIGRATE_TRY(reader.finish(what));
+  return mounts;
 }
 
 /// A name that may be given to a file in the images' folder, and to a section.
@@ -71,16 +135,24 @@ GuestDescription::Property to_property(const TreeDescription& tree) {
   return property;
 }
 
+GuestDescription::Property to_property(const std::vector<ExternalMount>& mounts) {
+  GuestDescription::Property property;
+  property.info = {std::string(kMountsProperty), kMountsVersion, true};
+  ByteWriter writer(property.body);
+  writer.put(static_cast<std::uint32_t>(mounts.size()));
+  for (const ExternalMount& mount : mounts) {
+    put_path(writer, mount.point);
+    put_path(writer, mount.key);
+  }
+  return property;
+}
+
 Result<TreeDescription> parse_tree(const GuestDescription& description) {
-  const auto found = std::find_if(description.properties.begin(), description.properties.end(),
-                                  [](const auto& one) { return one.info.name == kTreeProperty; });
+  const GuestDescription::Property* const found = find_property(description, kTreeProperty);
   const std::string what = "property " + std::string(kTreeProperty);
-  if (found == description.properties.end()) return broken(what, "is missing");
+  if (found == nullptr) return broken(what, "is missing");
   if (found->info.version != kTreeVersion) {
-    return make_error(ErrorCode::kIncompatible,
-                      what + " has version " + std::to_string(found->info.version) +
-                          ", and this program knows " + std::to_string(kTreeVersion))
-        .advise("use the same version of migrate on both hosts");
+    return other_version(what, found->info.version, kTreeVersion);
   }
   ByteReader reader(found->body);
   TreeDescription tree;
@@ -107,6 +179,7 @@ Result<TreeDescription> parse_tree(const GuestDescription& description) {
     tree.pids.push_back(pid);
   }
   MIGRATE_TRY(reader.finish(what));
+  MIGRATE_ASSIGN(tree.mounts, parse_mounts(description));
   return tree;
 }
 

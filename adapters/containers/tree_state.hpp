@@ -15,7 +15,28 @@
 
 namespace migrate::containers {
 
-/// Property of the description, "container.tree": what the target must fit before anything moves.
+/// What is mounted in the tree from outside of it, and that the target provides.
+struct ExternalMount {
+  std::string point;  ///< In the tree.
+  std::string key;    ///< What it is called at both ends.
+  friend bool operator==(const ExternalMount&, const ExternalMount&) = default;
+};
+// Keys of what the target provides unasked.
+/// The tree's cgroups: alone for version 2, followed by ":cpu,cpuacct" or ":name=systemd" for a
+/// hierarchy of version 1.
+inline constexpr std::string_view kCgroupKey = "tree-cgroup";
+/// An empty folder, with which runtimes hide parts of /proc and /sys.
+inline constexpr std::string_view kNothingKey = "tree-nothing";
+/// Followed by the name of a device without state, such as "null": /dev/null, also in place of a
+/// file that is hidden.
+inline constexpr std::string_view kDeviceKey = "tree-device:";
+[[nodiscard]] inline bool is_provided_unasked(const ExternalMount& mount) {
+  return mount.key.starts_with(kCgroupKey) || mount.key == kNothingKey ||
+         mount.key.starts_with(kDeviceKey);
+}
+
+/// Properties of the description: "container.tree", what the target must fit before anything moves,
+/// and "container.mounts" where there are any.
 struct TreeDescription {
   std::string criu_version;        ///< "4.2.1"; the target's must not be older.
   std::string machine;             ///< uname -m.
@@ -24,8 +45,10 @@ struct TreeDescription {
   bool network_namespace = false;  ///< Its own: the target needs one for it.
   bool tcp = false;                ///< Has TCP connections that go on.
   std::vector<pid_t> pids;         ///< Of processes and threads, as the tree numbers them.
+  std::vector<ExternalMount> mounts;
 };
 [[nodiscard]] GuestDescription::Property to_property(const TreeDescription& tree);
+[[nodiscard]] GuestDescription::Property to_property(const std::vector<ExternalMount>& mounts);
 [[nodiscard]] Result<TreeDescription> parse_tree(const GuestDescription& description);
 
 /// What CRIU's images call the tree's own network namespace: a key of --external at the source and

@@ -40,6 +40,8 @@ struct ContainerSourceOptions {
   CriuProgram criu;
   ContainerTcp tcp = ContainerTcp::kEstablished;
   /// Passed to CRIU as its --external: "mnt[/etc/resolv.conf]:resolv", "file[...]", "unix[...]".
+  /// What else is mounted in the tree from outside of it is called by where it is mounted
+  /// ("mnt[/etc/hosts]:/etc/hosts"), and needs a place at the target; cgroups are found there.
   /// The tree's network namespace is external by itself where it is not this process's.
   std::vector<std::string> externals;
   /// A network interface of this host, such as the host's end of the tree's veth pair: taken down
@@ -97,6 +99,8 @@ class ContainerTarget : public TargetGuest {
   virtual Status kill() = 0;
   /// Stops the tree and lets it run on, by its cgroup's freezer. Any thread.
   virtual Status freeze(bool frozen) = 0;
+  /// For ContainerSourceOptions::externals when it leaves again: what its source had named.
+  [[nodiscard]] virtual std::vector<std::string> externals_to_leave() const = 0;
 };
 
 /// kUnsupported where CRIU, its version or this kernel does not do; kPermission without root.

@@ -76,6 +76,7 @@ void ContainerGuest::set_tree(ContainerTarget& tree) {
   MutexLock lock(mutex_);
   tree_ = &tree;
   options_.root = tree.root_pid();
+  options_.externals = tree.externals_to_leave();
   auto process = open_process(options_.root);
   // A tree that has ended at once is ended: its own descriptor says so.
   if (process) process_ = *std::move(process);

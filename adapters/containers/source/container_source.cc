@@ -169,6 +169,7 @@ Result<GuestDescription> ContainerSource::describe() {
     MIGRATE_TRY(memory_.follow());
     MIGRATE_ASSIGN(description.regions, pages().regions());
     description.properties.push_back(to_property(tree));
+    if (!tree.mounts.empty()) description.properties.push_back(to_property(tree.mounts));
     return description;
   });
 }

@@ -18,6 +18,7 @@
 #include "adapters/containers/source/process_tree.hpp"
 #include "adapters/containers/source/tcp_repair.hpp"
 #include "adapters/containers/source/tree_facts.hpp"
+#include "adapters/containers/source/tree_mounts.hpp"
 #include "base/log.hpp"
 
 namespace migrate::containers {
@@ -126,7 +127,7 @@ Status DumpRun::begin() {
   dump.images_fd = images_->fd();
   dump.freeze_cgroup = group_.path();
   dump.tcp = options_.tcp;
-  dump.externals = options_.externals;
+  dump.externals = external_words(options_);
   locks_network_ = has_tcp_sockets(options_.root);
   if (!locks_network_) dump.network_lock = CriuNetworkLock::kNone;
   if (auto key = external_network(options_.root)) dump.externals.push_back(*std::move(key));

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "adapters/containers/source/process_tree.hpp"
+#include "adapters/containers/source/tree_mounts.hpp"
 
 namespace migrate::containers {
 namespace {
@@ -109,6 +110,7 @@ Result<TreeDescription> describe_tree(const ContainerSourceOptions& options,
   description.pid_namespace = has_own_namespace(options.root, "pid");
   description.mount_namespace = has_own_namespace(options.root, "mnt");
   description.network_namespace = has_own_namespace(options.root, "net");
+  description.mounts = external_mounts(options);
   description.tcp =
       options.tcp == ContainerTcp::kEstablished && has_tcp(options.root, tree, kEstablished);
   for (const TreeProcess& process : tree) {

@@ -9,6 +9,7 @@
 #include "adapters/containers/target/restore_run.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/target/target_checks.hpp"
+#include "adapters/containers/target/target_mounts.hpp"
 #include "base/log.hpp"
 #include "migrate/containers.hpp"
 
@@ -48,6 +49,9 @@ class Target final : public ContainerTarget {
   [[nodiscard]] bool has_all_memory() const override;
   Status kill() override;
   Status freeze(bool frozen) override;
+  [[nodiscard]] std::vector<std::string> externals_to_leave() const override {
+    return words_to_leave(tree_.mounts, options_.externals);
+  }
 
  private:
   Status make_run();

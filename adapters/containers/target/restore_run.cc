@@ -11,6 +11,7 @@
 
 #include "adapters/containers/link_state.hpp"
 #include "adapters/containers/target/target_checks.hpp"
+#include "adapters/containers/target/target_mounts.hpp"
 #include "base/log.hpp"
 
 namespace migrate::containers {
@@ -95,7 +96,7 @@ Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDe
   plan.fill.events_fd = events.get();
   MIGRATE_TRY(fill_->begin(plan.fill, staging, images_->path()));
   MIGRATE_TRY(mount_root());
-  MIGRATE_TRY(begin());
+  MIGRATE_TRY(begin(tree));
   MIGRATE_TRY(run_to_hold());
   MIGRATE_TRY(fill_->wait_for_processes(Clock::now() + kAskTime));
   loaded_ = true;
@@ -120,12 +121,33 @@ Status RestoreRun::mount_root() {
   return {};
 }
 
-Status RestoreRun::begin() {
+/// A file system of its own: bound from a folder that is removed afterwards, it could not be
+/// restored when the tree leaves again.
+Status RestoreRun::mount_empty_folder() {
+  const std::string at = images_->path() + "-empty";
+  if (::mkdir(at.c_str(), 0700) != 0) {
+    return make_errno_error(ErrorCode::kIo, errno, "cannot make the folder " + at);
+  }
+  empty_folder_ = at;
+  constexpr unsigned long kFlags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+  if (::mount("tmpfs", at.c_str(), "tmpfs", kFlags, "size=4k,nr_inodes=1,mode=555") == 0) return {};
+  return make_errno_error(ErrorCode::kIo, errno,
+                          "an empty folder for the tree cannot be mounted on " + at);
+}
+
+Status RestoreRun::begin(const TreeDescription& tree) {
   CriuRestore restore;
   restore.images_fd = images_->fd();
   restore.root = root_path_;
   restore.tcp = options_.tcp;
   restore.externals = options_.externals;
+  if (!tree.mounts.empty()) {
+    MIGRATE_TRY(mount_empty_folder());
+    for (std::string& word :
+         provided_words(tree.mounts, cgroup_places(), group_.path(), empty_folder_)) {
+      restore.externals.push_back(std::move(word));
+    }
+  }
   if (network_) restore.inherited.emplace_back(kNetworkNumber, std::string(kNetworkKey));
   return worker_->begin_restore(restore);
 }
@@ -239,6 +261,11 @@ void RestoreRun::clean_up() {
     ::umount2(mounted_root_.c_str(), MNT_DETACH);
     ::rmdir(mounted_root_.c_str());
     mounted_root_.clear();
+  }
+  if (!empty_folder_.empty()) {
+    ::umount2(empty_folder_.c_str(), MNT_DETACH);
+    ::rmdir(empty_folder_.c_str());
+    empty_folder_.clear();
   }
   images_.reset();
 }

@@ -49,7 +49,8 @@ class RestoreRun {
       : options_(options), group_(group) {}
   Status launch();
   Status mount_root();
-  Status begin();
+  Status mount_empty_folder();
+  Status begin(const TreeDescription& tree);
   Status run_to_hold();
   Status let_worker_out();
   Status run_to_end(RunState state, bool complete, bool& may_run);
@@ -64,6 +65,7 @@ class RestoreRun {
   std::unique_ptr<CriuWorker> worker_;
   CriuVersion version_;
   std::string mounted_root_;
+  std::string empty_folder_;  ///< In place of what is hidden, or not here.
   std::string root_path_;
   bool at_hook_ = false;
   bool loaded_ = false;

@@ -8,6 +8,8 @@
 #include <array>
 #include <charconv>
 
+#include "adapters/containers/target/target_mounts.hpp"
+
 namespace migrate::containers {
 namespace {
 
@@ -53,6 +55,12 @@ void check_places(const TreeDescription& tree, const ContainerTargetOptions& opt
                 "make one (ip netns add NAME) and name it (network)");
   } else if (!options.network.empty() && ::access(options.network.c_str(), R_OK) != 0) {
     reasons.add("there is no network namespace " + options.network, "ip netns add NAME");
+  }
+  for (const ExternalMount& mount : unnamed_mounts(tree.mounts, options.externals)) {
+    reasons.add("the tree has " + mount.point +
+                    " mounted from outside of it, and nothing is named "
+                    "for it here",
+                "--container-external 'mnt[" + mount.key + "]:PLACE_HERE'");
   }
 }
 
