@@ -24,7 +24,7 @@ from debian import Apt, Unavailable, mirror  # noqa: E402
 
 SKIPPED = 77
 _GUESTS = ("nginx-light", "redis-server", "redis-tools", "python3-minimal", "libpython3-stdlib", "wrk")
-_TOOLS = ("iproute2", "nftables", "rsync", "busybox-static", "tar", "base-files", "libc-bin")
+_TOOLS = ("runc", "crun", "iproute2", "nftables", "rsync", "busybox-static", "tar", "base-files", "libc-bin")
 # In order of preference. CRIU before 4.2 cannot dump an inet socket on Linux 6.16 and later, and only
 # the development suite has 4.2; with it comes a C library that the others' programs would run on too.
 _SUITES = (("sid",), ("trixie",))
@@ -147,7 +147,7 @@ def _make(work, final):
 def _describe(folder, suites, versions):
     with open(os.path.join(folder, "versions.json"), "w", encoding="utf-8") as file:
         json.dump({"suites": suites, "packages": versions}, file, indent=1)
-    mains = ("criu", "libc6", "nginx-light", "nginx", "redis-server", "python3-minimal", "wrk", "iproute2",
+    mains = ("criu", "runc", "crun", "libc6", "nginx-light", "nginx", "redis-server", "python3-minimal", "wrk", "iproute2",
              "nftables", "rsync")
     with open(os.path.join(folder, "README"), "w", encoding="utf-8") as file:
         file.write(f"Made by tests/containers/rig/build_rig.py of Debian {' and '.join(suites)}.\n"

@@ -4,8 +4,12 @@
 //       Prints its first process as seen from outside; stays until its standard input ends, and
 //       takes all with it.
 //   container_host enter PID [--cgroup FOLDER] -- WORDS     runs a command there, passing signals
-//   on container_host container --root FOLDER [--netns PATH] [--tmpfs PATH] -- WORDS
+//   on container_host container --root FOLDER [--netns PATH] [--tmpfs PATH] [--bind FILE=PATH] --
+//   WORDS
 //       starts a command as the first process of a container in that root folder; prints its pid.
+//   on container_host inside --root FOLDER -- WORDS
+//       runs a program of another system: that folder is its root, with the host's /proc, /sys,
+//       /dev, /run and /tmp in it, and cgroups of version 2 alone.
 
 #include <fcntl.h>
 #include <poll.h>
@@ -30,7 +34,7 @@
 namespace {
 
 struct Options {
-  std::string netns, cgroup, root, tmpfs;
+  std::string netns, cgroup, root, tmpfs, bind;
   char** words = nullptr;
 };
 
@@ -196,6 +200,12 @@ void EnterRoot(const Options& options) {
   Mount("proc", root + "/proc");
   Mount("tmpfs", root + "/dev", "mode=755");
   if (!options.tmpfs.empty()) Mount("tmpfs", root + options.tmpfs, "mode=1777");
+  if (const size_t to = options.bind.find('='); to != std::string::npos) {
+    const std::string file = options.bind.substr(0, to);
+    const std::string at = root + options.bind.substr(to + 1);
+    close(open(at.c_str(), O_CREAT | O_CLOEXEC, 0644));
+    Try(mount(file.c_str(), at.c_str(), nullptr, MS_BIND, nullptr), "binding " + file);
+  }
   for (const auto& [name, number] : {std::pair{"null", 3}, {"zero", 5}, {"urandom", 9}}) {
     const std::string path = root + "/dev/" + name;
     Try(mknod(path.c_str(), S_IFCHR | 0666, makedev(1, static_cast<unsigned>(number))), path);
@@ -205,6 +215,23 @@ void EnterRoot(const Options& options) {
   Try(static_cast<int>(syscall(SYS_pivot_root, ".", ".")), "pivot_root");
   Try(umount2(".", MNT_DETACH), "leaving the old root");
   Try(chdir("/"), "/");
+}
+
+[[noreturn]] void Inside(const Options& options) {
+  const std::string& root = options.root;
+  Try(unshare(CLONE_NEWNS), "making a mount namespace");
+  Try(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "making / private");
+  Try(mount(root.c_str(), root.c_str(), nullptr, MS_BIND, nullptr), "binding " + root);
+  for (const char* name : {"/proc", "/sys", "/dev", "/run", "/tmp"}) {
+    Try(mount(name, (root + name).c_str(), nullptr, MS_BIND | MS_REC, nullptr),
+        std::string("binding ") + name);
+  }
+  Mount("cgroup2", root + "/sys/fs/cgroup");
+  Try(chdir(root.c_str()), root);
+  Try(static_cast<int>(syscall(SYS_pivot_root, ".", ".")), "pivot_root");
+  Try(umount2(".", MNT_DETACH), "leaving the old root");
+  Try(chdir("/"), "/");
+  Exec(options.words);
 }
 
 // Its parent ends at once, so that the host's first process takes it in, as an engine's container.
@@ -235,6 +262,7 @@ bool Parse(int argc, char** argv, int from, Options* options) {
                          : word == "--cgroup" ? &options->cgroup
                          : word == "--root"   ? &options->root
                          : word == "--tmpfs"  ? &options->tmpfs
+                         : word == "--bind"   ? &options->bind
                                               : nullptr;
     if (value == nullptr) return false;
     *value = argv[++i];
@@ -249,6 +277,9 @@ int main(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   const bool parsed = Parse(argc, argv, what == "enter" || what == "start" ? 3 : 2, &options);
   if (parsed && what == "init") return Init(options);
+  if (parsed && what == "inside" && !options.root.empty() && options.words != nullptr) {
+    Inside(options);
+  }
   if (parsed && what == "enter" && argc > 3 && options.words != nullptr) {
     return Enter(std::atoi(argv[2]), options);
   }
@@ -260,7 +291,7 @@ int main(int argc, char** argv) {
   }
   std::fputs(
       "container_host init | enter PID -- WORDS | start PID -- WORDS | container --root FOLDER -- "
-      "WORDS\n",
+      "WORDS | inside --root FOLDER -- WORDS\n",
       stderr);
   return 2;
 }

@@ -28,8 +28,9 @@ def _runs(host, pid, path):
 class Guest:
     """The workload (workload.cc) on one of the hosts; it may move."""
 
-    def __init__(self, host, *words, tree=1, container=None, netns=None, tmpfs=None):
+    def __init__(self, host, *words, tree=1, container=None, netns=None, tmpfs=None, start=None):
         self.host = host
+        self.called = None  # What `send` is told, where that is not its number.
         self._tree = tree
         folder = container or host.scratch.path
         inside = "/" if container else folder
@@ -41,7 +42,7 @@ class Guest:
         words = ["--status", files[0], "--stamps", files[1], "--folder", inside, "--tree", str(tree),
                  *map(str, words)]
         if container:
-            self.pid = host.start_container(container, "/workload", *words, netns=netns, tmpfs=tmpfs)
+            self.pid = (start or host.start_container)(container, "/workload", *words, netns=netns, tmpfs=tmpfs)
         else:
             self.pid = host.start_guest(WORKLOAD, *words, netns=netns)
         wait_for(lambda: self._is_ready() or not host.alive(self.pid), "the guest to be ready")
@@ -110,6 +111,7 @@ class Program:
 
     def __init__(self, host, *words, netns=None):
         self.host = host
+        self.called = None
         self.pid = host.start_guest(*words, netns=netns)
 
     def moved_to(self, host):

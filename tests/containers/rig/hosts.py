@@ -164,6 +164,11 @@ class ContainerHost(Host):
             self._init.kill()
             raise
 
+    @property
+    def guests_group(self):
+        """The group of its guests, from the hierarchy's root."""
+        return self._guests[len(cgroup_mount()):]
+
     # What is in it, by its own numbers.
 
     def proc(self, pid, name=""):
@@ -204,9 +209,10 @@ class ContainerHost(Host):
                               stdin=subprocess.DEVNULL, env=dict(os.environ, **(environment or {})))
         return int(done.stdout)
 
-    def start_container(self, root, *words, netns=None, tmpfs=None):
-        """The same as first process of a container whose root folder that is; its pid here."""
-        options = (["--netns", netns] if netns else []) + (["--tmpfs", tmpfs] if tmpfs else [])
+    def start_container(self, root, *words, netns=None, tmpfs=None, bind=None):
+        """The same as first process of a container whose root folder that is; its pid here. `bind`: FILE=PATH."""
+        given = {"--netns": netns, "--tmpfs": tmpfs, "--bind": bind}
+        options = [word for option, value in given.items() if value for word in (option, value)]
         prefix = [CONTAINER_HOST, "enter", str(self.init_pid), "--cgroup", self._guests, "--"]
         done = subprocess.run([*prefix, CONTAINER_HOST, "container", "--root", root, *options, "--",
                                *map(str, words)], check=True, stdout=subprocess.PIPE, text=True)

@@ -26,8 +26,10 @@ def recv(bed, host, *words, criu=None):
 def send(bed, guest, address, *words, strategy="precopy", shim=True, criu=None):
     """A `send` of the guest, wherever it is."""
     link = _INSECURE if bed.net else ()
-    return guest.host.start("send", f"pid:{guest.pid}", address, "--strategy", strategy, "--json",
-                            *(criu or _criu_words(shim)), *link, *words)
+    what = guest.called or f"pid:{guest.pid}"
+    # Whoever hosts one that has arrived knows its CRIU.
+    criu = () if what.startswith("vm:") else criu or _criu_words(shim)
+    return guest.host.start("send", what, address, "--strategy", strategy, "--json", *criu, *link, *words)
 
 
 def moved(bed, guest, target, *words, strategy="precopy", shim=True, receiving=()):
