@@ -150,7 +150,9 @@ Result<CheckpointOptions> tree_options(const CheckpointCommand& command) {
   if (command.live || command.keep_tracking || !command.every.empty()) {
     return make_error(ErrorCode::kUnsupported,
                       "a process tree stands while its image is written, and is not tracked after")
-        .advise("leave --live, --keep-tracking and --every out");
+        .advise(
+            "leave --live, --keep-tracking and --every out; with the image before as --base only "
+            "what changed is written");
   }
   OutgoingOptions parsed;
   MIGRATE_TRY(set_option(parsed, "compress", command.compress));

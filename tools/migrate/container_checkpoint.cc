@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include <array>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -45,6 +46,7 @@ Result<CheckpointReport> checkpoint_container(const ContainerProcess& process,
   source_options.root = process.root;
   source_options.name = process.name;
   MIGRATE_ASSIGN(auto source, make_container_source(source_options));
+  const auto begun = std::chrono::steady_clock::now();
   MIGRATE_ASSIGN(source, StandingSource::create(std::move(source)));
   CheckpointOptions taken = options;
   taken.leave_paused = stop;
@@ -65,6 +67,10 @@ Result<CheckpointReport> checkpoint_container(const ContainerProcess& process,
   }
   thread.join();
   const auto guest = checkpointer.take_guest();
+  // It stood already when that began.
+  const std::chrono::duration<double, std::milli> all = std::chrono::steady_clock::now() - begun;
+  report->phases_ms.quiesce += all.count() - report->total_ms;
+  report->total_ms = all.count();
   if (report->outcome == Outcome::kDone && stop) MIGRATE_TRY(guest->release());
   return *std::move(report);
 }

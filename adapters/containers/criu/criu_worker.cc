@@ -302,7 +302,12 @@ Error SwrkWorker::failure(const std::string& what) const {
     errors.insert(errors.begin(), first[0]);
   }
   const std::string why = errors.empty() ? "" : ": " + joined(errors);
-  return make_errno_error(ErrorCode::kGuest, error_number_, what + why);
+  if (why.find("No space left on device") != std::string::npos) {
+    return make_errno_error(ErrorCode::kNoMemory, error_number_, what + why)
+        .advise("make the file system of the folder for CRIU's images larger");
+  }
+  return make_errno_error(ErrorCode::kGuest, error_number_, what + why)
+      .advise("what CRIU cannot do: https://criu.org/What_cannot_be_checkpointed");
 }
 
 void SwrkWorker::wait_for_unfinished_root() noexcept {

@@ -7,7 +7,8 @@ NAME = "guest"
 _INSECURE = ("--insecure",)
 
 
-def _criu_words(shim):
+def criu_words(shim=True):
+    """What `send`, `checkpoint` and `restore` are told of CRIU."""
     words = ["--criu", CRIU]
     if not shim:
         words.append("--no-criu-shim")
@@ -19,7 +20,7 @@ def _criu_words(shim):
 def recv(bed, host, *words, criu=None):
     """A listener for one container; its address is `address`."""
     link = _INSECURE if bed.net else ()
-    criu = criu or ["--criu", CRIU] + (["--criu-shim", SHIM] if SHIM else [])
+    criu = criu or criu_words()
     return host.recv("--accept", "container", "--once", "--name", NAME, "--json", *criu, *link, *words)
 
 
@@ -28,7 +29,7 @@ def send(bed, guest, address, *words, strategy="precopy", shim=True, criu=None):
     link = _INSECURE if bed.net else ()
     what = guest.called or f"pid:{guest.pid}"
     # Whoever hosts one that has arrived knows its CRIU.
-    criu = () if what.startswith("vm:") else criu or _criu_words(shim)
+    criu = () if what.startswith("vm:") else criu or criu_words(shim)
     return guest.host.start("send", what, address, "--strategy", strategy, "--json", *criu, *link, *words)
 
 
