@@ -10,6 +10,7 @@ import unittest
 # It says where the others are. pylint: disable=wrong-import-order
 from migrations import DONE, FAILED, NAME, REFUSED, Migrations, moves, wait_for
 from harness import LOST
+from hosts import reap_orphans
 
 _PAGE = 4096
 
@@ -174,6 +175,8 @@ class Images(Migrations):
         process.signal(signal.SIGKILL)
         process.wait()
         self.assert_empty(self.b)
+        # Nobody of that host has a killed command's child to bury.
+        wait_for(lambda: reap_orphans() or not os.path.exists(self.b.proc(guest.pid)), "the tree's number to be free")
         self.assertEqual([line for line in guest.lines("verify") if line["bad"]], [])
         # And it is there still, in its image.
         process, _ = self.restored(guest)

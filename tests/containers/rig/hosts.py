@@ -29,6 +29,8 @@ CONTAINER_HOST = os.environ.get("MIGRATE_CONTAINER_HOST", "container_host")
 PORT = 8000
 # A host's end of the pair whose other end is the guest's eth0.
 LINK = "cport"
+# Names of what a killed program may leave to a test.
+_ORPHANS = ("migrate", "criu", "migrate-fill", os.path.basename(WORKLOAD)[:15])
 
 
 def program(name):
@@ -65,7 +67,7 @@ def reap_orphans():
                     name, state = re.fullmatch(r"\d+ \((.*)\) (\S).*\n?", file.read()).groups()
             except OSError:
                 continue
-            if state == "Z" and name in ("migrate", "criu", "migrate-fill"):
+            if state == "Z" and name in _ORPHANS:
                 os.waitpid(int(pid), os.WNOHANG)
 
 
