@@ -16,8 +16,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -177,6 +181,23 @@ Status SoftDirtyTracker::clear() {
   return pagemap_error(errno, "/proc/" + std::to_string(memory_->pid()) + "/clear_refs");
 }
 
+/// Whether every thread of the process is held by another one's ptrace, which is what a process
+/// can be stopped by that is being checkpointed. It stays so for a collect: who holds it waits.
+bool is_held_by_ptrace(pid_t pid) {
+  const std::string folder = "/proc/" + std::to_string(pid) + "/task";
+  std::error_code error;
+  bool held = false;
+  for (const auto& thread : std::filesystem::directory_iterator(folder, error)) {
+    std::ifstream file(thread.path() / "stat");
+    std::string stat((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    // "TID (NAME) STATE ...": the name may have anything in it.
+    const std::size_t name_end = stat.rfind(") ");
+    held = name_end != std::string::npos && name_end + 2 < stat.size() && stat[name_end + 2] == 't';
+    if (!held) return false;
+  }
+  return held && !error;
+}
+
 Status SoftDirtyTracker::collect(PageBitmap& round_set) {
   if (!pagemap_) {
     return make_error(ErrorCode::kInvalidArgument, "collect from a tracker that was not started");
@@ -185,6 +206,9 @@ Status SoftDirtyTracker::collect(PageBitmap& round_set) {
   Status taken = with_process_stopped(memory_->pid(), [&] { return take(known); });
   if (!taken && taken.error().code == ErrorCode::kNotFound) {
     // It has ended, which is no failure: its regions are gone.
+    taken = take(known);
+  } else if (!taken && taken.error().code == ErrorCode::kBusy &&
+             is_held_by_ptrace(memory_->pid())) {
     taken = take(known);
   }
   MIGRATE_TRY(std::move(taken));

@@ -1,6 +1,6 @@
-"""Runs one test case, or lists a file's: `run_case.py FILE CASE` | `run_case.py --list FILE...`.
+"""Runs test cases, or lists a file's: `run_case.py FILE CASE [FILE CASE]...` | `run_case.py --list FILE...`.
 
-Exits with 77 when the case was skipped, as ctest is told.
+Exits with 77 when one was skipped, as ctest is told.
 """
 
 import importlib
@@ -31,20 +31,25 @@ def _out_of_time(*_):
     raise TimeoutError(f"the case took more than {_LIMIT_S} s")
 
 
+def _run(path, case):
+    signal.alarm(_LIMIT_S)
+    suite = unittest.defaultTestLoader.loadTestsFromName(case, _load(path))
+    result = unittest.TextTestRunner(verbosity=2).run(suite)
+    signal.alarm(0)
+    if not result.wasSuccessful():
+        return 1
+    return _SKIPPED if result.skipped else 0
+
+
 def main(arguments):
     if arguments[0] == "--list":
         for path in arguments[1:]:
             for case in _cases(_load(path)):
                 print(os.path.basename(path), case)
         return 0
-    path, case = arguments
     signal.signal(signal.SIGALRM, _out_of_time)
-    signal.alarm(_LIMIT_S)
-    suite = unittest.defaultTestLoader.loadTestsFromName(case, _load(path))
-    result = unittest.TextTestRunner(verbosity=2).run(suite)
-    if not result.wasSuccessful():
-        return 1
-    return _SKIPPED if result.skipped else 0
+    codes = [_run(path, case) for path, case in zip(arguments[::2], arguments[1::2], strict=True)]
+    return 1 if 1 in codes else max(codes)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,35 @@ def _add_host_file(archive, path):
             archive.file(library, file.read(), 0o755)
 
 
+def _add_folder(archive, path, but=()):
+    """A folder of this machine with all that is in it, as it is, at its own path."""
+    for folder, names, files in os.walk(os.path.abspath(path)):
+        if folder in but:
+            names.clear()
+            continue
+        archive.folder(folder)
+        for name in names + files:
+            inside = os.path.join(folder, name)
+            if os.path.islink(inside):
+                archive.symlink(inside, os.readlink(inside))
+            elif name in files:
+                with open(inside, "rb") as file:
+                    archive.file(inside, file.read(), os.stat(inside).st_mode & 0o7777)
+
+
+def _add_rig(archive, path):
+    """What tests/containers/rig/build_rig.py has made; documentation is left out."""
+    if not os.path.exists(os.path.join(path, "criu")):
+        raise FileNotFoundError(f"{path} is no rig of the container tests; make it with "
+                                "tests/containers/rig/build_rig.py")
+    made = os.path.dirname(os.path.realpath(os.path.join(path, "versions.json")))
+    _add_folder(archive, made, but=(os.path.join(made, "rootfs/usr/share"),))
+    for name in os.listdir(path):
+        link = os.path.join(os.path.abspath(path), name)
+        if os.path.islink(link):
+            archive.symlink(link, os.readlink(link))
+
+
 def _add_guest(archive, lab, busybox, commands, job):
     """/guest/vmlinuz and /guest/initrd."""
     with open(lab.kernel, "rb") as kernel:
@@ -90,9 +119,10 @@ def _add_guest(archive, lab, busybox, commands, job):
             busybox, commands, _modules_in_order(lab.modules, guest_image.MODULES), script.read()))
 
 
-def write(lab, path, command, environment, files, guest_job=None):
+def write(lab, path, command, environment, files, guest_job=None, folders=(), rig=None, modules=()):
     """`command`: words; `files`: of this machine, to be there as well; `guest_job`: a shell script that a
-    Linux guest of that machine runs."""
+    Linux guest of that machine runs; `folders`: of this machine; `rig`: of the container tests; `modules`: to be
+    loaded as well."""
     if os.path.isfile(command[0]):
         command = [os.path.abspath(command[0]), *command[1:]]
     with open(path, "wb") as file:
@@ -108,7 +138,7 @@ def write(lab, path, command, environment, files, guest_job=None):
             _add_guest(archive, lab, busybox, names.stdout.split(), guest_job)
         with open(os.path.join(_HERE, "init.sh"), "rb") as init:
             archive.file("/init", init.read(), 0o755)
-        for number, (name, content) in enumerate(_modules_in_order(lab.modules, _MODULES).items()):
+        for number, (name, content) in enumerate(_modules_in_order(lab.modules, (*_MODULES, *modules)).items()):
             archive.file(f"/modules/{number:02}-{name}.ko", content)
         archive.file("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
         archive.file("/etc/group", b"root:x:0:\n")
@@ -119,6 +149,10 @@ def write(lab, path, command, environment, files, guest_job=None):
                 _add_host_file(archive, name)
             elif name in files:
                 raise FileNotFoundError(f"{name} is not there")
+        for folder in folders:
+            _add_folder(archive, folder)
+        if rig:
+            _add_rig(archive, rig)
         # After the programs of this machine, which are to be preferred.
         for name in names.stdout.split():
             archive.symlink("/bin/" + name, "busybox")

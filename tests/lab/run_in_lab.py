@@ -42,6 +42,11 @@ def _parse():
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--file", action="append", default=[], metavar="PATH",
                         help="of this machine, or a program's name")
+    parser.add_argument("--folder", action="append", default=[], metavar="PATH",
+                        help="of this machine, with all that is in it, as it is")
+    parser.add_argument("--rig", metavar="PATH", help="of the container tests (tests/containers/rig/build_rig.py)")
+    parser.add_argument("--module", action="append", default=[], metavar="NAME",
+                        help="of the kernel, to be loaded as well")
     parser.add_argument("--guest-job", metavar="PATH",
                         help="a shell script for a Linux guest: /guest/vmlinuz and /guest/initrd, which "
                              "runs it, are there then")
@@ -75,7 +80,8 @@ def _run(arguments):
 
     with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
         initramfs = os.path.join(scratch, "initramfs")
-        write(lab, initramfs, arguments.command, environment, files, arguments.guest_job)
+        write(lab, initramfs, arguments.command, environment, files, arguments.guest_job, arguments.folder,
+              arguments.rig, arguments.module)
         machine = Machine(lab, initramfs, arguments.memory, arguments.cpus)
         outcome = machine.run(take, arguments.limit)
     if arguments.verbose or outcome.code is None:

@@ -209,6 +209,7 @@ void add_send(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command->add_option("--events", options->events, "Write every event to FILE as a line of JSON")
       ->type_name("FILE");
   add_container_source_options(*command, options->container);
+  add_container_tracker_option(*command, options->container);
   command
       ->add_option("--rsync", options->container.synced,
                    "Containers: copy this folder by rsync(1) before, and what has changed of it "

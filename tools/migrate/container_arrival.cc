@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "container_options.hpp"
 #include "forwarding_target.hpp"
 
 namespace migrate::tool {
@@ -51,6 +52,7 @@ Result<std::unique_ptr<HostedGuest>> ContainerArrival::make_guest(
   leaving.tcp = options_.tcp;
   leaving.link = options_.link;
   leaving.folder = options_.folder;
+  leaving.tracker = best_container_tracker();
   auto guest = std::make_unique<ContainerGuest>(std::move(facts), std::move(leaving));
   guest_ = guest.get();
   return std::unique_ptr<HostedGuest>(std::move(guest));

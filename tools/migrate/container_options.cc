@@ -3,9 +3,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "arrival_by_kind.hpp"
 #include "container_arrival.hpp"
@@ -35,6 +38,31 @@ Result<ContainerTcp> parse_tcp(const std::string& text) {
   if (text == "close") return ContainerTcp::kClose;
   return make_error(ErrorCode::kInvalidArgument, "--tcp: '" + text + "' is not known")
       .advise("accepted: established, close");
+}
+
+// Those of virtual machines (tracker_option.cc) by the same names, as far as there are such.
+constexpr std::array<std::pair<std::string_view, TrackerKind>, 3> kTrackers = {{
+    {"write-protect", TrackerKind::kProcessWriteProtect},
+    {"soft-dirty", TrackerKind::kSoftDirty},
+    {"hash", TrackerKind::kContentHash},
+}};
+
+Result<TrackerKind> parse_container_tracker(const std::string& text) {
+  if (text == "auto") return best_container_tracker();
+  const auto* const found = std::find_if(kTrackers.begin(), kTrackers.end(),
+                                         [&](const auto& one) { return one.first == text; });
+  if (found == kTrackers.end()) {
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--tracker: there is no tracker '" + text + "' for process trees")
+        .advise("accepted: auto, write-protect, soft-dirty, hash");
+  }
+  for (const TrackerOffer& offer : probe_trackers(-1)) {
+    if (offer.kind != found->second || offer.available) continue;
+    return make_error(ErrorCode::kUnsupported,
+                      "--tracker " + text + " is not possible on this host: " + offer.detail)
+        .advise(offer.remedy.empty() ? "leave it out" : offer.remedy + ", or leave it out");
+  }
+  return found->second;
 }
 
 Result<CriuProgram> criu_program(const ContainerChoice& choice) {
@@ -97,6 +125,17 @@ void add_container_source_options(CLI::App& command, ContainerChoice& choice) {
   add_common(command, choice);
 }
 
+void add_container_tracker_option(CLI::App& command, ContainerChoice& choice) {
+  command
+      .add_option("--tracker", choice.tracker,
+                  "Containers: how their writes are tracked (default: auto, the best there is)")
+      ->type_name("auto|write-protect|soft-dirty|hash");
+}
+
+TrackerKind best_container_tracker() {
+  return best_tracker(GuestKind::kContainer, false, probe_trackers(-1));
+}
+
 void add_container_target_options(CLI::App& command, ContainerChoice& choice) {
   add_common(command, choice);
   command
@@ -138,6 +177,7 @@ Result<ContainerSourceOptions> container_source_options(const ContainerChoice& c
   MIGRATE_ASSIGN(options.tcp, parse_tcp(choice.tcp));
   options.externals = choice.externals;
   options.link = choice.link;
+  MIGRATE_ASSIGN(options.tracker, parse_container_tracker(choice.tracker));
   MIGRATE_ASSIGN(options.folder, images_folder(folder));
   return options;
 }

@@ -23,13 +23,18 @@ struct ContainerChoice {
   std::string link;
   std::vector<std::string> externals;
   std::vector<std::string> synced;  ///< Of send: FROM=TO.
+  std::string tracker = "auto";     ///< Of send.
   // Of a target.
   std::string root;
   std::string network;
 };
 /// --criu, --criu-shim, --no-criu-shim, --tcp, --container-link, --container-external.
 void add_container_source_options(CLI::App& command, ContainerChoice& choice);
-/// The same, and --container-root, --container-network.
+/// --tracker, of a tree that leaves.
+void add_container_tracker_option(CLI::App& command, ContainerChoice& choice);
+/// The best one that this host has for process trees.
+[[nodiscard]] TrackerKind best_container_tracker();
+/// As add_container_source_options(), and --container-root, --container-network.
 void add_container_target_options(CLI::App& command, ContainerChoice& choice);
 /// The same choice as words, with absolute paths, for the process of a session.
 [[nodiscard]] std::vector<std::string> container_arguments(const ContainerChoice& choice);

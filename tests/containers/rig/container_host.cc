@@ -226,7 +226,9 @@ void EnterRoot(const Options& options) {
     Try(mount(name, (root + name).c_str(), nullptr, MS_BIND | MS_REC, nullptr),
         std::string("binding ") + name);
   }
-  Mount("cgroup2", root + "/sys/fs/cgroup");
+  const std::string groups = root + "/sys/fs/cgroup";
+  // Where they are mounted there already the kernel says that it is busy.
+  if (mount("cgroup2", groups.c_str(), "cgroup2", 0, nullptr) < 0 && errno != EBUSY) Die(groups);
   Try(chdir(root.c_str()), root);
   Try(static_cast<int>(syscall(SYS_pivot_root, ".", ".")), "pivot_root");
   Try(umount2(".", MNT_DETACH), "leaving the old root");
