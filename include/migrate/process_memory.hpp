@@ -41,7 +41,8 @@ enum class ProcessMappings : std::uint8_t {
 /// content belongs to the process: private mappings and shared memory, but not shared mappings of
 /// files, devices, nor the kernel's own ([vdso], [vvar]). A region stays the same while all of it
 /// stays mapped alike; what grows at its end is a new region; what is unmapped, moved, or mapped
-/// anew in its place ends it (what is left of it begins again as a new one).
+/// anew in its place ends it (what is left of it begins again as a new one). One of which a read
+/// has said that it is gone, and which is there at the next look, gets a new generation.
 ///
 /// refresh(), regions(), renew() and holes() by one thread at a time; read() concurrently.
 class ProcessMemory : public PageSource {

@@ -6,9 +6,11 @@
 // The kernel drops the registration of what is unmapped, moved or mapped anew. So a region whose
 // memory is found without one has new content: it gets a new generation. Regions are armed by the
 // collect that finds them, which is before anybody can learn of them and read them; where somebody
-// else looked earlier, they count as written.
+// else looked earlier, they count as written. Memory that has lost its registration is never taken
+// for what it was, not even if it can be registered again: the marks in it are not to be trusted.
 #include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -71,10 +73,16 @@ class ProcessWriteProtect final : public DirtyTracker {
   Result<std::optional<Error>> follow(const std::vector<Region>& known);
   /// Takes on the regions as of the latest look; states of those that stay are kept.
   void replace_tracked(const std::vector<Region>& known);
+  /// Tries whether what the process could not write is still that.
+  void doubt_read_only();
   /// Registers what is not registered yet, with the process stopped.
   Status register_new(const std::vector<Region>& known);
   Status register_one(Tracked& tracked);
-  std::vector<Tracked*> new_and_beside_new();
+  /// Gives a new generation to what was mapped anew beside memory that is new, though its place is
+  /// the same. With the process stopped.
+  Status renew_beside_new(const std::vector<Region>& known);
+  std::vector<const Tracked*> beside_new() const;
+  [[nodiscard]] Result<bool> is_registered(const Region& region);
   Status protect(Tracked& tracked);
   /// Adds what was written to pending_ and protects it again. False where the memory is not the one
   /// that was armed.
@@ -128,6 +136,7 @@ Status ProcessWriteProtect::start() {
 Result<std::optional<Error>> ProcessWriteProtect::follow(const std::vector<Region>& known) {
   MIGRATE_TRY(memory_->refresh());
   replace_tracked(known);
+  doubt_read_only();
   std::optional<Error> refused;
   const auto keep_first = [&](Status status) {
     if (!status && !refused) refused = std::move(status).error();
@@ -146,6 +155,22 @@ Result<std::optional<Error>> ProcessWriteProtect::follow(const std::vector<Regio
   return refused;
 }
 
+// Shared memory that was opened for reading may be mapped anew from a descriptor that can write, in
+// the same place: it is the same object, and looks alike until it is made writable.
+void ProcessWriteProtect::doubt_read_only() {
+  for (Tracked& tracked : tracked_) {
+    if (tracked.state != State::kReadOnly) continue;
+    tracked.told = true;
+    // Not done for good by a failure: another state has its writes count, whichever it is.
+    static_cast<void>(register_one(tracked));
+    if (tracked.state != State::kReadOnly) continue;
+    const std::vector<ProcessMapping> mappings = memory_->mappings(tracked.region.id);
+    const bool in_part = std::any_of(mappings.begin(), mappings.end(),
+                                     [](const ProcessMapping& one) { return one.writable; });
+    if (in_part) tracked.state = State::kRefused;
+  }
+}
+
 // The kernel splits a mapping of which a part is registered, and refuses to move (mremap) memory of
 // two mappings at once. A process that maps while it is registered by what it had a moment ago
 // would see that. So it stands still for as long as it takes to look and to register.
@@ -154,8 +179,10 @@ Status ProcessWriteProtect::register_new(const std::vector<Region>& known) {
   Status stopped = with_process_stopped(memory_->pid(), [&]() -> Status {
     MIGRATE_TRY(memory_->refresh());
     replace_tracked(known);
-    for (Tracked* tracked : new_and_beside_new()) {
-      if (Status added = register_one(*tracked); !added && !refused) {
+    MIGRATE_TRY(renew_beside_new(known));
+    for (Tracked& tracked : tracked_) {
+      if (tracked.state != State::kUnarmed) continue;
+      if (Status added = register_one(tracked); !added && !refused) {
         refused = std::move(added).error();
       }
     }
@@ -166,34 +193,54 @@ Status ProcessWriteProtect::register_new(const std::vector<Region>& known) {
   return refused ? Status(*std::move(refused)) : Status();
 }
 
-// Memory beside what is new may have been mapped anew with it, and look as it did before.
-// Registered once more it is as it was, or else unprotected as a whole, and so counts as written.
-std::vector<ProcessWriteProtect::Tracked*> ProcessWriteProtect::new_and_beside_new() {
-  std::vector<Tracked*> all;
-  for (Tracked& tracked : tracked_) all.push_back(&tracked);
+// It would be found by the collect, too, but then the process could run meanwhile, with memory that
+// it mapped at once registered by halves.
+Status ProcessWriteProtect::renew_beside_new(const std::vector<Region>& known) {
+  bool anew = false;
+  for (const Tracked* tracked : beside_new()) {
+    MIGRATE_ASSIGN(const bool same, is_registered(tracked->region));
+    if (same) continue;
+    memory_->renew(tracked->region.id);
+    anew = true;
+  }
+  if (anew) replace_tracked(known);
+  return {};
+}
+
+std::vector<const ProcessWriteProtect::Tracked*> ProcessWriteProtect::beside_new() const {
+  std::vector<const Tracked*> all;
+  for (const Tracked& tracked : tracked_) all.push_back(&tracked);
   std::sort(all.begin(), all.end(), [](const Tracked* a, const Tracked* b) {
     return a->region.range.first < b->region.range.first;
   });
-  std::vector<Tracked*> result;
+  std::vector<const Tracked*> result;
   for (auto begin = all.begin(); begin != all.end();) {
     auto end = begin + 1;
     while (end != all.end() && (*(end - 1))->region.range.end() == (*end)->region.range.first)
       ++end;
     if (std::any_of(begin, end, [](const Tracked* one) { return one->state == State::kUnarmed; })) {
-      result.insert(result.end(), begin, end);
+      std::copy_if(begin, end, std::back_inserter(result), [](const Tracked* one) {
+        return one->state == State::kArmed || one->state == State::kRegistered;
+      });
     }
     begin = end;
   }
   return result;
 }
 
+/// A mapping is registered as a whole or not at all: one page of each is looked at.
+Result<bool> ProcessWriteProtect::is_registered(const Region& region) {
+  for (const ProcessMapping& mapping : memory_->mappings(region.id)) {
+    MIGRATE_ASSIGN(const bool registered, pagemap_->registered_at(mapping.begin));
+    if (!registered) return false;
+  }
+  return true;
+}
+
 Status ProcessWriteProtect::register_one(Tracked& tracked) {
-  const AddressRange addresses = addresses_of(tracked.region);
-  const bool again = tracked.state == State::kArmed || tracked.state == State::kRegistered;
-  if (again) userfault_->forget(addresses);
-  Status added = userfault_->add(addresses, Userfault::Use::kWriteProtect);
+  Status added = userfault_->add(addresses_of(tracked.region), Userfault::Use::kWriteProtect);
   if (added) {
-    if (!again) tracked.state = State::kRegistered;
+    tracked.state = State::kRegistered;
     return {};
   }
   if (added.error().sys_errno == EPERM) {

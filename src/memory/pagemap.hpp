@@ -64,8 +64,12 @@ class Pagemap {
   /// The same without protecting: takes nothing.
   Result<ScanOutcome> look(AddressRange range, const Take& take,
                            const Userfault* registered = nullptr);
+  /// The mapping that `address` lies in is registered for write protection; true as well where the
+  /// process has no memory any more. Nothing mapped: true.
+  Result<bool> registered_at(std::uint64_t address);
   /// Protects all pages of the range, written or not, without telling, kProtectBytesMax at a time.
-  /// Hugetlb needs `registered`, as above.
+  /// Hugetlb needs `registered`, as above; so does memory that was registered before and lost that
+  /// by no doing of its owner's.
   Result<ScanOutcome> protect(AddressRange range, const Userfault* registered = nullptr);
 
  private:
@@ -79,7 +83,9 @@ class Pagemap {
   Result<ScanOutcome> take_matching(AddressRange range, const Query& query, const Take& take);
 
   Result<ScanOutcome> take_piece(AddressRange& range, const Query& query, const Take& take);
-  Result<ScanOutcome> take_holes(AddressRange range, const Take& take, const Userfault& registered);
+  /// Finds pages, protects them by the userfaultfd, and tells of them.
+  Result<ScanOutcome> protect_found(AddressRange range, const Query& query, const Take& take,
+                                    const Userfault& registered);
   /// The kernel does not count all unprotected holes of `range` as written.
   static bool holes_are_untold(AddressRange range, const Userfault* registered);
   static bool kernel_tells_holes();

@@ -119,12 +119,17 @@ Result<std::vector<ProcessMapping>> parse_process_maps(std::string_view text) {
     const std::size_t length = std::min(text.size(), text.find('\n'));
     const std::string_view line = text.substr(0, length);
     auto mapping = parse_line(line);
-    if (!mapping || (!mappings.empty() && mapping->begin < mappings.back().end)) {
+    const std::uint64_t told = mappings.empty() ? 0 : mappings.back().end;
+    if (!mapping || mapping->end <= told) {
       return make_error(ErrorCode::kInternal,
                         "a line of /proc/PID/maps is not understood: '" + std::string(line) + "'");
     }
-    mappings.push_back(*std::move(mapping));
     text.remove_prefix(std::min(text.size(), length + 1));
+    if (mapping->begin < told) {
+      if (mapping->inode != 0) mapping->file_offset += told - mapping->begin;
+      mapping->begin = told;
+    }
+    mappings.push_back(*std::move(mapping));
   }
   return mappings;
 }

@@ -15,7 +15,8 @@ namespace migrate {
 
 /// Reads the text of /proc/PID/maps. Backing is told from the name: memory of huge pages in a file
 /// of a mounted hugetlbfs or a memfd looks like any other. kInternal, with the line, for a text the
-/// kernel does not write.
+/// kernel does not write. Lines may overlap: the kernel looks at mappings one after the other, and
+/// what was told of one may be part of the next by then. The first line holds.
 Result<std::vector<ProcessMapping>> parse_process_maps(std::string_view text);
 
 /// The mapping's content belongs to the process: see ProcessMemory.

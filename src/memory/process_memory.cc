@@ -19,6 +19,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "base/fd.hpp"
@@ -99,7 +100,9 @@ class ForeignMemory final : public ProcessMemory {
   void publish() MIGRATE_EXCLUDES(mutex_);
   [[nodiscard]] bool contains(const RegionId& region, PageRange range) const
       MIGRATE_EXCLUDES(mutex_);
+  Result<ReadOutcome> read_some(std::uint64_t address, std::span<std::byte> into);
   Result<ReadOutcome> read_hard(std::uint64_t address, std::span<std::byte> page);
+  void renew_unread() MIGRATE_EXCLUDES(mutex_);
   Result<std::uint64_t> page_entry(std::uint64_t address) const;
 
   const pid_t pid_;
@@ -116,6 +119,7 @@ class ForeignMemory final : public ProcessMemory {
 
   mutable Mutex mutex_;
   std::map<RegionId, PageRange> readable_ MIGRATE_GUARDED_BY(mutex_);
+  std::set<RegionId> unread_ MIGRATE_GUARDED_BY(mutex_);  ///< Found gone, in part at least.
 };
 
 bool ForeignMemory::alive() const {
@@ -190,8 +194,20 @@ Status ForeignMemory::look() {
       regions_, mappings,
       [this](const ProcessMapping& mapping) { return holds_something(mapping); }, space_, next_id_);
   mappings_ = std::move(mappings);
+  renew_unread();
   publish();
   return {};
+}
+
+/// A process may shrink its memory and grow it again between two looks (mremap): it is tracked all
+/// the while and looks alike, but who read it in between was told that it is gone, and has not got
+/// what nobody will write again.
+void ForeignMemory::renew_unread() {
+  const MutexLock lock(mutex_);
+  for (ProcessRegion& region : regions_) {
+    if (unread_.contains(region.region.id)) ++region.region.id.generation;
+  }
+  unread_.clear();
 }
 
 void ForeignMemory::publish() {
@@ -271,7 +287,15 @@ Result<ReadOutcome> ForeignMemory::read(const RegionId& region, PageRange range,
                                         std::span<std::byte> into) {
   MIGRATE_CHECK(into.size() == range.bytes());
   if (!contains(region, range)) return ReadOutcome::kGone;
-  const std::uint64_t address = range.first.number * kPageSize;
+  MIGRATE_ASSIGN(const ReadOutcome outcome, read_some(range.first.number * kPageSize, into));
+  // What was read by pid may be another process's or program's by now; then this one is gone.
+  if (outcome == ReadOutcome::kRead && alive()) return ReadOutcome::kRead;
+  const MutexLock lock(mutex_);
+  unread_.insert(region);
+  return ReadOutcome::kGone;
+}
+
+Result<ReadOutcome> ForeignMemory::read_some(std::uint64_t address, std::span<std::byte> into) {
   for (std::size_t done = 0; done < into.size();) {
     const iovec here{into.data() + done, into.size() - done};
     const iovec there{reinterpret_cast<void*>(address + done), into.size() - done};
@@ -283,11 +307,10 @@ Result<ReadOutcome> ForeignMemory::read(const RegionId& region, PageRange range,
     // One page of it cannot be read so: memory without access (PROT_NONE), or none at all.
     MIGRATE_ASSIGN(const ReadOutcome outcome,
                    read_hard(address + done, into.subspan(done, kPageSize)));
-    if (outcome == ReadOutcome::kGone) return ReadOutcome::kGone;
+    if (outcome == ReadOutcome::kGone) return outcome;
     done += kPageSize;
   }
-  // What was read by pid may be another process's or program's by now; then this one is gone.
-  return alive() ? ReadOutcome::kRead : ReadOutcome::kGone;
+  return ReadOutcome::kRead;
 }
 
 Result<std::uint64_t> ForeignMemory::page_entry(std::uint64_t address) const {

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <csignal>
@@ -113,6 +114,20 @@ char Writer::state() const {
   const auto status = thread_status(pid_, pid_);
   return status ? status->state : '?';
 }
+
+bool Writer::hold() const {
+  signal(SIGSTOP);
+  // One thread stops before another, which may be in the middle of a call.
+  return wait_for([&] {
+    const auto threads = threads_of(pid_);
+    return threads && std::all_of(threads->begin(), threads->end(), [&](pid_t thread) {
+             const auto status = thread_status(pid_, thread);
+             return !status || status->state == 'T';
+           });
+  });
+}
+
+void Writer::let_go() const { signal(SIGCONT); }
 
 std::vector<std::byte> Writer::memory(std::uint64_t address, std::uint64_t pages) const {
   std::vector<std::byte> bytes(pages * kPageSize);

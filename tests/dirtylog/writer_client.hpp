@@ -46,6 +46,9 @@ class Writer {
   [[nodiscard]] bool waits_in(long number) const;
   /// State as in /proc/PID/status.
   [[nodiscard]] char state() const;
+  /// Stops all its threads (SIGSTOP), until let_go(). False when they do not stop in time.
+  [[nodiscard]] bool hold() const;
+  void let_go() const;
   void end();
 
   /// Its memory as it is, straight from /proc/PID/mem.

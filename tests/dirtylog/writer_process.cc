@@ -36,6 +36,8 @@
 #include <thread>
 #include <vector>
 
+#include "area_shuffler.hpp"
+
 namespace {
 
 constexpr int kSocket = 3;
@@ -304,6 +306,14 @@ std::string start_renewing(const Arguments& a) {
   });
   return "ok";
 }
+/// A thread that changes and writes an area (area_shuffler.hpp).
+std::string start_shuffling(const Arguments& a) {
+  g_stop_writers = false;
+  g_writers.emplace_back([a] {
+    shuffle_area({a[0], a[1], a[2], a[3] != 0}, g_stop_writers, g_writes);
+  });
+  return "ok";
+}
 /// Threads that end at once, again and again.
 std::string start_mayflies(const Arguments&) {
   g_stop_writers = false;
@@ -499,6 +509,7 @@ const std::map<std::string, Command>& commands() {
       {"stop_writers", stop_writers},
       {"start_sleepers", start_sleepers},
       {"start_renewing", start_renewing},
+      {"start_shuffling", start_shuffling},
       {"start_mayflies", start_mayflies},
       {"start_spinning", start_spinning},
       {"stop_spinning", stop_spinning},

@@ -73,6 +73,18 @@ TEST(ProcessMaps, WhatTheKernelDoesNotWriteIsAnError) {
   EXPECT_EQ(parse_process_maps("1000-2000 rw-p 00000000 00:00 0")->size(), 1U);
 }
 
+TEST(ProcessMaps, MappingsThatGrewWhileTheyWereReadDoNotOverlap) {
+  const auto mappings = parse_process_maps(
+      "1000-3000 rw-p 00000000 00:00 0\n2000-5000 r--p 00007000 00:11 9 /file\n"
+      "0000-6000 rw-p 00000000 00:00 0\n");
+  ASSERT_TRUE(mappings) << mappings.error().to_text();
+  ASSERT_EQ(mappings->size(), 3U);
+  EXPECT_EQ((*mappings)[1].begin, 0x3000U);
+  EXPECT_EQ((*mappings)[1].end, 0x5000U);
+  EXPECT_EQ((*mappings)[1].file_offset, 0x8000U);
+  EXPECT_EQ((*mappings)[2].begin, 0x5000U);
+}
+
 /// Pages [begin, end) of anonymous memory.
 ProcessMapping memory(std::uint64_t begin, std::uint64_t end) {
   ProcessMapping mapping;
