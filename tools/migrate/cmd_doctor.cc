@@ -8,8 +8,11 @@
 #include "command.hpp"
 #include "container_names.hpp"
 #include "container_options.hpp"
+#include "container_trace.hpp"
 #include "cpu_baseline_file.hpp"
+#include "forecast_conclusion.hpp"
 #include "host_checks.hpp"
+#include "migrate/options.hpp"
 #include "version.hpp"
 
 namespace migrate::tool {
@@ -56,38 +59,87 @@ const char* finding_name(const ContainerFinding& finding) {
   return finding.blocks ? "blocks" : "note";
 }
 
-/// What stands in the way of moving a tree.
-int check_tree(const GlobalOptions& global, const std::string& text,
-               const ContainerChoice& choice) {
-  const auto process = find_container(text);
+struct TreeCheck {
+  std::string tree;
+  ContainerChoice container;
+  ForecastOptions forecast;
+  std::string duration = "3s";
+  bool no_forecast = false;
+};
+
+/// How moving it would go.
+struct TreeForecast {
+  DirtyTrace trace;
+  std::vector<Forecast> forecasts;
+  Conclusion conclusion;
+};
+
+Result<TreeForecast> forecast_tree(const ContainerProcess& process, const TreeCheck& asked) {
+  TraceOptions options;
+  MIGRATE_ASSIGN(options.duration, parse_duration(asked.duration));
+  MIGRATE_TRY(check(options));
+  MIGRATE_ASSIGN(auto cases, all_cases(tree_forecast(asked.forecast)));
+  TreeForecast made;
+  MIGRATE_ASSIGN(made.trace, record_container(process, asked.container, options));
+  made.forecasts = predict_all(made.trace, std::move(cases));
+  made.conclusion = conclude(made.trace, made.forecasts);
+  return made;
+}
+
+Result<std::vector<ContainerFinding>> findings_of(const ContainerProcess& process,
+                                                  const ContainerChoice& choice) {
+  MIGRATE_ASSIGN(const RuntimeDir folder, RuntimeDir::open());
+  MIGRATE_ASSIGN(auto options, container_source_options(choice, folder));
+  options.root = process.root;
+  options.name = process.name;
+  return check_container(options);
+}
+
+Json to_json(const std::vector<ContainerFinding>& findings) {
+  Json list = Json::array();
+  for (const ContainerFinding& finding : findings) {
+    list.push_back(
+        {{"blocks", finding.blocks}, {"what", finding.what}, {"remedy", finding.remedy}});
+  }
+  return list;
+}
+
+void print(const std::vector<ContainerFinding>& findings, bool movable) {
+  for (const ContainerFinding& finding : findings) {
+    std::printf("%-8s %s\n", finding_name(finding), finding.what.c_str());
+    if (!finding.remedy.empty()) std::printf("%-8s %s\n", "", finding.remedy.c_str());
+  }
+  std::printf("%s\n", movable ? "The tree can be moved." : "The tree cannot be moved as it is.");
+}
+
+/// What stands in the way of moving a tree, and what moving it would come to.
+int check_tree(const GlobalOptions& global, const TreeCheck& asked) {
+  const auto process = find_container(asked.tree);
   if (!process) return fail(global, process.error());
-  const auto folder = RuntimeDir::open();
-  if (!folder) return fail(global, folder.error());
-  auto options = container_source_options(choice, *folder);
-  if (!options) return fail(global, options.error());
-  options->root = process->root;
-  options->name = process->name;
-  const auto findings = check_container(*options);
+  const auto findings = findings_of(*process, asked.container);
   if (!findings) return fail(global, findings.error());
   const bool movable = std::none_of(findings->begin(), findings->end(),
                                     [](const ContainerFinding& finding) { return finding.blocks; });
-  if (global.json) {
-    Json list = Json::array();
-    for (const ContainerFinding& finding : *findings) {
-      list.push_back(
-          {{"blocks", finding.blocks}, {"what", finding.what}, {"remedy", finding.remedy}});
+  if (!global.json) {
+    print(*findings, movable);
+    std::fflush(stdout);
+  }
+  Json forecast = nullptr;
+  if (movable && !asked.no_forecast) {
+    const auto made = forecast_tree(*process, asked);
+    if (!made) return fail(global, made.error());
+    forecast = forecast_json(made->trace, made->forecasts, made->conclusion);
+    if (!global.json) {
+      std::printf("\n%s", forecast_text(made->trace, made->forecasts, made->conclusion).c_str());
     }
+  }
+  if (global.json) {
     print_json({{"version", kVersion},
                 {"name", process->name},
                 {"pid", process->root},
                 {"movable", movable},
-                {"findings", list}});
-  } else {
-    for (const ContainerFinding& finding : *findings) {
-      std::printf("%-8s %s\n", finding_name(finding), finding.what.c_str());
-      if (!finding.remedy.empty()) std::printf("%-8s %s\n", "", finding.remedy.c_str());
-    }
-    std::printf("%s\n", movable ? "The tree can be moved." : "The tree cannot be moved as it is.");
+                {"findings", to_json(*findings)},
+                {"forecast", forecast}});
   }
   return to_int(movable ? ExitCode::kDone : ExitCode::kRefused);
 }
@@ -111,9 +163,11 @@ void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   struct Options {
     bool baseline = false;
     std::vector<std::string> files;
-    ContainerChoice container;
+    TreeCheck tree;
   };
   auto options = std::make_shared<Options>();
+  options->tree.forecast.bandwidths = {"1Gbit", "10Gbit"};
+  options->tree.forecast.policies = {"own"};
   CLI::Option* baseline = command->add_flag(
       "--cpu-baseline", options->baseline,
       "Instead print the processor that guests can be given here and on the hosts of the baselines "
@@ -121,17 +175,36 @@ void add_doctor(CLI::App& app, const GlobalOptions& global, Action& chosen) {
   command
       ->add_option("WHAT", options->files,
                    "pid:PID or container:NAME: say instead what stands in the way of moving that "
-                   "process tree. With --cpu-baseline: baselines of other hosts, any number")
+                   "process tree, and which downtime it would have. With --cpu-baseline: baselines "
+                   "of other hosts, any number")
       ->type_name("...");
-  add_container_source_options(*command, options->container);
+  CLI::Option* bandwidth =
+      command
+          ->add_option("--bandwidth", options->tree.forecast.bandwidths,
+                       "Of a tree: what the link carries (default: 1Gbit,10Gbit)")
+          ->type_name("RATE")
+          ->delimiter(',');
+  CLI::Option* duration =
+      command
+          ->add_option("--duration", options->tree.duration,
+                       "Of a tree: how long to watch what it writes (default: 3s)")
+          ->type_name("TIME");
+  add_forecast_limit(*command, options->tree.forecast, "max-downtime");
+  command
+      ->add_flag("--no-forecast", options->tree.no_forecast,
+                 "Of a tree: only look what stands in the way, and touch nothing")
+      ->excludes(bandwidth)
+      ->excludes(duration);
+  add_container_source_options(*command, options->tree.container);
   command->callback([&global, &chosen, options, baseline] {
     const bool tree = options->files.size() == 1 && names_container(options->files.front());
     if (!options->files.empty() && !tree && baseline->empty()) {
       throw CLI::ValidationError(options->files.front(),
                                  "give pid:PID or container:NAME, or --cpu-baseline with files");
     }
+    if (tree) options->tree.tree = options->files.front();
     chosen = [&global, options, tree] {
-      if (tree) return check_tree(global, options->files.front(), options->container);
+      if (tree) return check_tree(global, options->tree);
       return options->baseline ? print_cpu_baseline(global, options->files) : doctor(global);
     };
   });

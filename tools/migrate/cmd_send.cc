@@ -113,9 +113,6 @@ Result<File> open_events(const std::string& path) {
       .advise("give a file that you may write");
 }
 
-// CRIU takes 10 to 20 ms for a tree of one process and some more for each other one, however little
-// memory is left: the 50 ms that a virtual machine has would refuse every tree of ten.
-constexpr std::chrono::milliseconds kTreeDowntime{300};
 
 /// A process tree: this process hosts it for as long as it is sent.
 int send_tree(const GlobalOptions& global, const SendOptions& options) {

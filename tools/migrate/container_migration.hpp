@@ -2,6 +2,7 @@
 // command does so itself while it is sent.
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 
 #include "command.hpp"
@@ -11,6 +12,11 @@
 #include "signals.hpp"
 
 namespace migrate::tool {
+
+/// The downtime that a tree is allowed where no other is asked for. CRIU takes 10 to 20 ms for a
+/// tree of one process and some more for each other one, however little memory is left: the 50 ms
+/// that a virtual machine has would refuse every tree of ten.
+inline constexpr std::chrono::milliseconds kTreeDowntime{300};
 
 /// Sends it. Its control socket answers meanwhile, so that `status`, `cancel` and `resolve` work
 /// from elsewhere. A signal cancels it. Prints the report; the exit code. With the owner in doubt
