@@ -5,44 +5,15 @@ import os
 import signal
 import unittest
 
-import proxy
+# It says where the others are. pylint: disable=wrong-import-order
+from migrations import DONE, FAILED, wait_for
 from broken_link_test import AFTER_COMMIT, BEFORE_COMMIT
-from migrations import DONE, FAILED, Migrations, wait_for
+from held_migrations import HeldMigrations
 
 _PHASES = ("Welcome", "TheFirstPages", "ALaterRound", "State", "Offer", "Ready")
-# 64 MiB at 50 MB/s, against 20 MB/s of writes: several rounds.
-_SLOW = ("--bandwidth", "400Mbit")
-_BRIEF = ("--hello-timeout", "2s", "--lease", "2s", "--ask-window", "1s")
 
 
-class Failures(Migrations):
-    def begin(self, where, recv=_BRIEF, send=()):
-        """A migration that is held at a record."""
-        self.moving = self.guest("--size", 64, "--timers", "--links", "--tree", 2, tree=2)
-        self.target = self.recv(*recv)
-        self.link = proxy.Proxy(self.target.address)
-        self.addCleanup(self.link.close)
-        self.gate = self.link.gate(*where)
-        self.sender = self.send(self.moving, self.link.address, *_SLOW, "--reconnect", "0s", *send)
-        self.gate.wait()
-
-    def expect_at_source(self):
-        """Nothing is left at the target, and a second migration succeeds."""
-        self.assert_goes_on(self.moving)
-        self.assert_empty(self.b)
-        self.move(self.moving, self.b)
-        self.assert_goes_on(self.moving)
-
-    def expect_one(self):
-        """Nobody can tell beforehand which."""
-        running = wait_for(lambda: [host for host in (self.a, self.b) if self.runs_at(self.moving, host)],
-                           "one of the hosts to run the guest")
-        self.assertEqual(len(running), 1, "it runs twice")
-        other = self.b if running[0] is self.a else self.a
-        wait_for(lambda: not other.alive(self.moving.pid), "the other copy to go")
-        self.moving.host = running[0]
-        self.assert_goes_on(self.moving)
-
+class Failures(HeldMigrations):
     def cut_before_commit(self, where):
         self.begin(where)
         self.link.cut()
