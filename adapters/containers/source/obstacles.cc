@@ -8,11 +8,15 @@
 #include <string>
 #include <utility>
 
+#include "base/log.hpp"
+
 namespace migrate::containers {
 namespace {
 
 /// Shared memory goes while the tree stands: at 1 GB/s this much is 64 ms.
 constexpr std::uint64_t kMuchSharedKb = 64 * 1024;
+/// Shared since a fork: small programs share their libraries' data, and that is not worth a word.
+constexpr std::uint64_t kMuchForkedKb = 32 * 1024;
 constexpr int kCapSysResource = 24;
 
 std::string process_text(pid_t pid) { return "process " + std::to_string(pid); }
@@ -69,6 +73,33 @@ void find_in_mappings(const TreeProcess& process, Findings& findings) {
   }
 }
 
+/// Of a line "NAME   123 kB"; 0 where there is none.
+std::uint64_t kilobytes(const std::string& text, const std::string& name) {
+  const std::size_t at = text.find("\n" + name + ":");
+  return at == std::string::npos ? 0
+                                 : std::strtoull(text.c_str() + at + name.size() + 2, nullptr, 10);
+}
+
+/// What processes still share of what they had before they forked takes its room once, as long as
+/// nobody writes it.
+void find_forked_pages(const std::vector<TreeProcess>& tree, Findings& findings) {
+  if (tree.size() < 2) return;
+  std::uint64_t all_kb = 0;
+  std::uint64_t shares_kb = 0;
+  for (const TreeProcess& process : tree) {
+    const std::string text = read_proc(proc_path(process.pid, "smaps_rollup")).value_or("");
+    all_kb += kilobytes(text, "Anonymous");
+    shares_kb += kilobytes(text, "Pss_Anon");
+  }
+  if (all_kb < shares_kb + kMuchForkedKb) return;
+  findings.push_back(
+      {false,
+       "memory that the tree's processes have shared since they forked is not shared "
+       "at the target, where the tree takes " +
+           std::to_string((all_kb - shares_kb) / 1024) + " MiB more",
+       "have as much room there"});
+}
+
 void find_in_kernel(Findings& findings) {
   if (read_proc("/proc/self/mountinfo").value_or("").find(" - cgroup2 ") == std::string::npos) {
     findings.push_back({true, "this host has no cgroup hierarchy of version 2 mounted",
@@ -114,6 +145,7 @@ Findings find_obstacles(const ContainerSourceOptions& options) {
                             " MiB of shared memory in use, which goes while the tree stands",
                         "reckon with about 1 ms for each MiB on a link of 10 Gbit/s"});
   }
+  find_forked_pages(tree, findings);
   find_in_kernel(findings);
   return findings;
 }
@@ -126,7 +158,11 @@ Status refuse_obstacles(const ContainerSourceOptions& options) {
   std::string reasons;
   std::string remedy;
   for (const ContainerFinding& finding : find_obstacles(options)) {
-    if (!finding.blocks) continue;
+    if (!finding.blocks) {
+      log_line(LogLevel::kWarning,
+               finding.what + (finding.remedy.empty() ? "" : ": " + finding.remedy));
+      continue;
+    }
     if (remedy.empty()) remedy = finding.remedy;
     reasons += (reasons.empty() ? "" : "; ") + finding.what;
   }

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -184,6 +185,27 @@ TEST(Obstacles, DeletedFileAndLockedMemoryAreToldButDoNotBlock) {
   for (const ContainerFinding& finding : find_obstacles(options)) all += finding.what + "\n";
   EXPECT_THAT(all, ::testing::HasSubstr("(deleted)"));
   EXPECT_THAT(all, ::testing::HasSubstr("locked memory"));
+}
+
+TEST(Obstacles, MemorySharedByAForkIsToldOf) {
+  const Prepared parent([] {
+    constexpr std::size_t kBytes = std::size_t{48} << 20;
+    void* memory =
+        ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return false;
+    std::memset(memory, 1, kBytes);
+    const pid_t child = ::fork();
+    if (child != 0) return child > 0;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) ::pause();
+  });
+  ASSERT_TRUE(parent.ready());
+  EXPECT_EQ(parent.blockers(), "");
+  ContainerSourceOptions options;
+  options.root = parent.pid();
+  std::string all;
+  for (const ContainerFinding& finding : find_obstacles(options)) all += finding.what + "\n";
+  EXPECT_THAT(all, ::testing::HasSubstr("since they forked"));
 }
 
 TEST(ProcessStat, NameMayHaveAnythingInIt) {
