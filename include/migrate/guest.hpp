@@ -57,6 +57,10 @@ class StateWriter {
   virtual Status begin(const SectionInfo& section) = 0;
   virtual Status append(std::span<const std::byte> bytes) = 0;
   virtual Status end() = 0;
+  /// Says, before the first section, that the guest writes no memory any more but for what saving
+  /// its state writes: what it has written so far may leave beside that. Not calling it costs time
+  /// only.
+  virtual Status memory_settled() { return {}; }
   /// Says that guest memory can no longer change, so the last dirty pages may leave while the rest
   /// of the state is saved. Not calling it means: when save_state() returns.
   virtual Status memory_final() = 0;

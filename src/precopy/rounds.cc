@@ -83,6 +83,11 @@ Status Rounds::collect() {
   return {};
 }
 
+Result<RoundOutcome> Rounds::run_settled() {
+  MIGRATE_TRY(collect());
+  return run();
+}
+
 Result<RoundOutcome> Rounds::run() {
   open_ = {};
   open_.round = round_;

@@ -64,6 +64,8 @@ class Rounds {
 
   /// One round over the current set, through the target's acknowledgement; then collects the next.
   Result<RoundOutcome> run();
+  /// As run(), of all that was written until now: the guest stands.
+  Result<RoundOutcome> run_settled();
 
   /// After run() failed with the link lost, and no lane works any more: the target says on a new
   /// link that its open round is `round`, and that `digest` is what it acknowledged before. When

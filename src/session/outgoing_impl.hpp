@@ -133,6 +133,7 @@ class Outgoing::Impl {
   // The switchover.
   void switchover();
   Status send_everything();
+  Status send_settled();
   Status verify_full();
   Status sample_clean_pages();
   wire::Offer make_offer(std::uint32_t attempt) const;

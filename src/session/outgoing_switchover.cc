@@ -18,6 +18,9 @@ constexpr std::uint64_t kSampleStep = 32;
 // Before each step the source sleeps for READY: hashing without a rest would keep the processor
 // from a target (or guests) on the same host, which waited 2 ms and more for it on a busy one.
 constexpr std::chrono::microseconds kSamplePause{50};
+// A round beside the saving of state ends with an acknowledgement: over a longer way than this
+// waiting for it may take longer than what it saves.
+constexpr double kSettledRoundTripMsMax = 10;
 
 }  // namespace
 
@@ -66,7 +69,7 @@ Status Outgoing::Impl::send_everything() {
   nanoseconds inner{0};
   PageBitmap late;  // With post-copy: what was written since that was announced.
   session::StateSender state(
-      driver_->control(), options_.peer_timeout,
+      driver_->control(), options_.peer_timeout, [this] { return send_settled(); },
       [&]() -> Status {
         inner_begin = clock_.now();
         phase_ = Phase::kFinalSync;
@@ -103,6 +106,18 @@ Status Outgoing::Impl::send_everything() {
   MIGRATE_ASSIGN(const auto outcome, rounds_->finish_final(full));
   bulk_ += outcome.bulk;
   return verify_full();
+}
+
+/// One more round, beside the saving of state: what the guest wrote need not wait for the end of
+/// that. A limit of the attempt's time is kept by the final round only.
+Status Outgoing::Impl::send_settled() {
+  const bool in_rounds = options_.strategy != Strategy::kStopCopy && !lazy_ && !attempt_until_;
+  if (!in_rounds || round_trip_ms_ > kSettledRoundTripMsMax) return {};
+  const double start_ms = elapsed_ms();
+  round_pages_ = rounds_->pages_left();
+  MIGRATE_ASSIGN(const auto outcome, rounds_->run_settled());
+  note_round(outcome, start_ms);
+  return {};
 }
 
 Result<bool> Outgoing::Impl::read_pages(const RegionId& region, PageRange range,

@@ -40,6 +40,11 @@ Status StateSender::end() {
   return control_.send_later(wire::SectionEnd{section_bytes_}, idle_max_);
 }
 
+Status StateSender::memory_settled() {
+  MIGRATE_CHECK(sections_ == 0 && !open_ && !memory_final_);
+  return on_memory_settled_();
+}
+
 Status StateSender::memory_final() {
   if (memory_final_) return {};
   memory_final_ = true;

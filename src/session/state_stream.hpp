@@ -13,18 +13,22 @@ namespace migrate::session {
 /// The source's StateWriter: streams sections as records.
 class StateSender final : public StateWriter {
  public:
-  /// `on_memory_final` is called once, from memory_final() or finish().
+  /// `on_memory_settled` is called from memory_settled(), `on_memory_final` once, from
+  /// memory_final() or finish().
   /// `in_time` is asked before each record; its error is what the caller of begin() and so on gets.
-  StateSender(RecordChannel& control, nanoseconds idle_max, std::function<Status()> on_memory_final,
+  StateSender(RecordChannel& control, nanoseconds idle_max,
+              std::function<Status()> on_memory_settled, std::function<Status()> on_memory_final,
               std::function<Status()> in_time)
       : control_(control),
         idle_max_(idle_max),
+        on_memory_settled_(std::move(on_memory_settled)),
         on_memory_final_(std::move(on_memory_final)),
         in_time_(std::move(in_time)) {}
 
   Status begin(const SectionInfo& section) override;
   Status append(std::span<const std::byte> bytes) override;
   Status end() override;
+  Status memory_settled() override;
   Status memory_final() override;
 
   /// After save_state(): memory is final now, if it was not before; sends STATE_END.
@@ -35,6 +39,7 @@ class StateSender final : public StateWriter {
  private:
   RecordChannel& control_;
   nanoseconds idle_max_;
+  std::function<Status()> on_memory_settled_;
   std::function<Status()> on_memory_final_;
   std::function<Status()> in_time_;
   bool open_ = false;

@@ -110,6 +110,42 @@ TEST_P(EveryMode, WhatSavingAPausedGuestWritesArrives) {
   EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
 }
 
+// What was written until the guest stood leaves in a round beside the saving of its state, what
+// that writes after it.
+TEST_P(EveryMode, WhatIsWrittenBeforeAndAfterMemoryHasSettledArrives) {
+  RunSpec settling = spec();
+  settling.source.settles = true;
+  settling.source.writes = [](FakeSource& guest, const char* where) {
+    const std::string_view now = where;
+    if (now == "peek") guest.write(kLow, {7}, 70);
+    const std::uint64_t first = now == "save" ? 3 : 4;
+    if (now != "save" && now != "settled") return;
+    for (const std::uint64_t page : {first, std::uint64_t{40}}) {
+      guest.write_as_device(kLow, {page}, static_cast<std::uint8_t>(80 + first));
+      guest.write_as_device(kHigh, high(page), static_cast<std::uint8_t>(90 + first));
+    }
+  };
+  Migration run(std::move(settling));
+  expect_one_owner(run);
+  EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+}
+
+TEST(Engine, WhatWasWrittenLeavesOnceMemoryHasSettledAndNotAtTheEnd) {
+  const auto pages_of_last_round = [](bool settles) {
+    RunSpec spec;
+    spec.source.settles = settles;
+    spec.source.writes = [](FakeSource& guest, const char* where) {
+      if (std::string_view(where) != "save") return;
+      for (std::uint64_t page = 10; page < 30; ++page) guest.write_as_device(kLow, {page}, 5);
+    };
+    const Migration run(std::move(spec));
+    EXPECT_EQ(run.out.outcome, Outcome::kDone) << run.text();
+    return run.out.report.rounds.back().pages;
+  };
+  EXPECT_EQ(pages_of_last_round(true), 20u);
+  EXPECT_NE(pages_of_last_round(false), 20u);
+}
+
 // Writes at every point where the engine lets the guest go on, pages that turn to zero and back
 // among them.
 TEST_P(EveryMode, AWriterAtEveryStepArrivesEqual) {

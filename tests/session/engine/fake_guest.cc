@@ -160,6 +160,10 @@ Status FakeSource::save_state(StateWriter& writer) {
   MIGRATE_CHECK(!running_);
   hook("save");
   MIGRATE_TRY(scripted(script_.fail_save, "save_state"));
+  if (script_.settles) {
+    MIGRATE_TRY(writer.memory_settled());
+    hook("settled");
+  }
   MIGRATE_TRY(writer.section({"fake.cpu", 2, true}, fake_state(script_.state_bytes)));
   MIGRATE_TRY(writer.memory_final());
   return writer.section({"fake.optional", 1, false}, fake_state(5));

@@ -67,6 +67,8 @@ class FakeSource final : public SourceGuest,
     TrackerStyle style = TrackerStyle::kManual;
     bool mapped = true;  ///< Whether mapped() gives memory out, or read() copies.
     RunState run_state = RunState::kRunning;
+    /// Says that memory is settled before it saves; `writes` hears "settled" then.
+    bool settles = false;
     std::size_t state_bytes = 300;
     /// Called before each collect, peek, save_state and reclaim, and after resume, with the guest:
     /// writes for it.
