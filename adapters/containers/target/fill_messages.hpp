@@ -13,6 +13,7 @@ enum class FillWord : std::uint32_t {
   // To the filler.
   kPlan = 1,  ///< Descriptors: the plan, the staging, cgroup.kill and cgroup.events.
   kSpace,     ///< The userfaultfd of process `value`; `id` names it.
+  kRestored,  ///< The tree's memory map is as it will be; the tree does not run yet.
   kStarted,   ///< The tree runs, or is about to.
   kComplete,  ///< All of the staging is there.
   kFetched,   ///< What kFetch asked for is there now (id 1) or is not going to be (0).

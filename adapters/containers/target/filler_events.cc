@@ -33,6 +33,7 @@ void FillerLoop::take_events(std::uint32_t index) {
   }
   for (std::size_t i = 0; i < count && !ended_; ++i) {
     if (messages[i].event != UFFD_EVENT_PAGEFAULT) continue;
+    faulted_ns_ = now_ns();
     serve(index, messages[i].arg.pagefault.address & ~(kPage - 1));
   }
 }

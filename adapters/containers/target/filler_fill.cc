@@ -13,6 +13,12 @@ namespace {
 constexpr std::uint64_t kPage = 4096;
 /// Filled between looks at who waits: some 100 us of copying.
 constexpr std::uint64_t kPieceBytes = 512u << 10;
+/// The same while threads wait for one page after the other.
+constexpr std::uint64_t kSmallPieceBytes = 64u << 10;
+/// Of areas no larger than this everything is there before the tree runs, if there is time; of
+/// larger ones the end, where stacks are used.
+constexpr std::uint64_t kWarmWholeBytes = 1u << 20;
+constexpr std::uint64_t kWarmTailBytes = 128u << 10;
 /// For how long a lack of memory may last before the tree is given up: by then the kernel has
 /// killed whom it would kill.
 constexpr std::uint64_t kStarvedMsMax = 60'000;
@@ -44,9 +50,10 @@ std::uint32_t FillerLoop::pick_space() {
 
 void FillerLoop::fill_piece() {
   FillSpace& space = *spaces_[pick_space()];
+  const std::uint64_t most = now_ns() - faulted_ns_ < kFaultingNs ? kSmallPieceBytes : kPieceBytes;
   // The whole neighbourhood of the last fault.
-  FillExtent piece = space.table.next_content(cursor_ / kPieceBytes * kPieceBytes, kPieceBytes);
-  if (piece.begin == piece.end) piece = space.table.next_content(0, kPieceBytes);
+  FillExtent piece = space.table.next_content(cursor_ / most * most, most);
+  if (piece.begin == piece.end) piece = space.table.next_content(0, most);
   stuck_ = false;
   std::uint64_t at = piece.begin;
   while (at < piece.end && space.uffd >= 0 && !stuck_ && !ended_) {
@@ -63,6 +70,46 @@ void FillerLoop::fill_piece() {
   if (!space.table.empty_out(done.begin, done.end)) return lose(ENOMEM);
   give_back(space, done);
   cursor_ = at;
+}
+
+FillSpace* FillerLoop::space_of(std::uint64_t pid) {
+  for (FillSpace* space : spaces_) {
+    if (space->pid == pid && space->uffd >= 0) return space;
+  }
+  return nullptr;
+}
+
+/// Some of what any program touches first. Nothing runs, so no page of the staging that is there
+/// changes any more, and nothing of it is given back: this attempt may still fail. What is filled
+/// here is found to be there later; whatever is in the way ends it.
+void FillerLoop::warm_piece() {
+  if (warm_at_ == planned_) {
+    warm_ = true;
+    return;
+  }
+  const PlannedExtent& extent = plan_[warm_at_];
+  const FillSpace* space = space_of(extent.pid);
+  const std::uint64_t bytes = extent.end - extent.begin;
+  const std::uint64_t wanted = bytes <= kWarmWholeBytes ? bytes : kWarmTailBytes;
+  if (space == nullptr || warm_done_ >= wanted) {
+    ++warm_at_;
+    warm_done_ = 0;
+    return;
+  }
+  const std::uint64_t skipped = bytes - wanted + warm_done_;
+  const std::uint64_t source = extent.source + skipped;
+  const std::uint64_t most = std::min(wanted - warm_done_, kSmallPieceBytes);
+  const std::uint64_t there = staging_.there(source, most);
+  if (there == 0) {
+    warm_done_ += staging_.missing(source, most);
+    return;
+  }
+  staging_.populate(source, there);
+  const FillResult result =
+      copy_pages(space->uffd, extent.begin + skipped, staging_.at(source), there);
+  warm_done_ += result.bytes;
+  if (result.error == EEXIST) warm_done_ += kPage;
+  warm_ = result.error != 0 && result.error != EEXIST;
 }
 
 /// How many bytes are dealt with; fewer than asked for with stuck_ set, or the process gone.

@@ -31,6 +31,8 @@ void write_file(const char* path, const char* text, std::size_t bytes) {
   ::setsid();
   ::prctl(PR_SET_NAME, "migrate-fill");
   ::prctl(PR_SET_PDEATHSIG, 0);
+  // It waits for microseconds at times.
+  ::prctl(PR_SET_TIMERSLACK, 1000);
   if (socket != kSocket && ::dup2(socket, kSocket) < 0) ::_exit(1);
   ::fcntl(kSocket, F_SETFD, FD_CLOEXEC);
   // Links and pipes whose ends others wait for.

@@ -18,7 +18,9 @@ namespace {
 /// the same: a kill waits for nothing but the end of a system call.
 constexpr int kKillTriesMax = 5000;
 /// Between looks at what cannot go on by itself.
-constexpr int kStuckMs = 1;
+constexpr std::int64_t kStuckNs = 1'000'000;
+/// For the next page that is waited for to be asked for, before others are filled.
+constexpr std::int64_t kNextFaultNs = 50'000;
 
 void nap_ms(long ms) {
   const timespec pause{0, ms * 1'000'000};
@@ -30,10 +32,7 @@ void nap_ms(long ms) {
 int FillerLoop::run() {
   say(FillWord::kReady, static_cast<std::uint32_t>(::getpid()), 0);
   while (!ended_) {
-    const bool busy = may_fill() && !told_filled_;
-    int timeout_ms = -1;
-    if (busy) timeout_ms = stuck_ ? kStuckMs : 0;
-    if (const int error = poll_all(timeout_ms); error != 0) {
+    if (const int error = poll_all(wait_ns()); error != 0) {
       lose(error);
       break;
     }
@@ -43,7 +42,9 @@ int FillerLoop::run() {
       const std::size_t at = std::size_t{i} + 1;
       if (at < polled_.size() && polled_[at].revents != 0) take_events(i);
     }
-    if (ended_ || !may_fill() || told_filled_) continue;
+    if (ended_) break;
+    if (may_warm()) warm_piece();
+    if (!may_fill()) continue;
     if (all_filled()) {
       finish();
     } else {
@@ -53,13 +54,22 @@ int FillerLoop::run() {
   return status_;
 }
 
-int FillerLoop::poll_all(int timeout_ms) {
+/// How long to wait for what others want, before there is work without them; -1: for ever.
+std::int64_t FillerLoop::wait_ns() const {
+  if (may_warm()) return 0;
+  if (!may_fill()) return -1;
+  if (stuck_) return kStuckNs;
+  return now_ns() - faulted_ns_ < kFaultingNs ? kNextFaultNs : 0;
+}
+
+int FillerLoop::poll_all(std::int64_t timeout_ns) {
   polled_.clear();
   if (!polled_.push_back({alone_ ? -1 : socket_, POLLIN, 0})) return ENOMEM;
   for (const FillSpace* space : spaces_) {
     if (!polled_.push_back({space->uffd, POLLIN, 0})) return ENOMEM;
   }
-  if (::poll(polled_.begin(), polled_.size(), timeout_ms) < 0) {
+  const timespec timeout{0, timeout_ns};
+  if (::ppoll(polled_.begin(), polled_.size(), timeout_ns < 0 ? nullptr : &timeout, nullptr) < 0) {
     for (pollfd& one : polled_) one.revents = 0;
     return errno == EINTR ? 0 : errno;
   }
@@ -83,6 +93,9 @@ void FillerLoop::take(ReceivedFill& received) {
       return take_plan(received);
     case FillWord::kSpace:
       return take_space(message, received.descriptors[0]);
+    case FillWord::kRestored:
+      restored_ = true;
+      return;
     case FillWord::kStarted:
       started_ = true;
       return;
@@ -120,6 +133,7 @@ void FillerLoop::take_plan(ReceivedFill& received) {
 void FillerLoop::take_space(const FillMessage& message, int uffd) {
   FillSpace* space = add_space(message.id, uffd, message.id);
   if (space == nullptr) return lose(ENOMEM);
+  space->pid = message.value;
   for (std::size_t i = 0; i < planned_; ++i) {
     if (plan_[i].pid != message.value) continue;
     const FillExtent extent{plan_[i].begin, plan_[i].end, plan_[i].source, plan_[i].wiped != 0};

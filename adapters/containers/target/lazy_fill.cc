@@ -60,6 +60,7 @@ class LazyFillImpl final : public LazyFill {
 
   Status begin(const FillPlan& plan, StagedMemory& staging, const std::string& folder) override;
   Status wait_for_processes(std::chrono::steady_clock::time_point deadline) override;
+  Status restored() override { return tell(FillWord::kRestored); }
   Status started() override;
   Status memory_complete() override;
   [[nodiscard]] bool filled() const override { return filled_.load(); }

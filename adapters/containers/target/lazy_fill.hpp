@@ -50,6 +50,8 @@ class LazyFill {
   /// Until the userfaultfds of all processes have come and are the filler's. kTimeout, or why they
   /// cannot come.
   virtual Status wait_for_processes(std::chrono::steady_clock::time_point deadline) = 0;
+  /// The tree's memory map is as it will be when it runs: what it touches first may be filled.
+  virtual Status restored() = 0;
   /// To be called before the tree runs: from then on it lives on if this process dies.
   virtual Status started() = 0;
   /// All of the staging is there; a page that is missing in it reads as zero. Any thread.

@@ -99,6 +99,7 @@ Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDe
   MIGRATE_TRY(begin(tree));
   MIGRATE_TRY(run_to_hold());
   MIGRATE_TRY(fill_->wait_for_processes(Clock::now() + kAskTime));
+  MIGRATE_TRY(fill_->restored());
   loaded_ = true;
   return {};
 }
