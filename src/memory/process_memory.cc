@@ -51,9 +51,6 @@ constexpr long kHugetlbfs = 0x958458f6;       // HUGETLBFS_MAGIC
 /// but unmap and map that page.
 constexpr int kHardReadsMax = 8;
 
-/// An address that is never mapped (vm.mmap_min_addr) and never a mistake to ask for.
-constexpr off_t kAnyAddress = kPageSize;
-
 std::string process_name(pid_t pid) { return "process " + std::to_string(pid); }
 
 bool reads_as_zero(std::uint64_t entry) {
@@ -125,8 +122,10 @@ class ForeignMemory final : public ProcessMemory {
 bool ForeignMemory::alive() const {
   pollfd ended{files_.process.get(), POLLIN, 0};
   if (::poll(&ended, 1, 0) > 0) return false;
-  std::byte any{};
-  return ::pread(files_.mem.get(), &any, 1, kAnyAddress) != 0;
+  // Not of its memory: an address that nothing is mapped at could be a stack's that has yet to
+  // grow, for which the kernel waits until nobody else looks at the map.
+  std::uint64_t entry = 0;
+  return ::pread(files_.pagemap.get(), &entry, sizeof(entry), 0) != 0;
 }
 
 Result<std::string> ForeignMemory::maps_text() {

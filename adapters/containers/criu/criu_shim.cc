@@ -1,12 +1,14 @@
 // libmigrate-criu-shim.so: keeps the CRIU that it is loaded into (LD_PRELOAD) from reading memory
 // that the engine moves. CRIU finds the pages to copy by PAGEMAP_SCAN on /proc/PID/pagemap; what is
-// in a hidden area (hidden_layout.hpp) is left out of the kernel's answer.
+// in a hidden area (hidden_layout.hpp) is left out of the kernel's answer. And where
+// /proc/PID/smaps has been read for it, it is given that.
 //
 // Whatever is not understood passes through as it is: hiding too little makes CRIU slow, hiding
 // what the engine does not have would fill memory with zeros.
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,6 +27,7 @@ namespace {
 
 using migrate::containers::HiddenEntry;
 using migrate::containers::HiddenHeader;
+using migrate::containers::SmapsEntry;
 
 // linux/fs.h has these since 6.7 only; they are the kernel's interface.
 struct Region {
@@ -38,7 +41,12 @@ constexpr unsigned long kPagemapScan = _IOWR('f', 16, Scan);
 constexpr std::uint64_t kPresent = 1U << 3;
 constexpr std::uint64_t kSwapped = 1U << 4;
 
+// For a text that is being read: then CRIU reads for itself, as it would have from the first.
+constexpr int kSmapsWaitsMax = 20'000;
+constexpr useconds_t kSmapsWaitUs = 100;
+
 const HiddenHeader* list = nullptr;  // Set once, before main().
+int list_fd = -1;
 
 const HiddenEntry* entries() { return reinterpret_cast<const HiddenEntry*>(list + 1); }
 
@@ -53,25 +61,37 @@ __attribute__((constructor)) void map_list() {
   // The descriptor stays: this may be a script's shell, and CRIU what it runs next.
   if (mapped == MAP_FAILED) return;
   const auto* header = static_cast<const HiddenHeader*>(mapped);
-  if (header->magic == migrate::containers::kHiddenMagic) list = header;
+  if (header->magic != migrate::containers::kHiddenMagic) return;
+  list = header;
+  list_fd = fd;
+}
+
+/// "4711" -> 4711; 0 for anything else.
+std::uint64_t process_number(const char* text) {
+  char* end = nullptr;
+  const unsigned long pid = std::strtoul(text, &end, 10);
+  return end != text && *end == '\0' ? pid : 0;
+}
+
+/// Where `fd` leads, without its last '/'; that is where the last part begins. Null: nowhere known.
+char* last_part(int fd, char (&link)[128]) {
+  char name[32];
+  std::snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+  const ssize_t length = readlink(name, link, sizeof link);
+  if (length <= 0 || length >= static_cast<ssize_t>(sizeof link)) return nullptr;
+  link[length] = '\0';
+  char* last = std::strrchr(link, '/');
+  if (last != nullptr) *last++ = '\0';
+  return last;
 }
 
 /// "/proc/4711/pagemap" -> 4711, wherever proc is mounted; 0 for anything else.
 std::uint64_t named_process(int fd) {
-  char name[32];
   char link[128];
-  std::snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-  const ssize_t length = readlink(name, link, sizeof link);
-  if (length <= 0 || length >= static_cast<ssize_t>(sizeof link)) return 0;
-  link[length] = '\0';
-  char* file = std::strrchr(link, '/');
-  if (file == nullptr || std::strcmp(file, "/pagemap") != 0) return 0;
-  *file = '\0';
+  const char* file = last_part(fd, link);
+  if (file == nullptr || std::strcmp(file, "pagemap") != 0) return 0;
   const char* folder = std::strrchr(link, '/');
-  if (folder == nullptr) return 0;
-  char* end = nullptr;
-  const unsigned long pid = std::strtoul(folder + 1, &end, 10);
-  return end != folder + 1 && *end == '\0' ? pid : 0;
+  return folder == nullptr ? 0 : process_number(folder + 1);
 }
 
 /// The same, known from the last time where it is the same file: the name costs 9 us, this less
@@ -169,6 +189,44 @@ long scan_without_hidden(int fd, Scan& scan) {
                                    static_cast<std::uint64_t>(found), count, pid));
 }
 
+/// False: there is none, or not yet.
+bool find_smaps(std::uint64_t pid, SmapsEntry& found) {
+  const std::uint64_t count = __atomic_load_n(&list->smaps_count, __ATOMIC_ACQUIRE);
+  for (std::uint64_t i = 0; i < count && i < migrate::containers::kSmapsCountMax; ++i) {
+    const auto at = static_cast<off_t>(migrate::containers::kSmapsAt + i * sizeof(SmapsEntry));
+    if (pread(list_fd, &found, sizeof found, at) != sizeof found) return false;
+    if (found.pid == pid) return true;
+  }
+  return false;
+}
+
+/// A file with what was read for CRIU of the process whose folder `folder` is; -1: none.
+int smaps_of(int folder) {
+  char link[128];
+  const char* number = last_part(folder, link);
+  const std::uint64_t pid = number == nullptr ? 0 : process_number(number);
+  SmapsEntry text;
+  bool found = pid != 0 && find_smaps(pid, text);
+  for (int i = 0; i < kSmapsWaitsMax && pid != 0 && !found; ++i) {
+    const bool more = __atomic_load_n(&list->smaps_awaited, __ATOMIC_ACQUIRE) != 0;
+    if (more) usleep(kSmapsWaitUs);
+    found = find_smaps(pid, text);
+    if (!more) break;
+  }
+  if (!found) return -1;
+  const int file = memfd_create("smaps", MFD_CLOEXEC);
+  auto from = static_cast<off_t>(text.at);
+  std::uint64_t done = 0;
+  while (file >= 0 && done < text.bytes) {
+    const ssize_t copied = sendfile(file, list_fd, &from, text.bytes - done);
+    if (copied <= 0) break;
+    done += static_cast<std::uint64_t>(copied);
+  }
+  if (file >= 0 && done == text.bytes && lseek(file, 0, SEEK_SET) == 0) return file;
+  if (file >= 0) close(file);
+  return -1;
+}
+
 /// CRIU 4.1 asks every socket for what kernels from 6.16 on only answer for some families, and
 /// takes the error for the end of its dump. Before that the answer was always that it is off.
 bool is_off_by_nature(int fd, int level, int option) {
@@ -193,6 +251,21 @@ MIGRATE_SHIM int ioctl(int fd, unsigned long request, ...) noexcept {
     return static_cast<int>(scan_without_hidden(fd, *static_cast<Scan*>(argument)));
   }
   return static_cast<int>(syscall(SYS_ioctl, fd, request, argument));
+}
+
+// As programs call it that are built for large files, which on systems of 64 bits are no others.
+MIGRATE_SHIM int openat64(int folder, const char* name, int flags, ...) {
+  va_list arguments;
+  va_start(arguments, flags);
+  const auto mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  if (list != nullptr && (flags & O_ACCMODE) == O_RDONLY && std::strcmp(name, "smaps") == 0) {
+    const int before = errno;
+    const int text = smaps_of(folder);
+    if (text >= 0) return text;
+    errno = before;
+  }
+  return static_cast<int>(syscall(SYS_openat, folder, name, flags, mode));
 }
 
 MIGRATE_SHIM int getsockopt(int fd, int level, int option, void* value, socklen_t* size) noexcept {

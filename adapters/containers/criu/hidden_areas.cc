@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -68,8 +69,11 @@ Status write_all(int fd, const void* data, std::size_t size, std::uint64_t at) {
 }
 
 Status write_count(int fd, std::uint64_t count) {
-  const HiddenHeader header{.count = count};
-  return write_all(fd, &header, sizeof header, 0);
+  return write_all(fd, &count, sizeof count, offsetof(HiddenHeader, count));
+}
+
+Status write_smaps_count(int fd, std::uint64_t count) {
+  return write_all(fd, &count, sizeof count, offsetof(HiddenHeader, smaps_count));
 }
 
 }  // namespace
@@ -81,7 +85,8 @@ Result<HiddenAreas> HiddenAreas::create() {
                             "cannot create the list of areas hidden from CRIU")
         .advise("raise the limit of open files (ulimit -n)");
   }
-  MIGRATE_TRY(write_count(fd.get(), 0));
+  const HiddenHeader header;
+  MIGRATE_TRY(write_all(fd.get(), &header, sizeof header, 0));
   // The shim has it mapped: what is listed must not vanish under it.
   if (::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK) != 0) {
     return make_errno_error(ErrorCode::kIo, errno,
@@ -103,6 +108,31 @@ Status HiddenAreas::set(std::span<const HiddenArea> areas) {
   MIGRATE_TRY(write_all(fd_.get(), entries.data(), entries.size() * sizeof(HiddenEntry),
                         sizeof(HiddenHeader)));
   return write_count(fd_.get(), entries.size());
+}
+
+Status HiddenAreas::await_smaps() {
+  smaps_count_ = 0;
+  smaps_end_ = kSmapsTextAt;
+  MIGRATE_TRY(write_smaps_count(fd_.get(), 0));
+  const std::uint64_t awaited = 1;
+  return write_all(fd_.get(), &awaited, sizeof awaited, offsetof(HiddenHeader, smaps_awaited));
+}
+
+Status HiddenAreas::add_smaps(pid_t pid, std::string_view text) {
+  // More than that CRIU reads for itself.
+  if (smaps_count_ == kSmapsCountMax) return {};
+  MIGRATE_TRY(write_all(fd_.get(), text.data(), text.size(), smaps_end_));
+  const SmapsEntry entry{static_cast<std::uint64_t>(pid), smaps_end_, text.size()};
+  MIGRATE_TRY(
+      write_all(fd_.get(), &entry, sizeof entry, kSmapsAt + smaps_count_ * sizeof(SmapsEntry)));
+  smaps_end_ += text.size();
+  // Last: what is counted is there.
+  return write_smaps_count(fd_.get(), ++smaps_count_);
+}
+
+void HiddenAreas::end_smaps() noexcept {
+  const std::uint64_t awaited = 0;
+  (void)::pwrite(fd_.get(), &awaited, sizeof awaited, offsetof(HiddenHeader, smaps_awaited));
 }
 
 }  // namespace migrate::containers

@@ -220,6 +220,8 @@ Status ContainerSource::let_criu_copy() {
 
 Status ContainerSource::save_state(StateWriter& writer) {
   return guarded([&]() -> Status {
+    // Another tracker's look at everything would cost more than it saves.
+    if (options_.tracker == TrackerKind::kProcessWriteProtect) MIGRATE_TRY(writer.memory_settled());
     // Beside CRIU's work. Rings of io_uring that came since the start it refuses by itself.
     for (const TreeMember& member : memory_.members()) {
       if (does_asynchronous_io(member.process.pid))

@@ -160,6 +160,7 @@ Result<SteadyTime> DumpRun::stop_steps() {
       stopped_at = Clock::now();
       // CRIU would look every 100 ms whether it is frozen.
       MIGRATE_TRY(group_.freeze(true, deadline));
+      if (hides_) read_smaps_for_criu();
     }
     if (hook_ == "query-ext-files") {
       MIGRATE_TRY(check_members());
@@ -169,6 +170,14 @@ Result<SteadyTime> DumpRun::stop_steps() {
     }
     MIGRATE_TRY(answer(true));
   }
+}
+
+void DumpRun::read_smaps_for_criu() {
+  std::vector<pid_t> processes;
+  for (const TreeProcess& process : list_descendants(options_.root)) {
+    processes.push_back(process.pid);
+  }
+  smaps_.emplace(*hidden_, std::move(processes));
 }
 
 /// Packets for a connection that nobody locked would be answered by a reset.
@@ -332,6 +341,7 @@ void DumpRun::committing() noexcept {
 }
 
 void DumpRun::forget() {
+  smaps_.reset();
   guard_.reset();
   images_.reset();
   tables_.reset();

@@ -9,9 +9,11 @@
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/hidden_areas.hpp"
+#include "adapters/containers/criu/ready_breakpoints.hpp"
 #include "adapters/containers/source/dump_folder.hpp"
 #include "adapters/containers/source/freeze_guard.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
+#include "adapters/containers/source/smaps_reader.hpp"
 #include "adapters/containers/tree_cgroup.hpp"
 #include "migrate/containers.hpp"
 #include "migrate/guest.hpp"
@@ -73,6 +75,7 @@ class DumpRun {
   Status begin();
   Result<SteadyTime> stop_steps();
   Status finish_steps();
+  void read_smaps_for_criu();
   /// Only the tree's own processes stand in its group.
   Status check_members() const;
   [[nodiscard]] Status check_sockets() const;
@@ -88,9 +91,11 @@ class DumpRun {
 
   const ContainerSourceOptions options_;
   TreeCgroup& group_;
+  const Fd breakpoints_ = keep_breakpoints_ready();
   CriuVersion version_;
   bool hides_ = false;
   std::optional<HiddenAreas> hidden_;
+  std::optional<SmapsReader> smaps_;  ///< From the tree's standing to the end of the dump.
   std::unique_ptr<FreezeGuard> guard_;
   bool locks_network_ = false;  ///< There were sockets when the dump began.
   std::unique_ptr<CriuWorker> worker_;

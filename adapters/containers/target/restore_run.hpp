@@ -7,6 +7,7 @@
 #include <string>
 
 #include "adapters/containers/criu/criu_worker.hpp"
+#include "adapters/containers/criu/ready_breakpoints.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
 #include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/restore_plan.hpp"
@@ -59,6 +60,7 @@ class RestoreRun {
 
   const ContainerTargetOptions& options_;
   TreeCgroup& group_;
+  const Fd breakpoints_ = keep_breakpoints_ready();
   std::unique_ptr<RestoreFolder> images_;
   std::unique_ptr<LazyFill> fill_;
   Fd network_;

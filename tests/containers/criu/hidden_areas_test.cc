@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdio>
 #include <string>
+#include <thread>
 
 namespace migrate::containers {
 namespace {
@@ -83,6 +84,32 @@ class HiddenAreasTest : public testing::Test {
   HiddenAreas areas_ = *HiddenAreas::create();
   Probe probe_{areas_.fd()};
 };
+
+TEST_F(HiddenAreasTest, SmapsThatWasReadForItIsWhatItReads) {
+  const std::string own = probe_.ask("smaps");
+  EXPECT_NE(own.find('-'), std::string::npos) << own;
+  ASSERT_TRUE(areas_.await_smaps());
+  ASSERT_TRUE(areas_.add_smaps(probe_.pid() + 1, "another's\n"));
+  ASSERT_TRUE(areas_.add_smaps(probe_.pid(), "read for it\nand more\n"));
+  EXPECT_EQ(probe_.ask("smaps"), "read for it") << "more is still being read, of others";
+  areas_.end_smaps();
+  EXPECT_EQ(probe_.ask("smaps"), "read for it");
+  // The next stop's.
+  ASSERT_TRUE(areas_.await_smaps());
+  areas_.end_smaps();
+  EXPECT_EQ(probe_.ask("smaps"), own) << "what is not there it reads for itself";
+}
+
+TEST_F(HiddenAreasTest, SmapsThatIsBeingReadIsWaitedFor) {
+  ASSERT_TRUE(areas_.await_smaps());
+  std::string heard;
+  std::thread asks([&] { heard = probe_.ask("smaps"); });
+  // Either order is right; that it waits shows in that it does not hear its own.
+  ASSERT_TRUE(areas_.add_smaps(probe_.pid(), std::string(100'000, 'x') + "\n"));
+  areas_.end_smaps();
+  asks.join();
+  EXPECT_EQ(heard, std::string(255, 'x'));
+}
 
 TEST_F(HiddenAreasTest, NothingIsHiddenUntilItIsListed) {
   EXPECT_EQ(probe_.ask("scan 0 512 100"), "0-512 walked 512");

@@ -2,6 +2,7 @@
 // on standard input, an answer a line:
 //   scan FIRST END ROOM     pages [FIRST, END) as CRIU asks; "FIRST-END ... walked END"
 //   guards FIRST END        the same, as CRIU looks for guard pages
+//   smaps                   the first line of its own /proc/PID/smaps, opened as CRIU opens it
 //   passcred FAMILY TYPE    SO_PASSCRED of a new socket: its value, or "error ERRNO"
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -74,6 +75,17 @@ void ask_socket(int family, int type) {
   close(fd);
 }
 
+void first_line_of_smaps() {
+  const int folder = open("/proc/self", O_RDONLY | O_PATH | O_DIRECTORY | O_CLOEXEC);
+  const int file = openat64(folder, "smaps", O_RDONLY);
+  char text[256] = {};
+  const ssize_t got = read(file, text, sizeof text - 1);
+  text[std::strcspn(text, "\n")] = '\0';
+  std::printf("%s\n", got < 0 ? "error" : text);
+  close(file);
+  close(folder);
+}
+
 }  // namespace
 
 int main() {
@@ -92,6 +104,7 @@ int main() {
     unsigned long c = 0;
     if (std::sscanf(line, "scan %lu %lu %lu", &a, &b, &c) == 3) scan(pagemap, a, b, c, false);
     if (std::sscanf(line, "guards %lu %lu", &a, &b) == 2) scan(pagemap, a, b, 100, true);
+    if (std::strcmp(line, "smaps\n") == 0) first_line_of_smaps();
     if (std::sscanf(line, "passcred %lu %lu", &a, &b) == 2) {
       ask_socket(static_cast<int>(a), static_cast<int>(b));
     }
