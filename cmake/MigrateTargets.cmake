@@ -56,10 +56,10 @@ function(migrate_install)
   install(EXPORT migrateTargets NAMESPACE migrate:: DESTINATION ${folder} COMPONENT library)
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/migrate-config-version.cmake
     COMPATIBILITY SameMinorVersion)
-  # The adapter for containers links protobuf.
-  set(MIGRATE_PROTOBUF 0)
+  # The adapter for containers links more.
+  set(MIGRATE_CONTAINERS_LINKED 0)
   if(migrate_containers IN_LIST ARGN)
-    set(MIGRATE_PROTOBUF 1)
+    set(MIGRATE_CONTAINERS_LINKED 1)
   endif()
   configure_file(${PROJECT_SOURCE_DIR}/cmake/migrate-config.cmake
     ${PROJECT_BINARY_DIR}/migrate-config.cmake @ONLY)

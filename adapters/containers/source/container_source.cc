@@ -135,8 +135,9 @@ Status ContainerSource::make_tracker() {
   switch (options_.tracker) {
     case TrackerKind::kProcessWriteProtect:
     case TrackerKind::kSoftDirty:
-      tracker_ = std::make_unique<ContainerTracker>(memory_, options_.tracker,
-                                                    [this] { return dump_->stands(); });
+      tracker_ = std::make_unique<ContainerTracker>(
+          memory_, options_.tracker, [this] { return dump_->stands(); },
+          [this] { dump_->learn_mappings(); });
       return {};
     case TrackerKind::kContentHash: {
       ContentHashTracking hash = make_content_hash_tracking(memory_);

@@ -39,6 +39,7 @@ Status ContainerTracker::start() {
     return begun;
   }
   started_ = true;
+  looked_();
   return {};
 }
 
@@ -89,6 +90,7 @@ Status ContainerTracker::collect(PageBitmap& round_set) {
       MIGRATE_TRY(collect_member(member, round_set));
     }
   }
+  if (!stands_()) looked_();
   return {};
 }
 

@@ -20,9 +20,11 @@ namespace migrate::containers {
 class ContainerTracker final : public DirtyTracker {
  public:
   /// `kind`: kProcessWriteProtect or kSoftDirty. `memory` must outlive this. `stands` says whether
-  /// the tree stands: then nothing is begun, for CRIU traces it.
-  ContainerTracker(ContainerMemory& memory, TrackerKind kind, std::function<bool()> stands)
-      : memory_(memory), kind_(kind), stands_(std::move(stands)) {}
+  /// the tree stands: then nothing is begun, for CRIU traces it. `looked` is called after each look
+  /// at a tree that runs.
+  ContainerTracker(ContainerMemory& memory, TrackerKind kind, std::function<bool()> stands,
+                   std::function<void()> looked)
+      : memory_(memory), kind_(kind), stands_(std::move(stands)), looked_(std::move(looked)) {}
 
   [[nodiscard]] std::string_view name() const override { return to_string(kind_); }
   [[nodiscard]] DirtyCoverage covers() const override {
@@ -46,6 +48,7 @@ class ContainerTracker final : public DirtyTracker {
   ContainerMemory& memory_;
   const TrackerKind kind_;
   const std::function<bool()> stands_;
+  const std::function<void()> looked_;
   bool started_ = false;
   std::map<std::uint32_t, std::unique_ptr<DirtyTracker>> trackers_;  ///< By address space.
 };

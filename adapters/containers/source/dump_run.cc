@@ -51,6 +51,12 @@ Result<std::uint16_t> free_port() {
   return ntohs(address.sin_port);
 }
 
+std::vector<pid_t> processes_of(pid_t root) {
+  std::vector<pid_t> processes;
+  for (const TreeProcess& process : list_descendants(root)) processes.push_back(process.pid);
+  return processes;
+}
+
 }  // namespace
 
 void DumpRun::watch_hooks(HookSeen seen) { g_hook_seen = seen; }
@@ -160,7 +166,7 @@ Result<SteadyTime> DumpRun::stop_steps() {
       stopped_at = Clock::now();
       // CRIU would look every 100 ms whether it is frozen.
       MIGRATE_TRY(group_.freeze(true, deadline));
-      if (hides_) read_smaps_for_criu();
+      if (hides_) smaps_.emplace(*hidden_, mappings_, processes_of(options_.root));
     }
     if (hook_ == "query-ext-files") {
       MIGRATE_TRY(check_members());
@@ -172,12 +178,8 @@ Result<SteadyTime> DumpRun::stop_steps() {
   }
 }
 
-void DumpRun::read_smaps_for_criu() {
-  std::vector<pid_t> processes;
-  for (const TreeProcess& process : list_descendants(options_.root)) {
-    processes.push_back(process.pid);
-  }
-  smaps_.emplace(*hidden_, std::move(processes));
+void DumpRun::learn_mappings() {
+  if (hides_ && stage_ == Stage::kIdle) mappings_.look(processes_of(options_.root));
 }
 
 /// Packets for a connection that nobody locked would be answered by a reset.
@@ -289,11 +291,8 @@ Status DumpRun::clean_up() {
     if (!status && all) all = std::move(status);
   };
   keep_first(group_.freeze(true, Clock::now() + kStopMax));
-  std::vector<pid_t> processes;
-  for (const TreeProcess& process : list_descendants(options_.root)) {
-    processes.push_back(process.pid);
-  }
-  if (const auto cleared = clear_tcp_repair(processes); !cleared) keep_first(cleared.error());
+  if (const auto cleared = clear_tcp_repair(processes_of(options_.root)); !cleared)
+    keep_first(cleared.error());
   if (tables_) keep_first(tables_->remove(own_tables()));
   return all;
 }

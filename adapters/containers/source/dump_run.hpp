@@ -33,6 +33,8 @@ class DumpRun {
   /// Begins a CRIU, so that this is not part of the downtime, and looks whether it is one to work
   /// with. Nothing where one waits already.
   Status arm();
+  /// While the tree runs: learns of its mappings what CRIU would have to ask for in the stop.
+  void learn_mappings();
   [[nodiscard]] const CriuVersion& version() const { return version_; }
 
   /// The tree stands: frozen, held by CRIU, packets locked. Gives a time before that. After an
@@ -75,7 +77,6 @@ class DumpRun {
   Status begin();
   Result<SteadyTime> stop_steps();
   Status finish_steps();
-  void read_smaps_for_criu();
   /// Only the tree's own processes stand in its group.
   Status check_members() const;
   [[nodiscard]] Status check_sockets() const;
@@ -95,6 +96,7 @@ class DumpRun {
   CriuVersion version_;
   bool hides_ = false;
   std::optional<HiddenAreas> hidden_;
+  SmapsKeeper mappings_;
   std::optional<SmapsReader> smaps_;  ///< From the tree's standing to the end of the dump.
   std::unique_ptr<FreezeGuard> guard_;
   bool locks_network_ = false;  ///< There were sockets when the dump began.

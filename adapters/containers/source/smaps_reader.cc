@@ -9,8 +9,8 @@
 
 namespace migrate::containers {
 
-SmapsReader::SmapsReader(HiddenAreas& into, std::vector<pid_t> processes)
-    : into_(into), processes_(std::move(processes)) {
+SmapsReader::SmapsReader(HiddenAreas& into, const SmapsKeeper& known, std::vector<pid_t> processes)
+    : into_(into), known_(known), processes_(std::move(processes)) {
   Status begun = into_.await_smaps();
   if (begun) begun = start_thread(thread_, "tree-smaps", [this] { run(); });
   if (begun) return;
@@ -25,7 +25,8 @@ SmapsReader::~SmapsReader() {
 void SmapsReader::run() {
   const Status read = guarded([&]() -> Status {
     for (const pid_t pid : processes_) {
-      const auto text = read_proc(proc_path(pid, "smaps"));
+      auto text = known_.text_that_holds(pid);
+      if (!text) text = read_proc(proc_path(pid, "smaps"));
       // Of a zombie there is none.
       if (text && !text->empty()) MIGRATE_TRY(into_.add_smaps(pid, *text));
     }

@@ -1,19 +1,21 @@
-// SmapsReader: reads /proc/PID/smaps of a tree that stands, beside CRIU and for it.
+// SmapsReader: finds /proc/PID/smaps of a tree that stands, beside CRIU and for it.
 #pragma once
 
 #include <thread>
 #include <vector>
 
 #include "adapters/containers/criu/hidden_areas.hpp"
+#include "adapters/containers/source/smaps_keeper.hpp"
 
 namespace migrate::containers {
 
-/// The kernel walks all page tables for this file: 14 ms a GiB of small pages, which would be part
-/// of the downtime. What cannot be read here CRIU reads for itself.
+/// What is known and holds, else read now, while CRIU has yet to seize the tree. What cannot be
+/// read here CRIU reads for itself.
 class SmapsReader {
  public:
   /// Begins, in the order in which CRIU will ask: the tree stands, and does so until CRIU has read.
-  SmapsReader(HiddenAreas& into, std::vector<pid_t> processes);
+  /// What it is given outlives it.
+  SmapsReader(HiddenAreas& into, const SmapsKeeper& known, std::vector<pid_t> processes);
   ~SmapsReader();
   SmapsReader(const SmapsReader&) = delete;
   SmapsReader& operator=(const SmapsReader&) = delete;
@@ -22,6 +24,7 @@ class SmapsReader {
   void run();
 
   HiddenAreas& into_;
+  const SmapsKeeper& known_;
   const std::vector<pid_t> processes_;
   std::thread thread_;
 };
