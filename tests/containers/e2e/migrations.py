@@ -13,7 +13,7 @@ from moves import NAME  # noqa: E402
 
 
 # Of a move that is to come about however busy the machine is; how long stops are is another tests' subject.
-_PATIENT = ("--max-downtime", "10s")
+_PATIENT = ("--max-downtime", "60s")
 
 # What a guest that writes takes in a tenth of a second; what is held or frozen takes nothing.
 _PROGRESS_NS = 1_000_000
