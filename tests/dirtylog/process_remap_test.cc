@@ -209,6 +209,24 @@ TEST_F(ProcessRemap, MemoryThatShrankWhileItWasReadAndGrewAgainIsReadAgain) {
   EXPECT_EQ(copy_->compare(writer_, at, place(at, 3)), 3 * kPiece);
 }
 
+TEST_F(ProcessRemap, MemoryThatCouldOnlyBeReadIsTrackedOnceItCanBeWritten) {
+  const std::uint64_t at = writer_.number("map_read_only " + std::to_string(kPiece));
+  copy_->start();
+  copy_->take();
+  collect_and_take();
+  EXPECT_FALSE(copy_->is_dirty(at));
+  ASSERT_EQ(writer_.number(words("map_writable", at, kPiece)), at);
+  writer_.write(at, 1, 2);
+  collect_and_take();
+  EXPECT_TRUE(copy_->is_dirty(at));
+  collect_and_take();
+  EXPECT_FALSE(copy_->is_dirty(at));
+  writer_.write(at + kPageSize, 1, 3);
+  copy_->collect();
+  EXPECT_FALSE(copy_->is_dirty(at));
+  EXPECT_TRUE(copy_->is_dirty(at + kPageSize));
+}
+
 class ProcessShuffle : public ProcessRemap, public ::testing::WithParamInterface<Shuffling> {};
 
 TEST_P(ProcessShuffle, LosesNoWrite) {
