@@ -170,6 +170,7 @@ Result<GuestDescription> ContainerSource::describe() {
     MIGRATE_ASSIGN(description.regions, pages().regions());
     description.properties.push_back(to_property(tree));
     if (!tree.mounts.empty()) description.properties.push_back(to_property(tree.mounts));
+    if (!tree.outputs.empty()) description.properties.push_back(to_property(tree.outputs));
     return description;
   });
 }

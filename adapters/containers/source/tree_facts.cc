@@ -9,6 +9,7 @@
 
 #include "adapters/containers/source/process_tree.hpp"
 #include "adapters/containers/source/tree_mounts.hpp"
+#include "adapters/containers/source/tree_outputs.hpp"
 
 namespace migrate::containers {
 namespace {
@@ -111,6 +112,7 @@ Result<TreeDescription> describe_tree(const ContainerSourceOptions& options,
   description.mount_namespace = has_own_namespace(options.root, "mnt");
   description.network_namespace = has_own_namespace(options.root, "net");
   description.mounts = external_mounts(options);
+  description.outputs = outputs_of(tree);
   description.tcp =
       options.tcp == ContainerTcp::kEstablished && has_tcp(options.root, tree, kEstablished);
   for (const TreeProcess& process : tree) {

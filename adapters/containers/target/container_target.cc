@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/restore_run.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/target/target_checks.hpp"
@@ -55,6 +56,7 @@ class Target final : public ContainerTarget {
 
  private:
   Status make_run();
+  void read_outputs(std::vector<Fd> pipes);
   void reap() noexcept;
 
   const ContainerTargetOptions options_;
@@ -64,6 +66,8 @@ class Target final : public ContainerTarget {
   std::unique_ptr<TreeCgroup> group_;
   std::unique_ptr<RestoreRun> run_;  // Uses all of the above.
   std::unique_ptr<LazyFill> fill_;   // Of the tree that runs.
+  Fd output_file_;
+  std::unique_ptr<OutputReader> outputs_;
   std::atomic<bool> complete_{false};
   std::atomic<bool> killed_{false};
   pid_t root_ = 0;
@@ -97,6 +101,7 @@ Status Target::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const auto worker, CriuWorker::launch(launch));
   MIGRATE_ASSIGN(const CriuVersion version, worker->version(Clock::now() + kAskTime));
   MIGRATE_TRY(check_tree_fits(tree_, options_, {version, machine_name()}));
+  MIGRATE_ASSIGN(output_file_, open_output(options_.output));
   MIGRATE_TRY(staging_->update_regions({description.regions, {}}));
   return make_run();
 }
@@ -131,6 +136,7 @@ Status Target::start(RunState state) {
   root_ = run_->root();
   ended_.reset(static_cast<int>(::syscall(SYS_pidfd_open, root_, 0)));
   fill_ = run_->take_fill();
+  read_outputs(run_->take_outputs());
   run_.reset();
   if (ended_) return {};
   Error lost =
@@ -138,6 +144,17 @@ Status Target::start(RunState state) {
   // Nobody here would know of it, and its source may be told to run it again.
   if (const Status killed = kill(); !killed) log_line(LogLevel::kError, killed.error().to_text());
   return lost;
+}
+
+/// It runs whether that can be done or not.
+void Target::read_outputs(std::vector<Fd> pipes) {
+  if (pipes.empty()) return;
+  auto reader = OutputReader::begin(std::move(pipes), std::move(output_file_));
+  if (reader) {
+    outputs_ = *std::move(reader);
+  } else {
+    log_line(LogLevel::kError, reader.error().to_text());
+  }
 }
 
 void Target::discard() {

@@ -6,10 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
 #include "adapters/containers/link_state.hpp"
+#include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/target_checks.hpp"
 #include "adapters/containers/target/target_mounts.hpp"
 #include "base/log.hpp"
@@ -28,6 +30,8 @@ constexpr std::chrono::seconds kRestoreTime{60};
 constexpr std::chrono::seconds kKillTime{10};
 /// The number under which CRIU finds the network namespace.
 constexpr int kNetworkNumber = 100;
+/// From there on, those of pipes for what the tree writes.
+constexpr int kFirstOutput = 101;
 
 int write_text(const std::string& path, const std::string& text) {
   const Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -60,6 +64,12 @@ Status RestoreRun::launch() {
           .advise("ip netns add NAME");
     }
     launch.descriptors.emplace_back(network_.get(), kNetworkNumber);
+  }
+  MIGRATE_ASSIGN(OutputPipes outputs, make_output_pipes());
+  outputs_ = std::move(outputs.read_ends);
+  for (std::size_t i = 0; i < outputs.write_ends.size(); ++i) {
+    launch.descriptors.emplace_back(outputs.write_ends[i].get(),
+                                    kFirstOutput + static_cast<int>(i));
   }
   MIGRATE_ASSIGN(worker_, CriuWorker::launch(launch));
   const Deadline deadline = Clock::now() + kAskTime;
@@ -149,6 +159,11 @@ Status RestoreRun::begin(const TreeDescription& tree) {
     }
   }
   if (network_) restore.inherited.emplace_back(kNetworkNumber, std::string(kNetworkKey));
+  outputs_.resize(std::min(outputs_.size(), tree.outputs.size()));
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    restore.inherited.emplace_back(kFirstOutput + static_cast<int>(i),
+                                   "pipe:[" + std::to_string(tree.outputs[i]) + "]");
+  }
   return worker_->begin_restore(restore);
 }
 

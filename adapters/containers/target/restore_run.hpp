@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
@@ -43,6 +44,8 @@ class RestoreRun {
   [[nodiscard]] LazyFill& fill() { return *fill_; }
   /// Once started.
   [[nodiscard]] std::unique_ptr<LazyFill> take_fill() { return std::move(fill_); }
+  /// The pipes that the tree writes to and that are to be read here.
+  [[nodiscard]] std::vector<Fd> take_outputs() { return std::move(outputs_); }
 
  private:
   RestoreRun(const ContainerTargetOptions& options, TreeCgroup& group)
@@ -62,6 +65,7 @@ class RestoreRun {
   std::unique_ptr<RestoreFolder> images_;
   std::unique_ptr<LazyFill> fill_;
   Fd network_;
+  std::vector<Fd> outputs_;  ///< To read from; the first so many are the tree's.
   std::unique_ptr<CriuWorker> worker_;
   CriuVersion version_;
   std::string mounted_root_;
