@@ -9,7 +9,7 @@ import threading
 import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
-from migrations import FAILED, Migrations, wait_for
+from migrations import FAILED, PATIENT, Migrations, wait_for
 import proxy
 import servers
 from broken_link_test import BEFORE_COMMIT
@@ -75,7 +75,7 @@ class Network(Migrations):
                            "--ask-window", "1s")
         link = self.proxy(target.address)
         gate = link.gate(*BEFORE_COMMIT["Ready"])
-        sender = self.send(guest, link.address, *words, "--reconnect", "0s")
+        sender = self.send(guest, link.address, *words, *PATIENT, "--reconnect", "0s")
         gate.wait()
         link.cut()
         gate.drop()
