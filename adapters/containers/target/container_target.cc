@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "adapters/containers/network/arriving_network.hpp"
 #include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/restore_run.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
@@ -23,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kGroupTime{10};
 constexpr std::chrono::seconds kAskTime{30};
 
-class Target final : public ContainerTarget {
+class Target final : public ContainerTarget, private PacketSink {
  public:
   Target(ContainerTargetOptions options, std::unique_ptr<StagedMemory> staging)
       : options_(std::move(options)), staging_(std::move(staging)) {}
@@ -42,7 +43,11 @@ class Target final : public ContainerTarget {
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
   [[nodiscard]] std::vector<int> vcpu_threads() override { return {}; }
-  PacketSink* packet_sink() override { return nullptr; }
+  PacketSink* packet_sink() override { return options_.link.empty() ? nullptr : this; }
+  void source_stands() override {}
+  bool deliver(const GuestFrame& frame) override {
+    return network_ != nullptr && network_->deliver(frame);
+  }
 
   [[nodiscard]] pid_t root_pid() const override { return root_; }
   [[nodiscard]] int ended_fd() const override { return ended_.get(); }
@@ -55,6 +60,7 @@ class Target final : public ContainerTarget {
   }
 
  private:
+  void open_network();
   Status make_run();
   void read_outputs(std::vector<Fd> pipes);
   void reap() noexcept;
@@ -63,6 +69,7 @@ class Target final : public ContainerTarget {
   std::string name_;
   TreeDescription tree_;
   std::unique_ptr<StagedMemory> staging_;
+  std::unique_ptr<ArrivingNetwork> network_;  ///< Empty: the link is put up, and nothing kept.
   std::unique_ptr<TreeCgroup> group_;
   std::unique_ptr<RestoreRun> run_;  // Uses all of the above.
   std::unique_ptr<LazyFill> fill_;   // Of the tree that runs.
@@ -103,7 +110,21 @@ Status Target::prepare(const GuestDescription& description) {
   MIGRATE_TRY(check_tree_fits(tree_, options_, {version, machine_name()}));
   MIGRATE_ASSIGN(output_file_, open_output(options_.output));
   MIGRATE_TRY(staging_->update_regions({description.regions, {}}));
+  open_network();
   return make_run();
+}
+
+/// From now on nothing gets to the tree's network or out of it.
+void Target::open_network() {
+  if (options_.link.empty()) return;
+  auto network = ArrivingNetwork::open(options_.link, options_.network);
+  if (network) {
+    network_ = *std::move(network);
+    return;
+  }
+  log_line(LogLevel::kWarning,
+           "what the tree's connections send while they are restored is lost: " +
+               network.error().to_text());
 }
 
 Status Target::make_run() {
@@ -111,7 +132,7 @@ Status Target::make_run() {
   if (group_ == nullptr) {
     MIGRATE_ASSIGN(group_, TreeCgroup::create(name_));
   }
-  MIGRATE_ASSIGN(run_, RestoreRun::prepare(options_, *group_));
+  MIGRATE_ASSIGN(run_, RestoreRun::prepare(options_, *group_, network_.get()));
   return {};
 }
 
@@ -165,6 +186,7 @@ void Target::discard() {
     }
   }
   group_.reset();
+  network_.reset();
   // Mapped still: the engine may have it registered to the end.
   staging_->drop_content();
 }

@@ -44,8 +44,9 @@ std::string parent_of(const std::string& path) { return path.substr(0, path.rfin
 }  // namespace
 
 Result<std::unique_ptr<RestoreRun>> RestoreRun::prepare(const ContainerTargetOptions& options,
-                                                        TreeCgroup& group) {
-  std::unique_ptr<RestoreRun> run(new RestoreRun(options, group));
+                                                        TreeCgroup& group,
+                                                        ArrivingNetwork* network) {
+  std::unique_ptr<RestoreRun> run(new RestoreRun(options, group, network));
   MIGRATE_ASSIGN(run->images_, RestoreFolder::create(options.folder));
   MIGRATE_ASSIGN(run->fill_, LazyFill::launch());
   MIGRATE_TRY(run->launch());
@@ -106,6 +107,7 @@ Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDe
   plan.fill.events_fd = events.get();
   MIGRATE_TRY(fill_->begin(plan.fill, staging, images_->path()));
   MIGRATE_TRY(mount_root());
+  if (arriving_ != nullptr) arriving_->begin();
   MIGRATE_TRY(begin(tree));
   MIGRATE_TRY(run_to_hold());
   MIGRATE_TRY(fill_->wait_for_processes(Clock::now() + kAskTime));
@@ -219,7 +221,7 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
       return worker_->failure("CRIU did not start the restored tree");
     }
     at_hook_ = true;
-    if (event.hook == "network-unlock" && !options_.link.empty()) {
+    if (event.hook == "network-unlock" && !options_.link.empty() && arriving_ == nullptr) {
       MIGRATE_TRY(set_link(options_.link, true));
       link_up_ = true;
     }
@@ -230,7 +232,8 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
 /// The last moment at which nothing has run.
 Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   // CRIU tells of the network only where it locked it.
-  if (!options_.link.empty() && !link_up_) MIGRATE_TRY(set_link(options_.link, true));
+  const bool put_up = !options_.link.empty() && !link_up_ && arriving_ == nullptr;
+  if (put_up) MIGRATE_TRY(set_link(options_.link, true));
   if (state == RunState::kPaused) {
     // CRIU holds them all; once it lets go they stand in the freezer.
     MIGRATE_TRY(let_worker_out());
@@ -238,6 +241,8 @@ Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   }
   if (complete) MIGRATE_TRY(fill_->memory_complete());
   MIGRATE_TRY(fill_->started());
+  // Last: what has left cannot be taken back.
+  if (arriving_ != nullptr) MIGRATE_TRY(arriving_->release());
   may_run = true;
   return {};
 }
