@@ -12,6 +12,8 @@ constexpr std::string_view kTreeProperty = "container.tree";
 constexpr std::uint32_t kTreeVersion = 1;
 constexpr std::string_view kMountsProperty = "container.mounts";
 constexpr std::uint32_t kMountsVersion = 1;
+constexpr std::string_view kOutputsProperty = "container.outputs";
+constexpr std::uint32_t kOutputsVersion = 1;
 
 /// Of a version or a machine's name.
 constexpr std::size_t kTextMax = 64;
@@ -82,6 +84,26 @@ const GuestDescription::Property* find_property(const GuestDescription& descript
   return found == description.properties.end() ? nullptr : &*found;
 }
 
+Result<std::vector<std::uint32_t>> parse_outputs(const GuestDescription& description) {
+  std::vector<std::uint32_t> outputs;
+  const GuestDescription::Property* const found = find_property(description, kOutputsProperty);
+  if (found == nullptr) return outputs;
+  const std::string what = "property " + std::string(kOutputsProperty);
+  if (found->info.version != kOutputsVersion) {
+    return other_version(what, found->info.version, kOutputsVersion);
+  }
+  ByteReader reader(found->body);
+  const auto count = reader.get<std::uint32_t>();
+  MIGRATE_TRY(reader.check(what));
+  if (reader.remaining() != std::uint64_t{count} * sizeof(std::uint32_t)) {
+    return broken(what, "has a wrong number of pipes, " + std::to_string(count));
+  }
+  outputs.reserve(count);
+  for (std::uint32_t i = 0; i < count; ++i) outputs.push_back(reader.get<std::uint32_t>());
+  MIGRATE_TRY(reader.finish(what));
+  return outputs;
+}
+
 Result<std::vector<ExternalMount>> parse_mounts(const GuestDescription& description) {
   std::vector<ExternalMount> mounts;
   const GuestDescription::Property* const found = find_property(description, kMountsProperty);
@@ -147,6 +169,15 @@ GuestDescription::Property to_property(const std::vector<ExternalMount>& mounts)
   return property;
 }
 
+GuestDescription::Property to_property(const std::vector<std::uint32_t>& outputs) {
+  GuestDescription::Property property;
+  property.info = {std::string(kOutputsProperty), kOutputsVersion, true};
+  ByteWriter writer(property.body);
+  writer.put(static_cast<std::uint32_t>(outputs.size()));
+  for (const std::uint32_t pipe : outputs) writer.put(pipe);
+  return property;
+}
+
 Result<TreeDescription> parse_tree(const GuestDescription& description) {
   const GuestDescription::Property* const found = find_property(description, kTreeProperty);
   const std::string what = "property " + std::string(kTreeProperty);
@@ -180,6 +211,7 @@ Result<TreeDescription> parse_tree(const GuestDescription& description) {
   }
   MIGRATE_TRY(reader.finish(what));
   MIGRATE_ASSIGN(tree.mounts, parse_mounts(description));
+  MIGRATE_ASSIGN(tree.outputs, parse_outputs(description));
   return tree;
 }
 

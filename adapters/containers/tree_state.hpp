@@ -36,7 +36,7 @@ inline constexpr std::string_view kDeviceKey = "tree-device:";
 }
 
 /// Properties of the description: "container.tree", what the target must fit before anything moves,
-/// and "container.mounts" where there are any.
+/// and "container.mounts" and "container.outputs" where there are any.
 struct TreeDescription {
   std::string criu_version;        ///< "4.2.1"; the target's must not be older.
   std::string machine;             ///< uname -m.
@@ -46,9 +46,12 @@ struct TreeDescription {
   bool tcp = false;                ///< Has TCP connections that go on.
   std::vector<pid_t> pids;         ///< Of processes and threads, as the tree numbers them.
   std::vector<ExternalMount> mounts;
+  /// Pipes that the tree writes to and others read, as in "pipe:[4711]".
+  std::vector<std::uint32_t> outputs;
 };
 [[nodiscard]] GuestDescription::Property to_property(const TreeDescription& tree);
 [[nodiscard]] GuestDescription::Property to_property(const std::vector<ExternalMount>& mounts);
+[[nodiscard]] GuestDescription::Property to_property(const std::vector<std::uint32_t>& outputs);
 [[nodiscard]] Result<TreeDescription> parse_tree(const GuestDescription& description);
 
 /// What CRIU's images call the tree's own network namespace: a key of --external at the source and

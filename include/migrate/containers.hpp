@@ -74,6 +74,9 @@ struct ContainerTargetOptions {
   std::string network;
   /// Put up when the restored sockets may be heard (CRIU's network-unlock). Empty: none.
   std::string link;
+  /// What the tree writes to pipes that were read outside of it at its source, such as a runtime's
+  /// log, is appended to this file. Empty: it is thrown away.
+  std::string output;
   std::string folder;  ///< As in ContainerSourceOptions.
   /// Of the cgroup that the tree gets, under this process's own; the guest's name where empty.
   std::string cgroup;

@@ -45,18 +45,29 @@ std::size_t room_for(std::size_t max, std::size_t used) { return max - std::min(
 }  // namespace
 
 void PacketForwarder::run(RecordChannel& control, SteadyTime until) {
-  Status done = guarded([&] { return forward(control, until); });
+  Status done = guarded([&] { return forward(control, until, While::kTime); });
   if (done) return;
   stop();
   say_why("forwarding ends: ", done.error());
 }
 
-Status PacketForwarder::forward(RecordChannel& control, SteadyTime until) {
+void PacketForwarder::run_once(RecordChannel& control, SteadyTime until) {
+  Status done = guarded([&] { return forward(control, until, While::kSomeWait); });
+  if (done) return;
+  stop();
+  say_why("forwarding ends: ", done.error());
+}
+
+Status PacketForwarder::forward(RecordChannel& control, SteadyTime until, While last) {
   while (active() && clock_.now() < until) {
     MIGRATE_TRY(take());
+    const std::size_t waiting = taken_.size() - next_;
     MIGRATE_TRY(send_some(control, until));
+    // As many as a turn may have: there are more, and what came while the guest stood has waited.
+    const bool more = waiting == kTurnFrames && taken_.size() == next_;
+    if (last == While::kSomeWait && !more) break;
     const nanoseconds left = std::max<nanoseconds>(until - clock_.now(), nanoseconds(0));
-    if (control.has_news(std::min<nanoseconds>(kPause, left))) break;
+    if (control.has_news(more ? nanoseconds(0) : std::min<nanoseconds>(kPause, left))) break;
   }
   return {};
 }

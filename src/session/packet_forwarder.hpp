@@ -31,6 +31,8 @@ class PacketForwarder {
 
   /// Forwards until something comes from the target, the link fails, or `until`.
   void run(RecordChannel& control, SteadyTime until);
+  /// Forwards what waits already, for at most as long as that takes the link.
+  void run_once(RecordChannel& control, SteadyTime until);
   /// The guest runs at the target: what went there is not kept any more.
   void started();
   /// Nothing more is forwarded.
@@ -42,7 +44,8 @@ class PacketForwarder {
   [[nodiscard]] const Counts& counts() const { return counts_; }
 
  private:
-  Status forward(RecordChannel& control, SteadyTime until);
+  enum class While { kTime, kSomeWait };
+  Status forward(RecordChannel& control, SteadyTime until, While last);
   Status take();
   Status send_some(RecordChannel& control, SteadyTime until);
   [[nodiscard]] bool may_send(const RecordChannel& control, std::size_t bytes) const;

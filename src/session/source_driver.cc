@@ -30,6 +30,8 @@ constexpr milliseconds kOperatorPatience{10'000};
 // one that swaps.
 constexpr int kPeerTimeoutsAfterOffer = 10;
 constexpr int kOwnHashingsAfterOffer = 20;
+// After post-copy's STARTED, for frames that have waited: 512 of them at 10 us each.
+constexpr milliseconds kLazyForward{5};
 constexpr milliseconds kBackoffFirst{50};
 constexpr milliseconds kBackoffMax{1'000};
 
@@ -354,9 +356,12 @@ void SourceDriver::step(nanoseconds idle_max) {
 /// The guest runs at the target; the network may take a while to notice.
 void SourceDriver::note_started() {
   if (!forwarder_.active()) return;
-  // The guest waits for its memory, which is served by who is called next.
-  if (lazy_) return forwarder_.stop();
   forwarder_.started();
+  // The guest waits for its memory, which is served by who is called next.
+  if (lazy_) {
+    forwarder_.run_once(*control_, context_.clock.now() + kLazyForward);
+    return forwarder_.stop();
+  }
   forwarder_.run(*control_, context_.clock.now() + context_.options.forward);
   forwarder_.stop();
 }

@@ -202,6 +202,22 @@ std::string map_shared(const Arguments& a) {
   ::close(fd);
   return answer(made);
 }
+int g_shared = -1;  // Of map_read_only(), open for writing.
+/// Shared memory by a descriptor that can only read.
+std::string map_read_only(const Arguments& a) {
+  g_shared = static_cast<int>(::syscall(SYS_memfd_create, "writer", 1U));
+  if (g_shared < 0 || ::ftruncate(g_shared, static_cast<off_t>(a[0] * kPage)) != 0) return error();
+  const std::string path = "/proc/self/fd/" + std::to_string(g_shared);
+  const int reads = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  void* made = ::mmap(nullptr, a[0] * kPage, PROT_READ, MAP_SHARED, reads, 0);
+  ::close(reads);
+  return answer(made);
+}
+/// The same memory in the same place, so that it can be written.
+std::string map_writable(const Arguments& a) {
+  return answer(::mmap(memory(a[0]), a[1] * kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                       g_shared, 0));
+}
 std::string unmap(const Arguments& a) { return answer(::munmap(memory(a[0]), a[1] * kPage)); }
 std::string remap(const Arguments& a) {
   return answer(::mremap(memory(a[0]), a[1] * kPage, a[2] * kPage, MREMAP_MAYMOVE));
@@ -494,6 +510,8 @@ const std::map<std::string, Command>& commands() {
       {"map_at", map_at},
       {"reserve", map_reserved},
       {"map_shared", map_shared},
+      {"map_read_only", map_read_only},
+      {"map_writable", map_writable},
       {"unmap", unmap},
       {"remap", remap},
       {"move_to", move_to},

@@ -21,13 +21,31 @@ class TargetByKind final : public ForwardingTarget {
   void discard() override {
     if (inner_) inner_->discard();
   }
-  /// Asked before it is known what comes. A container has no use for one.
+  /// Asked before it is known what comes.
   PacketSink* packet_sink() override {
-    if (inner_) return inner_->packet_sink();
-    return vm_ ? vm_->packet_sink() : nullptr;
+    const bool some = (vm_ && vm_->packet_sink() != nullptr) ||
+                      (container_ && container_->packet_sink() != nullptr);
+    return inner_ || some ? &sink_ : nullptr;
   }
 
  private:
+  /// Of whoever it turns out to be, who may have none.
+  class Sink final : public PacketSink {
+   public:
+    explicit Sink(std::unique_ptr<TargetGuest>& guest) : guest_(guest) {}
+    void source_stands() override {
+      if (PacketSink* const sink = guest_->packet_sink()) sink->source_stands();
+    }
+    bool deliver(const GuestFrame& frame) override {
+      PacketSink* const sink = guest_->packet_sink();
+      return sink != nullptr && sink->deliver(frame);
+    }
+
+   private:
+    std::unique_ptr<TargetGuest>& guest_;
+  };
+
+  Sink sink_{inner_};
   std::unique_ptr<TargetGuest> vm_;
   std::unique_ptr<TargetGuest> container_;
 };

@@ -114,6 +114,10 @@ Result<File> open_events(const std::string& path) {
 }
 
 
+// What came for the tree while it stood goes after it, and what still comes here until switches and
+// neighbours have heard the first announcements (0, 50 and 200 ms after its start).
+constexpr std::chrono::milliseconds kTreeForward{250};
+
 /// A process tree: this process hosts it for as long as it is sent.
 int send_tree(const GlobalOptions& global, const SendOptions& options) {
   if (options.detach) {
@@ -128,6 +132,7 @@ int send_tree(const GlobalOptions& global, const SendOptions& options) {
   if (!checked) return fail_report(global, checked.error());
   MigrationRequest request;
   request.options.max_downtime = kTreeDowntime;
+  if (!options.container.link.empty()) request.options.forward = kTreeForward;
   for (const auto& [name, value] : options.migration) {
     static_cast<void>(set_option(request.options, name, value));
   }

@@ -146,6 +146,11 @@ void add_container_target_options(CLI::App& command, ContainerChoice& choice) {
       .add_option("--container-network", choice.network,
                   "Containers: the network namespace they live in here (/run/netns/NAME)")
       ->type_name("FILE");
+  command
+      .add_option("--container-output", choice.output,
+                  "Containers: the file that what they write to pipes is appended to, which "
+                  "others read where they came from (default: it is thrown away)")
+      ->type_name("FILE");
 }
 
 std::vector<std::string> container_arguments(const ContainerChoice& choice) {
@@ -167,6 +172,7 @@ std::vector<std::string> container_arguments(const ContainerChoice& choice) {
   for (const std::string& external : choice.externals) add("--container-external", external);
   add("--container-root", path(choice.root));
   add("--container-network", path(choice.network));
+  add("--container-output", path(choice.output));
   return words;
 }
 
@@ -221,6 +227,7 @@ Result<std::unique_ptr<Arrival>> make_arrival(const AcceptChoice& choice,
     options.root = choice.containers.root;
     options.externals = choice.containers.externals;
     options.network = choice.containers.network;
+    options.output = choice.containers.output;
     options.link = choice.containers.link;
     options.cgroup = vm.name;
     MIGRATE_ASSIGN(options.folder, images_folder(folder));

@@ -27,6 +27,7 @@ struct ContainerChoice {
   // Of a target.
   std::string root;
   std::string network;
+  std::string output;
 };
 /// --criu, --criu-shim, --no-criu-shim, --tcp, --container-link, --container-external.
 void add_container_source_options(CLI::App& command, ContainerChoice& choice);
@@ -34,7 +35,8 @@ void add_container_source_options(CLI::App& command, ContainerChoice& choice);
 void add_container_tracker_option(CLI::App& command, ContainerChoice& choice);
 /// The best one that this host has for process trees.
 [[nodiscard]] TrackerKind best_container_tracker();
-/// As add_container_source_options(), and --container-root, --container-network.
+/// As add_container_source_options(), and --container-root, --container-network,
+/// --container-output.
 void add_container_target_options(CLI::App& command, ContainerChoice& choice);
 /// The same choice as words, with absolute paths, for the process of a session.
 [[nodiscard]] std::vector<std::string> container_arguments(const ContainerChoice& choice);

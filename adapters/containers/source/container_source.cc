@@ -7,6 +7,8 @@
 //                    (rseq); the last collect, and the images leave beside the last pages
 //   resume()         a negative answer: CRIU undoes what it did, and then the group is thawed
 //   release()        the frozen tree is killed, and with it goes what CRIU has left
+#include <fcntl.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +16,7 @@
 #include <vector>
 
 #include "adapters/containers/link_state.hpp"
+#include "adapters/containers/network/leaving_network.hpp"
 #include "adapters/containers/source/container_memory.hpp"
 #include "adapters/containers/source/container_tracker.hpp"
 #include "adapters/containers/source/dump_run.hpp"
@@ -85,11 +88,13 @@ class ContainerSource final : public SourceGuest {
   Status release() override;
   Status first_pages(PageBitmap&) override { return {}; }
   Status release_pages(const RegionId&, PageRange) override { return {}; }
-  PacketSource* waiting_packets() override { return nullptr; }
+  PacketSource* waiting_packets() override { return network_.get(); }
 
  private:
   [[nodiscard]] std::vector<TreeProcess> list_tree() const;
   Status make_tracker();
+  /// What comes for the tree while it stands is kept, where that can be done.
+  Status open_network();
   /// Whoever ends this does not know its owner: nothing lets it run.
   void leave_standing();
   /// CRIU copies what is not memory, and what memory the engine does not move.
@@ -101,6 +106,7 @@ class ContainerSource final : public SourceGuest {
   ContainerMemory memory_;
   std::unique_ptr<PageSource> hashed_pages_;  ///< Of the tracker by hash; else none.
   std::unique_ptr<DirtyTracker> tracker_;
+  std::unique_ptr<LeavingNetwork> network_;  ///< Empty: the link is switched, and nothing kept.
   std::unique_ptr<DumpRun> dump_;
   std::unique_ptr<CgroupThrottle> throttle_;
   std::vector<SpaceOwner> owners_;
@@ -155,8 +161,23 @@ Status ContainerSource::make_tracker() {
 
 Status ContainerSource::set_up() {
   MIGRATE_TRY(make_tracker());
-  if (!options_.link.empty()) MIGRATE_TRY(link_is_up(options_.link));
+  if (!options_.link.empty()) MIGRATE_TRY(open_network());
   return dump_->arm();
+}
+
+Status ContainerSource::open_network() {
+  MIGRATE_TRY(link_is_up(options_.link));
+  const std::string path = proc_path(root_.pid, "ns/net");
+  const Fd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  auto network = LeavingNetwork::open(space.get(), options_.link);
+  if (network) {
+    network_ = *std::move(network);
+    dump_->hold_network(*network_);
+    return {};
+  }
+  log_line(LogLevel::kWarning, "packets that come for the tree while it stands will be lost: " +
+                                   network.error().to_text());
+  return {};
 }
 
 Result<GuestDescription> ContainerSource::describe() {
@@ -171,6 +192,7 @@ Result<GuestDescription> ContainerSource::describe() {
     MIGRATE_ASSIGN(description.regions, pages().regions());
     description.properties.push_back(to_property(tree));
     if (!tree.mounts.empty()) description.properties.push_back(to_property(tree.mounts));
+    if (!tree.outputs.empty()) description.properties.push_back(to_property(tree.outputs));
     return description;
   });
 }
@@ -268,6 +290,8 @@ Status ContainerSource::throttle(std::uint32_t vcpu, double share) {
 
 Status ContainerSource::relinquish() {
   if (options_.link.empty()) return {};
+  // What comes waits here, to be sent after the tree, and nothing of it is answered.
+  if (network_ != nullptr && network_->holds()) return {};
   MIGRATE_TRY(set_link(options_.link, false));
   link_down_ = true;
   return {};
@@ -287,11 +311,19 @@ Status ContainerSource::release() {
   if (!killed) group_->keep();
   throttle_.reset();
   dump_->drop();
+  if (network_ == nullptr || !network_->holds()) return killed;
+  // What has no owner here any more would be answered by a reset.
+  if (Status down = set_link(options_.link, false); !down) {
+    network_->leave_closed();
+    return killed ? std::move(down) : std::move(killed);
+  }
+  network_->end();
   return killed;
 }
 
 void ContainerSource::leave_standing() {
   group_->keep();
+  if (network_ != nullptr) network_->leave_closed();
   if (const Status left = dump_->leave_frozen(); !left) {
     log_line(LogLevel::kError, left.error().to_text());
   }

@@ -134,18 +134,28 @@ Status DumpRun::begin() {
   dump.freeze_cgroup = group_.path();
   dump.tcp = options_.tcp;
   dump.externals = external_words(options_);
-  locks_network_ = has_tcp_sockets(options_.root);
-  if (!locks_network_) dump.network_lock = CriuNetworkLock::kNone;
   if (auto key = external_network(options_.root)) dump.externals.push_back(*std::move(key));
   if (hides_) {
     MIGRATE_TRY(hidden_->set({}));
   } else {
     MIGRATE_ASSIGN(dump.lazy_port, free_port());
   }
-  MIGRATE_ASSIGN(guard_, FreezeGuard::launch(group_.path(), worker_->pid()));
+  MIGRATE_ASSIGN(guard_, FreezeGuard::launch(group_.path(), worker_->pid(),
+                                             network_ != nullptr ? network_->undo() : GateUndo{}));
+  const bool held = settle_network();
+  locks_network_ = !held && has_tcp_sockets(options_.root);
+  if (!locks_network_) dump.network_lock = CriuNetworkLock::kNone;
   MIGRATE_TRY(worker_->begin_dump(dump));
   stage_ = Stage::kBegun;
   return {};
+}
+
+bool DumpRun::settle_network() {
+  if (network_ == nullptr) return false;
+  const Status settled = network_->settle();
+  if (settled) return network_->covers_all();
+  log_line(LogLevel::kWarning, settled.error().to_text());
+  return false;
 }
 
 Result<SteadyTime> DumpRun::stop() {
@@ -167,6 +177,7 @@ Result<SteadyTime> DumpRun::stop_steps() {
       // CRIU would look every 100 ms whether it is frozen.
       MIGRATE_TRY(group_.freeze(true, deadline));
       if (hides_) smaps_.emplace(*hidden_, mappings_, processes_of(options_.root));
+      if (network_ != nullptr && network_->holds()) MIGRATE_TRY(network_->hold());
     }
     if (hook_ == "query-ext-files") {
       MIGRATE_TRY(check_members());
@@ -184,7 +195,8 @@ void DumpRun::learn_mappings() {
 
 /// Packets for a connection that nobody locked would be answered by a reset.
 Status DumpRun::check_sockets() const {
-  if (locks_network_ || !has_tcp_sockets(options_.root)) return {};
+  const bool held = network_ != nullptr && network_->holds();
+  if (locks_network_ || held || !has_tcp_sockets(options_.root)) return {};
   return make_error(ErrorCode::kBusy, "the tree opened its first TCP socket as it was stopped")
       .advise("the tree goes on here; send it again");
 }
@@ -311,6 +323,7 @@ Status DumpRun::end() {
 
 Status DumpRun::give_up() {
   Status all = end();
+  if (network_ != nullptr) network_->go_on();
   Status thawed = group_.freeze(false, Clock::now() + kStopMax);
   if (all && !thawed) all = std::move(thawed);
   forget();

@@ -10,6 +10,7 @@
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/hidden_areas.hpp"
 #include "adapters/containers/criu/ready_breakpoints.hpp"
+#include "adapters/containers/network/leaving_network.hpp"
 #include "adapters/containers/source/dump_folder.hpp"
 #include "adapters/containers/source/freeze_guard.hpp"
 #include "adapters/containers/source/lock_tables.hpp"
@@ -29,6 +30,10 @@ class DumpRun {
   ~DumpRun();
   DumpRun(const DumpRun&) = delete;
   DumpRun& operator=(const DumpRun&) = delete;
+
+  /// What comes for the tree is held by it, from its standing on until it runs here again; it must
+  /// outlive this. Before stop().
+  void hold_network(LeavingNetwork& network) { network_ = &network; }
 
   /// Begins a CRIU, so that this is not part of the downtime, and looks whether it is one to work
   /// with. Nothing where one waits already.
@@ -75,6 +80,8 @@ class DumpRun {
   /// hook_ is one then; that it ended is an error.
   Status next_hook(Deadline deadline);
   Status begin();
+  /// The tree's connections come to an end or to the tree; false where packets will not be held.
+  bool settle_network();
   Result<SteadyTime> stop_steps();
   Status finish_steps();
   /// Only the tree's own processes stand in its group.
@@ -98,6 +105,7 @@ class DumpRun {
   std::optional<HiddenAreas> hidden_;
   SmapsKeeper mappings_;
   std::optional<SmapsReader> smaps_;  ///< From the tree's standing to the end of the dump.
+  LeavingNetwork* network_ = nullptr;
   std::unique_ptr<FreezeGuard> guard_;
   bool locks_network_ = false;  ///< There were sockets when the dump began.
   std::unique_ptr<CriuWorker> worker_;

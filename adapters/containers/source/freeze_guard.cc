@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cerrno>
+#include <vector>
 
 namespace migrate::containers {
 namespace {
@@ -21,10 +22,10 @@ constexpr char kLeaveFrozen = 'c';
 // copy of much shared memory may take until then. After that it is killed.
 constexpr int kCriuEndMs = 120'000;
 
-enum Kept { kWords = 0, kThaw = 1, kCriu = 2, kKept = 3 };
+enum Kept { kWords = 0, kThaw = 1, kCriu = 2, kGate = 3, kKept = 4 };
 
 /// In the child: only what a process forked off one with threads may do.
-[[noreturn]] void guard(const std::array<int, kKept>& given) {
+[[noreturn]] void guard(const std::array<int, kKept>& given, const std::vector<char>& open_gate) {
   ::setsid();
   ::prctl(PR_SET_NAME, "migrate-thaw");
   // Out of the way of the places they are moved to.
@@ -48,13 +49,15 @@ enum Kept { kWords = 0, kThaw = 1, kCriu = 2, kKept = 3 };
     ::syscall(SYS_pidfd_send_signal, kCriu, SIGKILL, nullptr, 0);
     ::poll(&ended, 1, -1);
   }
+  if (!open_gate.empty()) (void)::send(kGate, open_gate.data(), open_gate.size(), 0);
   [[maybe_unused]] const ssize_t thawed = ::write(kThaw, "0", 1);
   ::_exit(0);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<FreezeGuard>> FreezeGuard::launch(const std::string& group, pid_t criu) {
+Result<std::unique_ptr<FreezeGuard>> FreezeGuard::launch(const std::string& group, pid_t criu,
+                                                         const GateUndo& gate) {
   const Fd thaw(::open((group + "/cgroup.freeze").c_str(), O_WRONLY | O_CLOEXEC));
   if (!thaw) {
     return make_errno_error(ErrorCode::kPermission, errno, "cannot thaw the tree's cgroup " + group)
@@ -74,7 +77,9 @@ Result<std::unique_ptr<FreezeGuard>> FreezeGuard::launch(const std::string& grou
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   const pid_t child = ::fork();
   const int error = errno;
-  if (child == 0) guard({theirs.get(), thaw.get(), process.get()});
+  // Without a gate its place is taken by what is there anyway.
+  const int opener = gate.socket >= 0 ? gate.socket : thaw.get();
+  if (child == 0) guard({theirs.get(), thaw.get(), process.get(), opener}, gate.message);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (child < 0) {
     return make_errno_error(ErrorCode::kNoMemory, error, "cannot guard the tree while it stands")

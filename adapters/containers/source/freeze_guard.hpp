@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "adapters/containers/network/link_gate.hpp"
 #include "base/fd.hpp"
 #include "migrate/result.hpp"
 
@@ -13,11 +14,14 @@ namespace migrate::containers {
 
 /// While it lives, the death of this process is followed by the end of CRIU, which without its
 /// client lets go of the tasks as they were, and then by the thaw of the group. After committing()
-/// the group stays frozen: the tree may run elsewhere, and two must not.
+/// the group stays frozen: the tree may run elsewhere, and two must not. So does a gate in front of
+/// its network, which is opened before the thaw.
 class FreezeGuard {
  public:
   /// `group`: the folder of the tree's cgroup. `criu`: the process that traces it from now on.
-  static Result<std::unique_ptr<FreezeGuard>> launch(const std::string& group, pid_t criu);
+  /// `gate`: without a socket there is none.
+  static Result<std::unique_ptr<FreezeGuard>> launch(const std::string& group, pid_t criu,
+                                                     const GateUndo& gate = {});
   /// Sends the process home.
   ~FreezeGuard();
   FreezeGuard(const FreezeGuard&) = delete;

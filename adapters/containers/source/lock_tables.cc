@@ -5,7 +5,6 @@
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
-#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -13,12 +12,11 @@
 #include <cerrno>
 #include <cstring>
 #include <functional>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "adapters/containers/network/network_space.hpp"
 #include "adapters/containers/source/process_tree.hpp"
-#include "base/start_thread.hpp"
 
 namespace migrate::containers {
 namespace {
@@ -159,22 +157,6 @@ Status remove_here(const std::string& name) {
       .advise("remove it: nft delete table inet " + name);
 }
 
-/// In a thread of its own, which alone changes its network namespace.
-Status within(int space, const std::function<Status()>& work) {
-  Status done;
-  std::thread thread;
-  MIGRATE_TRY(start_thread(thread, "net-namespace", [&] {
-    if (::setns(space, CLONE_NEWNET) != 0) {
-      done = make_errno_error(ErrorCode::kPermission, errno,
-                              "the tree's network namespace cannot be entered");
-      return;
-    }
-    done = work();
-  }));
-  thread.join();
-  return done;
-}
-
 }  // namespace
 
 Result<LockTables> LockTables::of_process(pid_t pid) {
@@ -187,7 +169,7 @@ Result<LockTables> LockTables::of_process(pid_t pid) {
 
 Result<std::set<std::string>> LockTables::list() const {
   Result<std::set<std::string>> names = std::set<std::string>();
-  MIGRATE_TRY(within(namespace_.get(), [&]() -> Status {
+  MIGRATE_TRY(in_network(namespace_.get(), [&]() -> Status {
     names = list_here();
     return {};
   }));
@@ -196,7 +178,7 @@ Result<std::set<std::string>> LockTables::list() const {
 
 Status LockTables::remove(const std::set<std::string>& names) const {
   if (names.empty()) return {};
-  return within(namespace_.get(), [&]() -> Status {
+  return in_network(namespace_.get(), [&]() -> Status {
     Status all;
     for (const std::string& name : names) {
       if (Status one = remove_here(name); !one) all = std::move(one);

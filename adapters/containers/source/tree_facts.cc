@@ -1,53 +1,57 @@
 #include "adapters/containers/source/tree_facts.hpp"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
-#include <set>
+#include <cstring>
 #include <sstream>
 #include <utility>
 
 #include "adapters/containers/source/process_tree.hpp"
 #include "adapters/containers/source/tree_mounts.hpp"
+#include "adapters/containers/source/tree_outputs.hpp"
+#include "base/fd.hpp"
 
 namespace migrate::containers {
 namespace {
 
-/// Of its sockets, as "/proc/PID/fd" names them.
-std::set<std::string> socket_numbers(const std::vector<TreeProcess>& tree) {
-  std::set<std::string> numbers;
+/// A socket says by this what it is, whatever network namespace it belongs to.
+bool is_tcp(const std::string& path) {
+  char name[32];
+  const ssize_t got = ::getxattr(path.c_str(), "system.sockprotoname", name, sizeof(name));
+  if (got <= 0) return false;
+  const std::string_view text(name, ::strnlen(name, static_cast<std::size_t>(got)));
+  return text == "TCP" || text == "TCPv6" || text == "MPTCP" || text == "MPTCPv6";
+}
+
+/// Calls `take(process, fd)` for the tree's TCP sockets until it says true, and says whether it
+/// has.
+template <typename Take>
+bool any_tcp_socket(const std::vector<TreeProcess>& tree, Take take) {
   for (const TreeProcess& process : tree) {
     for (const int fd : numbers_in(proc_path(process.pid, "fd"))) {
-      const std::string target = read_link(proc_path(process.pid, "fd/" + std::to_string(fd)));
-      if (!target.starts_with("socket:[")) continue;
-      numbers.insert(target.substr(8, target.size() - 9));
+      const std::string path = proc_path(process.pid, "fd/" + std::to_string(fd));
+      if (read_link(path).starts_with("socket:[") && is_tcp(path) && take(process.pid, fd)) {
+        return true;
+      }
     }
   }
-  return numbers;
-}
-
-/// A line of /proc/PID/net/tcp: number, local, remote, state, ..., socket as the tenth.
-bool has_socket_in(const std::string& text, const std::set<std::string>& sockets,
-                   std::string_view state) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields(line);
-    std::string field[10];
-    for (std::string& one : field) fields >> one;
-    if ((state.empty() || field[3] == state) && sockets.contains(field[9])) return true;
-  }
   return false;
 }
 
-/// `state` as in /proc/PID/net/tcp; empty: any.
-bool has_tcp(pid_t root, const std::vector<TreeProcess>& tree, std::string_view state) {
-  const std::set<std::string> sockets = socket_numbers(tree);
-  if (sockets.empty()) return false;
-  for (const char* table : {"net/tcp", "net/tcp6"}) {
-    const auto text = read_proc(proc_path(root, table));
-    if (text && has_socket_in(*text, sockets, state)) return true;
-  }
-  return false;
+/// What cannot be asked counts as connected: its connection is then taken care of.
+bool is_connected(pid_t pid, int fd) {
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  const Fd socket(static_cast<int>(::syscall(SYS_pidfd_getfd, process.get(), fd, 0)));
+  tcp_info info{};
+  socklen_t size = sizeof(info);
+  if (!socket || ::getsockopt(socket.get(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return true;
+  return info.tcpi_state == TCP_ESTABLISHED;
 }
 
 /// The path of `pid` in version 1's hierarchy with `controller`; empty without.
@@ -80,11 +84,11 @@ std::string mount_of(const std::string& controller) {
   return {};
 }
 
-constexpr std::string_view kEstablished = "01";
-
 }  // namespace
 
-bool has_tcp_sockets(pid_t root) { return has_tcp(root, list_descendants(root), {}); }
+bool has_tcp_sockets(pid_t root) {
+  return any_tcp_socket(list_descendants(root), [](pid_t, int) { return true; });
+}
 
 bool has_own_namespace(pid_t pid, const std::string& kind) {
   const std::string theirs = read_link(proc_path(pid, "ns/" + kind));
@@ -111,8 +115,8 @@ Result<TreeDescription> describe_tree(const ContainerSourceOptions& options,
   description.mount_namespace = has_own_namespace(options.root, "mnt");
   description.network_namespace = has_own_namespace(options.root, "net");
   description.mounts = external_mounts(options);
-  description.tcp =
-      options.tcp == ContainerTcp::kEstablished && has_tcp(options.root, tree, kEstablished);
+  description.outputs = outputs_of(tree);
+  description.tcp = options.tcp == ContainerTcp::kEstablished && any_tcp_socket(tree, is_connected);
   for (const TreeProcess& process : tree) {
     const auto threads = thread_numbers_in_tree(process.pid);
     description.pids.insert(description.pids.end(), threads.begin(), threads.end());

@@ -17,7 +17,7 @@ namespace migrate::containers {
 [[nodiscard]] bool has_own_namespace(pid_t pid, const std::string& kind);
 /// CRIU's --external for the tree's network namespace, where it has its own.
 [[nodiscard]] std::optional<std::string> external_network(pid_t root);
-/// Whether the tree has TCP sockets, listening ones among them, now.
+/// Whether the tree has TCP sockets, listening ones among them, in whatever network namespace, now.
 [[nodiscard]] bool has_tcp_sockets(pid_t root);
 /// Of the tree as it is now.
 [[nodiscard]] Result<TreeDescription> describe_tree(const ContainerSourceOptions& options,

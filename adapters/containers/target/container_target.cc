@@ -6,6 +6,8 @@
 #include <cerrno>
 #include <chrono>
 
+#include "adapters/containers/network/arriving_network.hpp"
+#include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/restore_run.hpp"
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/target/target_checks.hpp"
@@ -22,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kGroupTime{10};
 constexpr std::chrono::seconds kAskTime{30};
 
-class Target final : public ContainerTarget {
+class Target final : public ContainerTarget, private PacketSink {
  public:
   Target(ContainerTargetOptions options, std::unique_ptr<StagedMemory> staging)
       : options_(std::move(options)), staging_(std::move(staging)) {}
@@ -41,7 +43,11 @@ class Target final : public ContainerTarget {
   void discard() override;
   std::vector<FaultSource> fault_sources() override { return {}; }
   [[nodiscard]] std::vector<int> vcpu_threads() override { return {}; }
-  PacketSink* packet_sink() override { return nullptr; }
+  PacketSink* packet_sink() override { return options_.link.empty() ? nullptr : this; }
+  void source_stands() override {}
+  bool deliver(const GuestFrame& frame) override {
+    return network_ != nullptr && network_->deliver(frame);
+  }
 
   [[nodiscard]] pid_t root_pid() const override { return root_; }
   [[nodiscard]] int ended_fd() const override { return ended_.get(); }
@@ -54,16 +60,21 @@ class Target final : public ContainerTarget {
   }
 
  private:
+  void open_network();
   Status make_run();
+  void read_outputs(std::vector<Fd> pipes);
   void reap() noexcept;
 
   const ContainerTargetOptions options_;
   std::string name_;
   TreeDescription tree_;
   std::unique_ptr<StagedMemory> staging_;
+  std::unique_ptr<ArrivingNetwork> network_;  ///< Empty: the link is put up, and nothing kept.
   std::unique_ptr<TreeCgroup> group_;
   std::unique_ptr<RestoreRun> run_;  // Uses all of the above.
   std::unique_ptr<LazyFill> fill_;   // Of the tree that runs.
+  Fd output_file_;
+  std::unique_ptr<OutputReader> outputs_;
   std::atomic<bool> complete_{false};
   std::atomic<bool> killed_{false};
   pid_t root_ = 0;
@@ -97,8 +108,23 @@ Status Target::prepare(const GuestDescription& description) {
   MIGRATE_ASSIGN(const auto worker, CriuWorker::launch(launch));
   MIGRATE_ASSIGN(const CriuVersion version, worker->version(Clock::now() + kAskTime));
   MIGRATE_TRY(check_tree_fits(tree_, options_, {version, machine_name()}));
+  MIGRATE_ASSIGN(output_file_, open_output(options_.output));
   MIGRATE_TRY(staging_->update_regions({description.regions, {}}));
+  open_network();
   return make_run();
+}
+
+/// From now on nothing gets to the tree's network or out of it.
+void Target::open_network() {
+  if (options_.link.empty()) return;
+  auto network = ArrivingNetwork::open(options_.link, options_.network);
+  if (network) {
+    network_ = *std::move(network);
+    return;
+  }
+  log_line(LogLevel::kWarning,
+           "what the tree's connections send while they are restored is lost: " +
+               network.error().to_text());
 }
 
 Status Target::make_run() {
@@ -106,7 +132,7 @@ Status Target::make_run() {
   if (group_ == nullptr) {
     MIGRATE_ASSIGN(group_, TreeCgroup::create(name_));
   }
-  MIGRATE_ASSIGN(run_, RestoreRun::prepare(options_, *group_));
+  MIGRATE_ASSIGN(run_, RestoreRun::prepare(options_, *group_, network_.get()));
   return {};
 }
 
@@ -131,6 +157,7 @@ Status Target::start(RunState state) {
   root_ = run_->root();
   ended_.reset(static_cast<int>(::syscall(SYS_pidfd_open, root_, 0)));
   fill_ = run_->take_fill();
+  read_outputs(run_->take_outputs());
   run_.reset();
   if (ended_) return {};
   Error lost =
@@ -138,6 +165,17 @@ Status Target::start(RunState state) {
   // Nobody here would know of it, and its source may be told to run it again.
   if (const Status killed = kill(); !killed) log_line(LogLevel::kError, killed.error().to_text());
   return lost;
+}
+
+/// It runs whether that can be done or not.
+void Target::read_outputs(std::vector<Fd> pipes) {
+  if (pipes.empty()) return;
+  auto reader = OutputReader::begin(std::move(pipes), std::move(output_file_));
+  if (reader) {
+    outputs_ = *std::move(reader);
+  } else {
+    log_line(LogLevel::kError, reader.error().to_text());
+  }
 }
 
 void Target::discard() {
@@ -148,6 +186,7 @@ void Target::discard() {
     }
   }
   group_.reset();
+  network_.reset();
   // Mapped still: the engine may have it registered to the end.
   staging_->drop_content();
 }

@@ -6,10 +6,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 
 #include "adapters/containers/link_state.hpp"
+#include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/target_checks.hpp"
 #include "adapters/containers/target/target_mounts.hpp"
 #include "base/log.hpp"
@@ -28,6 +30,8 @@ constexpr std::chrono::seconds kRestoreTime{60};
 constexpr std::chrono::seconds kKillTime{10};
 /// The number under which CRIU finds the network namespace.
 constexpr int kNetworkNumber = 100;
+/// From there on, those of pipes for what the tree writes.
+constexpr int kFirstOutput = 101;
 
 int write_text(const std::string& path, const std::string& text) {
   const Fd fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -40,8 +44,9 @@ std::string parent_of(const std::string& path) { return path.substr(0, path.rfin
 }  // namespace
 
 Result<std::unique_ptr<RestoreRun>> RestoreRun::prepare(const ContainerTargetOptions& options,
-                                                        TreeCgroup& group) {
-  std::unique_ptr<RestoreRun> run(new RestoreRun(options, group));
+                                                        TreeCgroup& group,
+                                                        ArrivingNetwork* network) {
+  std::unique_ptr<RestoreRun> run(new RestoreRun(options, group, network));
   MIGRATE_ASSIGN(run->images_, RestoreFolder::create(options.folder));
   MIGRATE_ASSIGN(run->fill_, LazyFill::launch());
   MIGRATE_TRY(run->launch());
@@ -60,6 +65,12 @@ Status RestoreRun::launch() {
           .advise("ip netns add NAME");
     }
     launch.descriptors.emplace_back(network_.get(), kNetworkNumber);
+  }
+  MIGRATE_ASSIGN(OutputPipes outputs, make_output_pipes());
+  outputs_ = std::move(outputs.read_ends);
+  for (std::size_t i = 0; i < outputs.write_ends.size(); ++i) {
+    launch.descriptors.emplace_back(outputs.write_ends[i].get(),
+                                    kFirstOutput + static_cast<int>(i));
   }
   MIGRATE_ASSIGN(worker_, CriuWorker::launch(launch));
   const Deadline deadline = Clock::now() + kAskTime;
@@ -96,6 +107,7 @@ Status RestoreRun::load(StateReader& reader, StagedMemory& staging, const TreeDe
   plan.fill.events_fd = events.get();
   MIGRATE_TRY(fill_->begin(plan.fill, staging, images_->path()));
   MIGRATE_TRY(mount_root());
+  if (arriving_ != nullptr) arriving_->begin();
   MIGRATE_TRY(begin(tree));
   MIGRATE_TRY(run_to_hold());
   MIGRATE_TRY(fill_->wait_for_processes(Clock::now() + kAskTime));
@@ -150,6 +162,11 @@ Status RestoreRun::begin(const TreeDescription& tree) {
     }
   }
   if (network_) restore.inherited.emplace_back(kNetworkNumber, std::string(kNetworkKey));
+  outputs_.resize(std::min(outputs_.size(), tree.outputs.size()));
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    restore.inherited.emplace_back(kFirstOutput + static_cast<int>(i),
+                                   "pipe:[" + std::to_string(tree.outputs[i]) + "]");
+  }
   return worker_->begin_restore(restore);
 }
 
@@ -205,7 +222,7 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
       return worker_->failure("CRIU did not start the restored tree");
     }
     at_hook_ = true;
-    if (event.hook == "network-unlock" && !options_.link.empty()) {
+    if (event.hook == "network-unlock" && !options_.link.empty() && arriving_ == nullptr) {
       MIGRATE_TRY(set_link(options_.link, true));
       link_up_ = true;
     }
@@ -216,7 +233,8 @@ Status RestoreRun::run_to_end(RunState state, bool complete, bool& may_run) {
 /// The last moment at which nothing has run.
 Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   // CRIU tells of the network only where it locked it.
-  if (!options_.link.empty() && !link_up_) MIGRATE_TRY(set_link(options_.link, true));
+  const bool put_up = !options_.link.empty() && !link_up_ && arriving_ == nullptr;
+  if (put_up) MIGRATE_TRY(set_link(options_.link, true));
   if (state == RunState::kPaused) {
     // CRIU holds them all; once it lets go they stand in the freezer.
     MIGRATE_TRY(let_worker_out());
@@ -224,6 +242,8 @@ Status RestoreRun::before_resume(RunState state, bool complete, bool& may_run) {
   }
   if (complete) MIGRATE_TRY(fill_->memory_complete());
   MIGRATE_TRY(fill_->started());
+  // Last: what has left cannot be taken back.
+  if (arriving_ != nullptr) MIGRATE_TRY(arriving_->release());
   may_run = true;
   return {};
 }

@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "adapters/containers/criu/criu_worker.hpp"
 #include "adapters/containers/criu/ready_breakpoints.hpp"
+#include "adapters/containers/network/arriving_network.hpp"
 #include "adapters/containers/target/lazy_fill.hpp"
 #include "adapters/containers/target/restore_folder.hpp"
 #include "adapters/containers/target/restore_plan.hpp"
@@ -22,9 +24,10 @@ namespace migrate::containers {
 class RestoreRun {
  public:
   /// Starts CRIU in `group` and the filler, and asks CRIU what it can do, which warms it: nothing
-  /// of that is left for the downtime. `options` and `group` must live as long as this.
+  /// of that is left for the downtime. `options`, `group` and `network` must live as long as
+  /// this. Without `network` the link is put up when CRIU unlocks it.
   static Result<std::unique_ptr<RestoreRun>> prepare(const ContainerTargetOptions& options,
-                                                     TreeCgroup& group);
+                                                     TreeCgroup& group, ArrivingNetwork* network);
   /// Unless started(): all of the tree is killed, and nothing of it is left.
   ~RestoreRun();
   RestoreRun(const RestoreRun&) = delete;
@@ -44,10 +47,12 @@ class RestoreRun {
   [[nodiscard]] LazyFill& fill() { return *fill_; }
   /// Once started.
   [[nodiscard]] std::unique_ptr<LazyFill> take_fill() { return std::move(fill_); }
+  /// The pipes that the tree writes to and that are to be read here.
+  [[nodiscard]] std::vector<Fd> take_outputs() { return std::move(outputs_); }
 
  private:
-  RestoreRun(const ContainerTargetOptions& options, TreeCgroup& group)
-      : options_(options), group_(group) {}
+  RestoreRun(const ContainerTargetOptions& options, TreeCgroup& group, ArrivingNetwork* network)
+      : options_(options), group_(group), arriving_(network) {}
   Status launch();
   Status mount_root();
   Status mount_empty_folder();
@@ -61,9 +66,11 @@ class RestoreRun {
   const ContainerTargetOptions& options_;
   TreeCgroup& group_;
   const Fd breakpoints_ = keep_breakpoints_ready();
+  ArrivingNetwork* const arriving_;
   std::unique_ptr<RestoreFolder> images_;
   std::unique_ptr<LazyFill> fill_;
   Fd network_;
+  std::vector<Fd> outputs_;  ///< To read from; the first so many are the tree's.
   std::unique_ptr<CriuWorker> worker_;
   CriuVersion version_;
   std::string mounted_root_;

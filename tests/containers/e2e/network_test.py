@@ -9,7 +9,7 @@ import threading
 import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
-from migrations import FAILED, Migrations, wait_for
+from migrations import FAILED, PATIENT, Migrations, wait_for
 import proxy
 import servers
 from broken_link_test import BEFORE_COMMIT
@@ -75,7 +75,7 @@ class Network(Migrations):
                            "--ask-window", "1s")
         link = self.proxy(target.address)
         gate = link.gate(*BEFORE_COMMIT["Ready"])
-        sender = self.send(guest, link.address, *words, "--reconnect", "0s")
+        sender = self.send(guest, link.address, *words, *PATIENT, "--reconnect", "0s")
         gate.wait()
         link.cut()
         gate.drop()
@@ -139,7 +139,7 @@ class Network(Migrations):
         writer.terminate()
         self.assertEqual(writer.wait(), 0, writer.stderr.read())
         with open(out, encoding="ascii") as file:
-            count = int(file.read())
+            count = int(file.read().split()[0])
         wrong = subprocess.run([*self.bed.net.inside("client"), sys.executable, "-B", _WRITER, "check",
                                 testbed.GUEST_IP, str(PORT), str(count)], capture_output=True, text=True, check=True)
         self.assertGreater(count, 400)

@@ -1,12 +1,14 @@
 """Writes to a redis one number after the other, and remembers what was acknowledged.
 
-    redis_writer.py write ADDRESS PORT OUT      until SIGTERM; OUT then holds the count of acknowledged writes
+    redis_writer.py write ADDRESS PORT OUT      until SIGTERM; OUT then holds the count of acknowledged writes, and the
+                                                longest wait for one in microseconds since SIGUSR1 or the start
     redis_writer.py check ADDRESS PORT COUNT    says how many of those it has not as they were written
 """
 
 import signal
 import socket
 import sys
+import time
 
 _BATCH = 200
 
@@ -27,8 +29,23 @@ def _command(*words):
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
 
 
+class _Waits:
+    def __init__(self):
+        self.longest = 0
+        self._since = time.monotonic_ns()
+
+    def answered(self):
+        now = time.monotonic_ns()
+        self.longest, self._since = max(self.longest, now - self._since), now
+
+    def forget(self, *_):
+        self.longest = 0
+
+
 def _write(link, answers, out):
     acknowledged = 0
+    waits = _Waits()
+    signal.signal(signal.SIGUSR1, waits.forget)
     try:
         with open(out, "w", encoding="ascii") as file:
             file.write("started")
@@ -38,10 +55,11 @@ def _write(link, answers, out):
             if answer != b"+OK\r\n":
                 raise ConnectionError(f"write {acknowledged} was answered {answer!r}")
             acknowledged += 1
+            waits.answered()
     except _Ended:
         pass
     with open(out, "w", encoding="ascii") as file:
-        file.write(str(acknowledged))
+        file.write(f"{acknowledged} {waits.longest // 1000}")
 
 
 def _check(link, answers, count):

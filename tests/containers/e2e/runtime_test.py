@@ -5,9 +5,10 @@ import stat
 import unittest
 
 # It says where the others are. pylint: disable=wrong-import-order
-from migrations import NAME, REFUSED, Migrations, wait_for
+from migrations import DONE, NAME, REFUSED, Migrations, wait_for
 import runtimes
-from hosts import LINK, PORT, testbed
+from guests import Program
+from hosts import LINK, PORT, program, testbed
 
 # A file that is mounted there from outside, at each host another one.
 _PLACE = "/etc/place"
@@ -74,6 +75,39 @@ class Namespaces(Containers):
         self.move_on(guest, self.a, *self.receiving(self.a, root, "named"))
         self.assertEqual((self.place(guest), self.mounts(guest)), ("a", before))
         self.assert_goes_on(guest)
+
+
+class Outputs(Migrations):
+    def numbers(self, path):
+        if not os.path.exists(path):
+            return []
+        with open(path, encoding="ascii") as file:
+            return [int(line) for line in file if line.endswith("\n")]
+
+    def test_APipeThatIsReadOutsideIsReadAtTheTarget(self):
+        at_source, at_target = (self.scratch.new_file(name) for name in ("source", "target"))
+        script = "import itertools, time; [(print(n, flush=True), time.sleep(0.002)) for n in itertools.count()]"
+        shell = f'setsid {program("python3")} -S -c "{script}" </dev/null 2>/dev/null | cat >{at_source}'
+        guest = Program(self.a, "sh", "-c", shell)
+        wait_for(lambda: len(self.numbers(at_source)) > 100, "its output")
+        guest.pid = next(pid for pid in self.a.all_pids() if self.writes_to_pipe(pid))
+        target = self.recv("--container-output", at_target)
+        self.ended(self.send(guest, target.address), DONE)
+        wait_for(lambda: len(self.numbers(at_target)) > 500, "its output at the target")
+        here, there = self.numbers(at_source), self.numbers(at_target)
+        self.assertEqual(here, list(range(len(here))))
+        self.assertEqual(there, list(range(there[0], there[0] + len(there))))
+        # What stood in the pipe may have been read at both.
+        self.assertLessEqual(there[0], here[-1] + 1)
+        self.b.json("stop", NAME)
+
+    def writes_to_pipe(self, pid):
+        try:
+            with open(self.a.proc(pid, "comm"), encoding="utf-8") as file:
+                shell = file.read().strip() in ("sh", "cat", "setsid", "container_host")
+            return not shell and os.readlink(self.a.proc(pid, "fd/1")).startswith("pipe:")
+        except OSError:
+            return False
 
 
 class Runtimes(Containers):

@@ -125,7 +125,8 @@ class TargetFailures(HeldMigrations):
 
 
 for _name, _hook in _HOOKS.items():
-    setattr(TargetFailures, f"test_ACriuKilledAt{_name}LeavesTheGuest", lambda self, hook=_hook: self.kill_criu_at(hook))
+    setattr(TargetFailures, f"test_ACriuKilledAt{_name}LeavesTheGuest",
+            lambda self, hook=_hook: self.kill_criu_at(hook))
 
 
 if __name__ == "__main__":

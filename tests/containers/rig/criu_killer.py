@@ -1,5 +1,5 @@
-"""A CRIU that is killed at one of its hooks, as its caller sees it: `criu_killer.py REAL HOOK swrk FD`. Any other call is
-the real program's."""
+"""A CRIU that is killed at one of its hooks, as its caller sees it: `criu_killer.py REAL HOOK swrk FD`. Any other call
+is the real program's."""
 
 import array
 import ctypes
