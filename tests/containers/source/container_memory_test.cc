@@ -135,7 +135,8 @@ TEST_F(ContainerMemoryTest, CopyIsWhatTheTreeHasAfterTheLastCollect) {
     ASSERT_TRUE(group) << group.error().to_text();
     bool stands = false;
     ContainerMemory memory([&] { return list_descendants(tree.root()); });
-    ContainerTracker tracker(memory, TrackerKind::kProcessWriteProtect, [&] { return stands; });
+    ContainerTracker tracker(
+        memory, TrackerKind::kProcessWriteProtect, [&] { return stands; }, [] {});
     const Status started = tracker.start();
     if (!started && started.error().code == ErrorCode::kUnsupported) {
       GTEST_SKIP() << started.error().to_text();
