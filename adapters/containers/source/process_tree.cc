@@ -146,6 +146,7 @@ ProcessFacts parse_process_facts(std::string_view status) {
   const auto uids = numbers<uid_t>(line_after(status, "Uid"));
   for (std::size_t i = 0; i < uids.size() && i < facts.uids.size(); ++i) facts.uids[i] = uids[i];
   facts.locked_kb = kilobytes(status, "VmLck");
+  facts.resident_kb = kilobytes(status, "VmRSS");
   facts.shared_kb = kilobytes(status, "RssShmem");
   facts.hugetlb_kb = kilobytes(status, "HugetlbPages");
   return facts;

@@ -34,13 +34,14 @@ struct TreeProcess {
 
 /// What /proc/PID/status tells beside.
 struct ProcessFacts {
-  std::vector<pid_t> pids;       ///< NSpid: by namespace, the outermost first.
-  std::vector<pid_t> sessions;   ///< NSsid, likewise.
-  pid_t tracer = 0;              ///< Who ptraces it; 0 for nobody.
-  std::array<uid_t, 4> uids{};   ///< Real, effective, saved, of file access.
-  std::uint64_t locked_kb = 0;   ///< VmLck.
-  std::uint64_t shared_kb = 0;   ///< RssShmem.
-  std::uint64_t hugetlb_kb = 0;  ///< HugetlbPages.
+  std::vector<pid_t> pids;        ///< NSpid: by namespace, the outermost first.
+  std::vector<pid_t> sessions;    ///< NSsid, likewise.
+  pid_t tracer = 0;               ///< Who ptraces it; 0 for nobody.
+  std::array<uid_t, 4> uids{};    ///< Real, effective, saved, of file access.
+  std::uint64_t resident_kb = 0;  ///< VmRSS.
+  std::uint64_t locked_kb = 0;    ///< VmLck.
+  std::uint64_t shared_kb = 0;    ///< RssShmem.
+  std::uint64_t hugetlb_kb = 0;   ///< HugetlbPages.
 };
 [[nodiscard]] ProcessFacts parse_process_facts(std::string_view status);
 /// kNotFound once it is gone.

@@ -12,6 +12,7 @@
 #include "adapters/containers/target/staged_memory.hpp"
 #include "adapters/containers/target/target_checks.hpp"
 #include "adapters/containers/target/target_mounts.hpp"
+#include "base/guarded.hpp"
 #include "base/log.hpp"
 #include "migrate/containers.hpp"
 
@@ -30,9 +31,13 @@ class Target final : public ContainerTarget, private PacketSink {
       : options_(std::move(options)), staging_(std::move(staging)) {}
   ~Target() override;
 
-  Status prepare(const GuestDescription& description) override;
+  Status prepare(const GuestDescription& description) override {
+    return guarded([&] { return prepare_here(description); });
+  }
   PageSink& pages() override { return *staging_; }
-  Status load_state(StateReader& reader) override;
+  Status load_state(StateReader& reader) override {
+    return guarded([&] { return load(reader); });
+  }
   Result<std::chrono::nanoseconds> rehearse_load() override {
     return make_error(ErrorCode::kUnsupported, "restoring a process tree cannot be rehearsed");
   }
@@ -53,14 +58,22 @@ class Target final : public ContainerTarget, private PacketSink {
   [[nodiscard]] int ended_fd() const override { return ended_.get(); }
   void memory_complete() override;
   [[nodiscard]] bool has_all_memory() const override;
-  Status kill() override;
-  Status freeze(bool frozen) override;
+  Status kill() override {
+    return guarded([&] { return kill_tree(); });
+  }
+  Status freeze(bool frozen) override {
+    return guarded([&] { return freeze_tree(frozen); });
+  }
   [[nodiscard]] std::vector<std::string> externals_to_leave() const override {
     return words_to_leave(tree_.mounts, options_.externals);
   }
 
  private:
   void open_network();
+  Status prepare_here(const GuestDescription& description);
+  Status load(StateReader& reader);
+  Status kill_tree();
+  Status freeze_tree(bool frozen);
   Status make_run();
   void read_outputs(std::vector<Fd> pipes);
   void reap() noexcept;
@@ -93,7 +106,7 @@ Target::~Target() {
   if (!left || !left->empty()) group_->keep();
 }
 
-Status Target::prepare(const GuestDescription& description) {
+Status Target::prepare_here(const GuestDescription& description) {
   if (description.kind != GuestKind::kContainer) {
     return make_error(ErrorCode::kIncompatible, "the guest is a virtual machine")
         .advise("receive it with the program that runs virtual machines here");
@@ -136,10 +149,10 @@ Status Target::make_run() {
   return {};
 }
 
-Status Target::load_state(StateReader& reader) {
+Status Target::load(StateReader& reader) {
   // After an attempt that failed: a CRIU restores once.
   if (run_ == nullptr || run_->loaded()) MIGRATE_TRY(make_run());
-  Status loaded = run_->load(reader, *staging_, tree_);
+  Status loaded = guarded([&] { return run_->load(reader, *staging_, tree_); });
   if (!loaded) run_.reset();
   return loaded;
 }
@@ -203,7 +216,7 @@ bool Target::has_all_memory() const {
   return killed_ || (fill_ != nullptr && (fill_->filled() || fill_->lost()));
 }
 
-Status Target::kill() {
+Status Target::kill_tree() {
   if (group_ == nullptr) return {};
   MIGRATE_TRY(group_->kill(Clock::now() + kGroupTime));
   killed_ = true;
@@ -218,7 +231,7 @@ void Target::reap() noexcept {
   ::waitid(P_PIDFD, static_cast<id_t>(ended_.get()), &info, WEXITED | WNOHANG);
 }
 
-Status Target::freeze(bool frozen) {
+Status Target::freeze_tree(bool frozen) {
   if (group_ == nullptr) return make_error(ErrorCode::kNotFound, "there is no tree");
   return group_->freeze(frozen, Clock::now() + kGroupTime);
 }

@@ -22,17 +22,37 @@ Error missing(pid_t pid, const ImageArea& area, std::uint64_t begin, std::uint64
       .advise("the tree goes on at the source; send again, and report it if it happens twice");
 }
 
-/// From `begin` on, how far the images have the pages; `begin` itself where they have not.
-std::uint64_t present_until(std::span<const ImagePages> pages, std::uint64_t begin,
-                            std::uint64_t end) {
+struct AddressRange {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+
+/// What a restore finds in the images: ascending, none of them touching the next. A process has as
+/// many gaps as guard areas, which may be thousands.
+std::vector<AddressRange> present_ranges(std::span<const ImagePages> pages) {
+  std::vector<AddressRange> ranges;
   for (const ImagePages& run : pages) {
-    const std::uint64_t run_end = run.address + run.pages * kPageSize;
     // What could be lazy a lazy restore leaves out, even where the images have it.
-    if (!run.present || run.lazy || run.address > begin || run_end <= begin) continue;
-    begin = run_end;
-    if (begin >= end) return end;
+    if (!run.present || run.lazy) continue;
+    ranges.push_back({run.address, run.address + run.pages * kPageSize});
   }
-  return begin;
+  std::ranges::sort(ranges, {}, &AddressRange::begin);
+  std::vector<AddressRange> joined;
+  for (const AddressRange& range : ranges) {
+    if (joined.empty() || joined.back().end < range.begin) {
+      joined.push_back(range);
+    } else {
+      joined.back().end = std::max(joined.back().end, range.end);
+    }
+  }
+  return joined;
+}
+
+/// Whether all of [begin, end) is in one of them.
+bool covered(std::span<const AddressRange> ranges, std::uint64_t begin, std::uint64_t end) {
+  const auto first = std::ranges::partition_point(
+      ranges, [begin](const AddressRange& range) { return range.end <= begin; });
+  return first != ranges.end() && first->begin <= begin && first->end >= end;
 }
 
 Result<std::vector<std::byte>> needed(const RestoreFolder& images, const std::string& name) {
@@ -66,6 +86,7 @@ void add_empty(std::span<const EmptyArea> empty, std::uint32_t space,
 
 Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const ImagePages> pages,
                     std::span<const StagedRegion> regions, FillPlan& plan) {
+  const std::vector<AddressRange> present = present_ranges(pages);
   for (const ImageArea& area : areas) {
     if (!area.lazy) continue;
     std::uint64_t at = area.begin;
@@ -77,7 +98,7 @@ Status plan_process(pid_t pid, std::span<const ImageArea> areas, std::span<const
       const std::uint64_t begin = more ? region->region.range.first.number * kPageSize : area.end;
       if (begin > at) {
         const std::uint64_t gap_end = std::min(begin, area.end);
-        if (present_until(pages, at, gap_end) < gap_end) return missing(pid, area, at, gap_end);
+        if (!covered(present, at, gap_end)) return missing(pid, area, at, gap_end);
         at = gap_end;
         continue;
       }
@@ -119,7 +140,6 @@ Result<RestorePlan> plan_restore(const RestoreFolder& images, const RestoreFolde
       while (last != all.end() && last->region.id.space == space->second) ++last;
       own = {first, last};
     }
-    std::ranges::sort(pages, {}, &ImagePages::address);
     MIGRATE_TRY(plan_process(process.pid, areas, pages, own, plan.fill));
     plan.fill.pids.push_back(process.pid);
   }

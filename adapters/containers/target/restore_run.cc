@@ -14,6 +14,7 @@
 #include "adapters/containers/target/output_pipes.hpp"
 #include "adapters/containers/target/target_checks.hpp"
 #include "adapters/containers/target/target_mounts.hpp"
+#include "base/guarded.hpp"
 #include "base/log.hpp"
 
 namespace migrate::containers {
@@ -198,7 +199,7 @@ Status RestoreRun::let_worker_out() {
 
 Status RestoreRun::start(RunState state, bool complete) {
   bool may_run = false;
-  Status ran = run_to_end(state, complete, may_run);
+  Status ran = guarded([&] { return run_to_end(state, complete, may_run); });
   if (ran) {
     started_ = true;
     return {};

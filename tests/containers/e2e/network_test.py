@@ -67,9 +67,8 @@ class Network(Migrations):
         self.addCleanup(made[0].close)
         return made[0]
 
-    def test_AConnectionGoesOnAtTheSourceWhenTheMigrationFails(self):
-        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
-        client = self.client("ping", testbed.GUEST_IP, PORT)
+    def fail_to_move(self, guest):
+        """A link that is cut when the target is ready: the last moment before COMMIT."""
         words = ("--container-link", LINK)
         target = self.recv(*words, "--container-network", self.bed.guest_network(self.b), "--lease", "2s",
                            "--ask-window", "1s")
@@ -81,6 +80,11 @@ class Network(Migrations):
         gate.drop()
         self.refusal(sender, codes=(FAILED,))
         self.ended(target, FAILED)
+
+    def test_AConnectionGoesOnAtTheSourceWhenTheMigrationFails(self):
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        self.fail_to_move(guest)
         self.assert_goes_on(guest)
         since = guest.loops()
         wait_for(lambda: guest.loops() > since + 500, "some time afterwards")
@@ -89,6 +93,17 @@ class Network(Migrations):
         # The last ones were after the failure, or it would have waited all the while.
         self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
         self.assert_nothing_of_criu()
+        self.assert_nothing_held()
+
+    def assert_nothing_held(self):
+        """No filter of packets is left at either host, and the target's port is as it was."""
+        for host in (self.bed.a, self.bed.b):
+            inside = os.path.basename(self.bed.guest_network(host))
+            for space, link in ((inside, "eth0"), (self.bed.net.namespace(host.name), LINK)):
+                for words in (("qdisc", "show", "dev", link, "clsact"), ("filter", "show", "dev", link, "ingress")):
+                    shown = subprocess.run(["ip", "netns", "exec", space, "tc", *words], capture_output=True, text=True,
+                                           check=False)
+                    self.assertEqual(shown.stdout, "", f"{space} {link}")
 
     def assert_nothing_of_criu(self):
         """Its lock on the guest's network at the source."""
@@ -120,6 +135,50 @@ class Network(Migrations):
         seen = client.end()
         self.assertEqual((seen["failures"], seen["wrong"], seen["fault"]), (0, 0, ""))
         self.assertGreater(seen["requests"], 100)
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+        self.assert_nothing_held()
+
+    def test_NginxIsReachedAnewAllTheWhile(self):
+        """A connection for each request: none is refused, reset, or half made at one host and half at the other."""
+        guest, file = servers.nginx(self.bed)
+        client = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", file, "--clients", 20,
+                             "--pause-ms", 20, "--each-anew", 1)
+        self.move_with_link(guest)
+        seen = client.end()
+        self.assertEqual((seen["failures"], seen["wrong"], seen["fault"]), (0, 0, ""))
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+
+    def test_NginxServesOnAtTheSourceWhenTheMigrationFails(self):
+        guest, file = servers.nginx(self.bed)
+        client = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", file, "--clients", 50,
+                             "--pause-ms", 50)
+        self.fail_to_move(guest)
+        self.assertTrue(self.a.alive(guest.pid), "nginx has ended")
+        again = self.client("fetch", testbed.GUEST_IP, PORT, "/file", "--expect", file, "--clients", 5)
+        for one in (again, client):
+            seen = one.end()
+            self.assertEqual((seen["failures"], seen["wrong"], seen["fault"]), (0, 0, ""))
+        self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
+        self.assert_nothing_held()
+
+    def test_WhoeverKillsTheSenderLetsTheTreeGoOnWithItsConnections(self):
+        """Its packets are held, and nobody is left to let them in but the guard."""
+        guest = self.guest("--serve", PORT, netns=self.bed.guest_network(self.a))
+        client = self.client("ping", testbed.GUEST_IP, PORT)
+        words = ("--container-link", LINK)
+        target = self.recv(*words, "--container-network", self.bed.guest_network(self.b), "--lease", "2s",
+                           "--ask-window", "1s")
+        link = self.proxy(target.address)
+        gate = link.gate(*BEFORE_COMMIT["Ready"])
+        sender = self.send(guest, link.address, *words)
+        gate.wait()
+        sender.kill()
+        gate.drop()
+        self.ended(target, FAILED)
+        since = guest.loops()
+        wait_for(lambda: guest.loops() > since + 500, "some time afterwards")
+        seen = client.end()
+        self.assertEqual((seen["errors"], seen["fault"]), (0, ""))
         self.assertLess(seen["longest_stall_us"], _STALL_AT_MOST_US)
 
     def test_RedisHasEveryAcknowledgedWrite(self):

@@ -134,6 +134,10 @@ class Client:
             self._popen.kill()
         self._popen.wait()
 
+    def forget_waits(self):
+        """Of `fetch`: the longest waits are those from now on."""
+        self._popen.send_signal(signal.SIGUSR1)
+
     def end(self):
         """What it has seen."""
         self._popen.terminate()

@@ -253,9 +253,10 @@ def end_children(processes):
 
 
 class ContainerBed:
-    """Hosts a and b; `network` puts them on a testbed with a client. Use with `with`, or open and close."""
+    """Hosts a and b; `network` puts them on a testbed with a client, whose links have that rate. Use with `with`, or
+    open and close."""
 
-    def __init__(self, network=False):
+    def __init__(self, network=False, rate=testbed.RATE):
         # Images, logs and files in memory: a disk is no part of this.
         tempfile.tempdir = "/dev/shm"
         self.scratch = Scratch()
@@ -264,7 +265,7 @@ class ContainerBed:
         self._stack.callback(self.scratch.remove, ())
         self._stack.callback(end_children, self.scratch.processes)
         try:
-            self._make(network)
+            self._make(network, rate)
         except BaseException:
             self.close()
             raise
@@ -278,11 +279,11 @@ class ContainerBed:
     def close(self):
         self._stack.close()
 
-    def _make(self, network):
+    def _make(self, network, rate):
         cgroup = Cgroup(f"migrate-test-{os.getpid()}")
         self._stack.callback(cgroup.remove)
         if network:
-            self.net = self._stack.enter_context(testbed.Testbed(f"mgc{os.getpid()}"))
+            self.net = self._stack.enter_context(testbed.Testbed(f"mgc{os.getpid()}", lan_rate=rate))
             for name in "ab":
                 self._make_guest_network(name)
         self.a, self.b = (self._host(name, cgroup) for name in "ab")

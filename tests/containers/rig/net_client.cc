@@ -1,7 +1,8 @@
 // Clients of a server that moves: each byte of the answers is checked, each wait measured.
 //   net_client ping ADDRESS PORT --out FILE            one message a millisecond, echoed
-//   net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients 100] [--pause-ms 0]
-// Ends on SIGTERM and then writes one object of JSON; --out holds "started" before.
+//   net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients 100] [--pause-ms 0] [--each-anew 1]
+// A client keeps its connection, or with --each-anew makes one for each request.
+// Forgets on SIGUSR1 how long was waited so far. Ends on SIGTERM and then writes one object of JSON; --out holds "started" before.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -32,6 +33,7 @@ constexpr uint64_t kWindow = 100 * kMillisecond;
 constexpr size_t kMessageWords = 8;
 
 volatile sig_atomic_t g_ended = 0;
+volatile sig_atomic_t g_forget = 0;
 
 uint64_t Now(clockid_t clock = CLOCK_MONOTONIC) {
   timespec now{};
@@ -119,21 +121,24 @@ int Ping(const std::string& address, uint16_t port, const std::string& out) {
   return 0;
 }
 
-// One connection that asks again and again.
+// One client, who asks again and again.
 struct Fetcher {
   int fd = -1;
   std::string head;
+  bool connecting = false;
   bool in_body = false;
   size_t body = 0;
   uint64_t last_ns = 0;
   uint64_t next_ns = 0;
   uint64_t requests = 0;
+  uint64_t longest_ns = 0;
 };
 
 class Fetching {
  public:
-  Fetching(std::string address, uint16_t port, const std::string& path, const std::string& expect)
-      : address_(std::move(address)), port_(port) {
+  Fetching(std::string address, uint16_t port, const std::string& path, const std::string& expect,
+           bool each_anew)
+      : address_(std::move(address)), port_(port), each_anew_(each_anew) {
     request_ = "GET " + path + " HTTP/1.1\r\nHost: guest\r\n\r\n";
     std::ifstream file(expect, std::ios::binary);
     expected_.assign(std::istreambuf_iterator<char>(file), {});
@@ -152,6 +157,11 @@ class Fetching {
       const int count = epoll_wait(poll_, events, 64, 1);
       for (int i = 0; i < count; ++i) Read(events[i].data.u64);
       const uint64_t now = Now();
+      if (g_forget != 0) {
+        g_forget = 0;
+        stall_ = {};
+        for (Fetcher& fetcher : fetchers_) fetcher.longest_ns = 0;
+      }
       for (size_t i = 0; i < clients; ++i) {
         if (fetchers_[i].next_ns != 0 && fetchers_[i].next_ns <= now) Ask(i);
       }
@@ -171,17 +181,35 @@ class Fetching {
   }
 
  private:
+  // The others are read meanwhile: what waits for its connection is one client.
   void Open(size_t index) {
     Fetcher& fetcher = fetchers_[index];
-    fetcher.fd = Connect(address_, port_, 0);
+    fetcher.last_ns = Now();
+    fetcher.next_ns = 0;
+    fetcher.fd = Connect(address_, port_, SOCK_NONBLOCK);
     if (fetcher.fd < 0) {
       Fail("connect", index);
       return;
     }
-    fcntl(fetcher.fd, F_SETFL, O_NONBLOCK);
-    epoll_event event{EPOLLIN, {.u64 = index}};
+    fetcher.connecting = true;
+    epoll_event event{EPOLLOUT, {.u64 = index}};
     epoll_ctl(poll_, EPOLL_CTL_ADD, fetcher.fd, &event);
-    Ask(index);
+  }
+
+  void Connected(size_t index) {
+    Fetcher& fetcher = fetchers_[index];
+    int error = 0;
+    socklen_t size = sizeof error;
+    getsockopt(fetcher.fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error != 0) {
+      errno = error;
+      Fail("connect", index);
+      return;
+    }
+    fetcher.connecting = false;
+    epoll_event event{EPOLLIN, {.u64 = index}};
+    epoll_ctl(poll_, EPOLL_CTL_MOD, fetcher.fd, &event);
+    Send(index);
   }
 
   void Ask(size_t index) {
@@ -192,6 +220,11 @@ class Fetching {
       return;
     }
     fetcher.last_ns = Now();
+    Send(index);
+  }
+
+  void Send(size_t index) {
+    Fetcher& fetcher = fetchers_[index];
     fetcher.head.clear();
     fetcher.in_body = false;
     fetcher.body = 0;
@@ -208,11 +241,16 @@ class Fetching {
     if (first_fault_.empty()) first_fault_ = what + ": " + std::strerror(errno);
     if (fetcher.fd >= 0) close(fetcher.fd);
     fetcher.fd = -1;
+    fetcher.connecting = false;
     fetcher.next_ns = Now() + kWindow;
   }
 
   void Read(size_t index) {
     Fetcher& fetcher = fetchers_[index];
+    if (fetcher.connecting) {
+      Connected(index);
+      return;
+    }
     static char bytes[1 << 18];
     const ssize_t got = recv(fetcher.fd, bytes, sizeof bytes, 0);
     if (got <= 0) {
@@ -223,6 +261,7 @@ class Fetching {
     }
     const uint64_t now = Now();
     stall_.See(fetcher.last_ns, now);
+    fetcher.longest_ns = std::max(fetcher.longest_ns, now - fetcher.last_ns);
     fetcher.last_ns = now;
     const size_t window = (now - start_ns_) / kWindow;
     if (windows_.size() <= window) windows_.resize(window + 1);
@@ -256,6 +295,9 @@ class Fetching {
     ++requests_;
     ++fetcher.requests;
     fetcher.next_ns = Now() + pause_ns_;
+    if (!each_anew_) return;
+    close(fetcher.fd);
+    fetcher.fd = -1;
   }
 
   void Report(const std::string& out) const {
@@ -265,12 +307,17 @@ class Fetching {
          << "\",\"longest_stall_us\":" << stall_.ns / 1000 << ",\"stall_at_ns\":" << stall_.at_ns
          << ",\"windows_bytes\":[";
     for (size_t i = 0; i < windows_.size(); ++i) text << (i != 0 ? "," : "") << windows_[i];
+    text << "],\"client_stalls_us\":[";
+    for (size_t i = 0; i < fetchers_.size(); ++i) {
+      text << (i != 0 ? "," : "") << fetchers_[i].longest_ns / 1000;
+    }
     text << "]}\n";
     WriteFile(out, text.str());
   }
 
   std::string address_;
   uint16_t port_;
+  const bool each_anew_;
   std::string request_;
   std::string expected_;
   int poll_ = -1;
@@ -288,7 +335,8 @@ class Fetching {
 int Usage() {
   std::fputs(
       "net_client ping ADDRESS PORT --out FILE\n"
-      "net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients N] [--pause-ms N]\n",
+      "net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients N] [--pause-ms N] "
+      "[--each-anew 1]\n",
       stderr);
   return 2;
 }
@@ -303,6 +351,7 @@ int main(int argc, char** argv) {
   std::string expect;
   size_t clients = 100;
   uint64_t pause_ns = 0;
+  bool each_anew = false;
   for (int i = mode == "fetch" ? 5 : 4; i + 1 < argc; i += 2) {
     const std::string word = argv[i];
     const auto number = static_cast<size_t>(std::strtoull(argv[i + 1], nullptr, 10));
@@ -310,12 +359,17 @@ int main(int argc, char** argv) {
     if (word == "--expect") expect = argv[i + 1];
     if (word == "--clients") clients = number;
     if (word == "--pause-ms") pause_ns = number * kMillisecond;
+    if (word == "--each-anew") each_anew = number != 0;
   }
   if (out.empty() || (mode == "fetch") != !expect.empty()) return Usage();
   struct sigaction action {};
   action.sa_handler = [](int) { g_ended = 1; };
   sigaction(SIGTERM, &action, nullptr);
+  action.sa_handler = [](int) { g_forget = 1; };
+  sigaction(SIGUSR1, &action, nullptr);
   if (mode == "ping") return Ping(argv[2], port, out);
-  if (mode == "fetch") return Fetching(argv[2], port, argv[4], expect).Run(clients, pause_ns, out);
+  if (mode == "fetch") {
+    return Fetching(argv[2], port, argv[4], expect, each_anew).Run(clients, pause_ns, out);
+  }
   return Usage();
 }

@@ -58,6 +58,24 @@ TEST(RestorePlan, PagesInTheImagesCountWhereALazyRestoreReadsThem) {
   EXPECT_FALSE(plan_process(7, areas, std::vector{pages(16, 4, false, false)}, regions, plan));
 }
 
+TEST(RestorePlan, GapsBetweenGuardAreasAreFoundInImagesOfAnyOrder) {
+  // A region, a gap, a region, ...; the images have the gaps, overlapping and not in order.
+  constexpr std::uint64_t kGaps = 10'000;
+  std::vector<StagedRegion> regions;
+  std::vector<ImagePages> images;
+  for (std::uint64_t i = 0; i < kGaps; ++i) regions.push_back(staged(10 + 4 * i, 2, i << 13));
+  for (std::uint64_t i = kGaps; i-- > 0;) {
+    images.push_back(pages(13 + 4 * i, 1, false, true));
+    images.push_back(pages(11 + 4 * i, 2, false, true));
+  }
+  const std::vector<ImageArea> areas{area(10, 10 + 4 * kGaps)};
+  FillPlan plan;
+  ASSERT_TRUE(plan_process(7, areas, images, regions, plan));
+  EXPECT_EQ(plan.extents.size(), kGaps);
+  images[kGaps].present = false;
+  EXPECT_FALSE(plan_process(7, areas, images, regions, plan));
+}
+
 TreeDescription tree() {
   TreeDescription tree;
   tree.criu_version = "4.2.1";
