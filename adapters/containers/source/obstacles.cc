@@ -8,6 +8,8 @@
 #include <string>
 #include <utility>
 
+#include "adapters/containers/source/tree_mounts.hpp"
+
 #include "base/log.hpp"
 
 namespace migrate::containers {
@@ -100,6 +102,15 @@ void find_forked_pages(const std::vector<TreeProcess>& tree, Findings& findings)
        "have as much room there"});
 }
 
+void find_in_mounts(const ContainerSourceOptions& options, Findings& findings) {
+  for (const ExternalMount& mount : external_mounts(options)) {
+    if (is_provided_unasked(mount)) continue;
+    findings.push_back(
+        {false, mount.point + " is mounted in the tree from outside of it",
+         "name its place at the target: recv --container-external 'mnt[" + mount.key + "]:PLACE'"});
+  }
+}
+
 void find_in_kernel(Findings& findings) {
   if (read_proc("/proc/self/mountinfo").value_or("").find(" - cgroup2 ") == std::string::npos) {
     findings.push_back({true, "this host has no cgroup hierarchy of version 2 mounted",
@@ -146,6 +157,7 @@ Findings find_obstacles(const ContainerSourceOptions& options) {
                         "reckon with about 1 ms for each MiB on a link of 10 Gbit/s"});
   }
   find_forked_pages(tree, findings);
+  find_in_mounts(options, findings);
   find_in_kernel(findings);
   return findings;
 }
