@@ -12,6 +12,7 @@ from hosts import LINK, PORT, program, testbed
 
 # A file that is mounted there from outside, at each host another one.
 _PLACE = "/etc/place"
+_HIDDEN = ("/proc/acpi", "/proc/scsi", "/sys/firmware", "/proc/keys", "/proc/timer_list")
 _FACTS = ("CapPrm", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Uid")
 
 
@@ -37,7 +38,7 @@ class Containers(Migrations):
             lines = [line.split() for line in file]
         return sorted((words[4], words[words.index("-") + 1], words[5].split(",")[0]) for words in lines
                       # What hides a folder is an empty one of whatever kind.
-                      if words[4] not in ("/proc/acpi", "/proc/scsi", "/sys/firmware", "/proc/keys", "/proc/timer_list"))
+                      if words[4] not in _HIDDEN)
 
     @staticmethod
     def facts(guest):
@@ -49,7 +50,7 @@ class Containers(Migrations):
         return guest.host.run_in("nsenter", "-t", guest.pid, "-u", "uname", "-n").strip()
 
     def move_on(self, guest, target, *receiving, words=()):
-        """As one that has arrived: sent by the process that hosts it, which was told at its arrival all that matters."""
+        """As one that has arrived: sent by the process that hosts it, which was told all that matters."""
         guest.called = "vm:" + NAME
         self.move(guest, target, *words, receiving=receiving)
 
