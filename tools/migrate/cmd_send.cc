@@ -3,12 +3,14 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "command.hpp"
 #include "container_migration.hpp"
 #include "container_names.hpp"
 #include "container_options.hpp"
 #include "control_client.hpp"
+#include "detach.hpp"
 #include "follow.hpp"
 #include "guest_request.hpp"
 #include "image_migration.hpp"
@@ -68,18 +70,6 @@ bool cancel(const std::filesystem::path& socket) {
   return true;
 }
 
-int report_start(const GlobalOptions& global, const std::string& name, const Json& answer) {
-  if (global.json) {
-    print_json({{"name", name},
-                {"migration", answer.value("migration", 0)},
-                {"target", answer.value("target", "")}});
-  } else {
-    std::printf("%s is being sent to %s; follow with `migrate status %s --follow`\n", name.c_str(),
-                answer.value("target", "").c_str(), name.c_str());
-  }
-  return to_int(ExitCode::kDone);
-}
-
 constexpr std::string_view kImagePrefix = "image:";
 
 /// The guest of a file: this process is its only one.
@@ -113,19 +103,12 @@ Result<File> open_events(const std::string& path) {
       .advise("give a file that you may write");
 }
 
-
 // What came for the tree while it stood goes after it, and what still comes here until switches and
 // neighbours have heard the first announcements (0, 50 and 200 ms after its start).
 constexpr std::chrono::milliseconds kTreeForward{250};
 
 /// A process tree: this process hosts it for as long as it is sent.
 int send_tree(const GlobalOptions& global, const SendOptions& options) {
-  if (options.detach) {
-    return fail(global, make_error(ErrorCode::kInvalidArgument,
-                                   "a process tree is sent by this command itself, which cannot "
-                                   "leave")
-                            .advise("leave --detach out, or start it in the background"));
-  }
   const auto process = find_container(options.guest);
   if (!process) return fail_report(global, process.error());
   const auto checked = request_body(options);
@@ -143,10 +126,16 @@ int send_tree(const GlobalOptions& global, const SendOptions& options) {
   request.tls = *tls;
   const auto events = open_events(options.events);
   if (!events) return fail_report(global, events.error());
+  std::optional<Detacher> detacher;
+  if (options.detach) {
+    auto made = Detacher::start();
+    if (!made) return fail_report(global, made.error());
+    detacher = *std::move(made);
+  }
   const auto signals = SignalFd::open({SIGINT, SIGTERM});
   if (!signals) return fail_report(global, signals.error());
   return send_container(global, *process, options.container, std::move(request), events->get(),
-                        *signals);
+                        *signals, std::move(detacher));
 }
 
 int send(const GlobalOptions& global, const SendOptions& options) {
@@ -169,7 +158,11 @@ int send(const GlobalOptions& global, const SendOptions& options) {
   if (!stream) return fail_report(global, stream.error());
   const auto answer = control_request(socket, "PUT", "/v1/migration", *body);
   if (!answer) return fail_report(global, answer.error());
-  if (options.detach) return report_start(global, *name, *answer);
+  if (options.detach) {
+    print_send_start(global, *name, answer->value("migration", std::uint64_t{0}),
+                     answer->value("target", ""));
+    return to_int(ExitCode::kDone);
+  }
 
   FollowOptions follow;
   follow.migration = answer->value("migration", std::uint64_t{0});

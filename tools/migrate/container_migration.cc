@@ -1,5 +1,7 @@
 #include "container_migration.hpp"
 
+#include <poll.h>
+
 #include <memory>
 #include <utility>
 
@@ -36,6 +38,20 @@ Result<Hosted> host(const ContainerProcess& process, const ContainerChoice& choi
   return hosted;
 }
 
+// Between looks at a migration whose events do not come any more.
+constexpr int kLookMs = 100;
+
+/// Of the migration under way, once it has ended. A signal cancels it.
+Json wait_for_report(GuestHost& guest, const SignalFd& signals) {
+  for (;;) {
+    if (const auto view = guest.migration(); view && view->report) return *view->report;
+    pollfd signal{signals.fd(), POLLIN, 0};
+    if (::poll(&signal, 1, kLookMs) > 0 && signals.take() != 0) {
+      static_cast<void>(guest.cancel_migration());
+    }
+  }
+}
+
 /// As for a migration that never began.
 int fail_report(const GlobalOptions& global, const Error& error) {
   if (error.code == ErrorCode::kInvalidArgument || !global.json) return fail(global, error);
@@ -47,7 +63,7 @@ int fail_report(const GlobalOptions& global, const Error& error) {
 
 int send_container(const GlobalOptions& global, const ContainerProcess& process,
                    const ContainerChoice& choice, MigrationRequest request, std::FILE* events,
-                   const SignalFd& signals) {
+                   const SignalFd& signals, std::optional<Detacher> detacher) {
   const auto folder = RuntimeDir::open();
   if (!folder) return fail_report(global, folder.error());
   auto hosted = host(process, choice, *folder);
@@ -66,11 +82,21 @@ int send_container(const GlobalOptions& global, const ContainerProcess& process,
     }
     return true;
   };
+  follow.report_here = [&] { return wait_for_report(guest, signals); };
   const auto number = guest.start_migration(std::move(request));
   if (!number) return fail_report(global, number.error());
   follow.migration = *number;
+  GlobalOptions telling = global;
+  if (detacher) {
+    print_send_start(global, process.name, *number, follow.target);
+    if (const Status ready = detacher->ready(folder->log_path(process.name)); !ready) {
+      log_line(LogLevel::kWarning, "not sent: " + ready.error().to_text());
+      static_cast<void>(guest.cancel_migration());
+    }
+    telling.json = follow.event_lines = false;
+  }
   const auto report = follow_migration(**stream, signals, follow);
-  print_report(global, *report);
+  print_report(telling, *report);
   std::fflush(stdout);
   const int code = report_exit_code(*report);
   if (code == to_int(ExitCode::kUncertain)) {
@@ -80,7 +106,18 @@ int send_container(const GlobalOptions& global, const ContainerProcess& process,
                  process.name + "`");
   }
   hosted->hosting->serve_migration(signals);
+  if (detacher && code == to_int(ExitCode::kDone)) drop_log(folder->log_path(process.name));
   return code;
+}
+
+void print_send_start(const GlobalOptions& global, const std::string& name, std::uint64_t migration,
+                      const std::string& target) {
+  if (global.json) {
+    print_json({{"name", name}, {"migration", migration}, {"target", target}});
+  } else {
+    std::printf("%s is being sent to %s; follow with `migrate status %s --follow`\n", name.c_str(),
+                target.c_str(), name.c_str());
+  }
 }
 
 }  // namespace migrate::tool

@@ -85,6 +85,7 @@ std::optional<Json> follow_migration(EventStream& stream, const SignalFd& signal
         continue;
       case EventStream::Got::kClosed:
         display.clear();
+        if (options.report_here) return options.report_here();
         return to_json(report_of_death(display.last(), options.target), host_facts());
       case EventStream::Got::kWatched:
         display.clear();

@@ -22,6 +22,9 @@ struct FollowOptions {
   std::function<bool(int)> on_signal;
   /// The guest's process goes with a guest that has left. False where that is this process.
   bool wait_for_end = true;
+  /// Where that is this process: asked, when the stream is lost, for the report, for which it
+  /// waits.
+  std::function<Json()> report_here;
 };
 
 /// The final report; nullopt when on_signal ended it. When the guest's process ends without one,

@@ -34,6 +34,18 @@ class TargetFailures(HeldMigrations):
         self.ended(self.target, FAILED)
         self.expect_at_source()
 
+    def test_ACriuKilledWhileItMakesNamespacesLeavesTheGuest(self):
+        root = self.bed.container_root()
+        guest = self.guest("--kind", "anon,shared", "--size", 16, container=root, tmpfs="/tmp")
+        for hook in ("setup-namespaces", "post-setup-namespaces"):
+            target = self.recv(*BRIEF, "--container-root", root, criu=self.killer(hook))
+            self.refusal(self.send(guest, target.address, "--reconnect", "0s"), codes=(FAILED,))
+            self.ended(target, FAILED)
+            self.assert_goes_on(guest)
+            self.assert_empty(self.b)
+        self.move(guest, self.b, receiving=("--container-root", root))
+        self.assert_goes_on(guest)
+
     def test_ACriuThatEndsWhenTheTreeRunsLeavesOne(self):
         self.begin(None, criu=self.killer("post-resume"))
         code = self.sender.wait()
