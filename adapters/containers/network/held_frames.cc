@@ -52,8 +52,8 @@ Result<Fd> open_packet_socket() {
 HeldFrames::HeldFrames(Fd socket, LinkGate gate, int index)
     : socket_(std::move(socket)), gate_(std::move(gate)), index_(index), buffer_(kFrameMax) {}
 
-Result<std::unique_ptr<HeldFrames>> HeldFrames::open(int space, int index) {
-  MIGRATE_ASSIGN(LinkGate gate, LinkGate::open(space, index));
+Result<std::unique_ptr<HeldFrames>> HeldFrames::open(int space, int index, LinkGate::Ways ways) {
+  MIGRATE_ASSIGN(LinkGate gate, LinkGate::open(space, index, ways));
   Fd socket;
   MIGRATE_TRY(in_network(space, [&]() -> Status {
     MIGRATE_ASSIGN(socket, open_packet_socket());

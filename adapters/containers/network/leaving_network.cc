@@ -27,7 +27,7 @@ constexpr std::chrono::microseconds kLookEach{500};
 
 Result<std::unique_ptr<LeavingNetwork>> LeavingNetwork::open(int space, const std::string& link) {
   MIGRATE_ASSIGN(LinkPeer peer, find_link_peer(link, space));
-  MIGRATE_ASSIGN(auto held, HeldFrames::open(space, peer.index));
+  MIGRATE_ASSIGN(auto held, HeldFrames::open(space, peer.index, LinkGate::Ways::kBoth));
   MIGRATE_ASSIGN(const Fd here, open_network({}));
   MIGRATE_ASSIGN(PortDelivery port, PortDelivery::open(here.get(), peer.port));
   MIGRATE_ASSIGN(SocketCensus census, SocketCensus::open(space));

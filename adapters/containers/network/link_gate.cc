@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::uint32_t kQdisc = TC_H_MAKE(TC_H_CLSACT, 0);
 constexpr std::uint32_t kIngress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS);
+constexpr std::uint32_t kEgress = TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS);
 /// Before any other's.
 constexpr std::uint32_t kPriority = 1;
 /// "mi": tells our filter from others of the same priority.
@@ -24,12 +25,12 @@ constexpr std::uint32_t kHandle = 0x6d69;
 /// Others may look at it.
 constexpr auto kPass = static_cast<std::uint32_t>(TC_ACT_UNSPEC);
 
-tcmsg filter_message(int index) {
+tcmsg filter_message(int index, std::uint32_t parent) {
   tcmsg body{};
   body.tcm_family = AF_UNSPEC;
   body.tcm_ifindex = index;
   body.tcm_handle = kHandle;
-  body.tcm_parent = kIngress;
+  body.tcm_parent = parent;
   body.tcm_info = TC_H_MAKE(kPriority << 16, htons(ETH_P_ALL));
   return body;
 }
@@ -79,11 +80,11 @@ HandshakeProgram handshake_program(std::uint32_t hold, std::uint32_t pass) {
   }};
 }
 
-Result<LinkGate> LinkGate::open(int space, int index) {
+Result<LinkGate> LinkGate::open(int space, int index, Ways ways) {
   std::optional<LinkGate> gate;
   MIGRATE_TRY(in_network(space, [&]() -> Status {
     MIGRATE_ASSIGN(RouteNetlink route, RouteNetlink::open());
-    gate = LinkGate(std::move(route), index);
+    gate = LinkGate(std::move(route), index, ways);
     return {};
   }));
   return *std::move(gate);
@@ -98,12 +99,12 @@ Status LinkGate::attach() {
   return {};
 }
 
-Status LinkGate::put_filter(Gate gate) {
+Status LinkGate::put_filter(std::uint32_t parent, Gate gate) {
   static constexpr sock_filter kDrop[] = {BPF_STMT(BPF_RET | BPF_K, TC_ACT_SHOT)};
   const HandshakeProgram handshakes = handshake_program(TC_ACT_SHOT, kPass);
   const std::span<const sock_filter> program =
       gate == Gate::kClosed ? std::span<const sock_filter>(kDrop) : handshakes;
-  NetlinkMessage put(RTM_NEWTFILTER, NLM_F_CREATE, filter_message(index_));
+  NetlinkMessage put(RTM_NEWTFILTER, NLM_F_CREATE, filter_message(index_, parent));
   put.add_text(TCA_KIND, "bpf");
   const std::size_t options = put.begin_nest(TCA_OPTIONS);
   const auto length = static_cast<std::uint16_t>(program.size());
@@ -116,20 +117,33 @@ Status LinkGate::put_filter(Gate gate) {
   return error == 0 ? Status() : Status(refused(error));
 }
 
+Status LinkGate::remove_filter(std::uint32_t parent) {
+  NetlinkMessage remove(RTM_DELTFILTER, 0, filter_message(index_, parent));
+  remove.add_text(TCA_KIND, "bpf");
+  MIGRATE_ASSIGN(const int error, route_.ask(std::move(remove)));
+  // An interface that is gone lets nothing in either. Without any filter of a priority it is
+  // EINVAL.
+  const bool gone = error == 0 || error == ENOENT || error == ENODEV || error == EINVAL;
+  return gone ? Status() : Status(refused(error));
+}
+
 Status LinkGate::set(Gate gate) {
   if (gate == gate_) return {};
   if (gate != Gate::kOpen) {
     if (gate_ == Gate::kOpen) MIGRATE_TRY(attach());
-    MIGRATE_TRY(put_filter(gate));
+    MIGRATE_TRY(put_filter(kIngress, gate));
     gate_ = gate;
-    return {};
+    const bool out = gate == Gate::kClosed && ways_ == Ways::kBoth;
+    return out ? put_filter(kEgress, gate) : Status();
   }
-  NetlinkMessage remove = others_ ? NetlinkMessage(RTM_DELTFILTER, 0, filter_message(index_))
-                                  : NetlinkMessage(RTM_DELQDISC, 0, qdisc_message(index_));
-  if (others_) remove.add_text(TCA_KIND, "bpf");
-  MIGRATE_ASSIGN(const int error, route_.ask(std::move(remove)));
-  // An interface that is gone lets nothing in either.
-  if (error != 0 && error != ENOENT && error != ENODEV) return refused(error);
+  if (others_) {
+    if (ways_ == Ways::kBoth) MIGRATE_TRY(remove_filter(kEgress));
+    MIGRATE_TRY(remove_filter(kIngress));
+  } else {
+    NetlinkMessage remove(RTM_DELQDISC, 0, qdisc_message(index_));
+    MIGRATE_ASSIGN(const int error, route_.ask(std::move(remove)));
+    if (error != 0 && error != ENOENT && error != ENODEV) return refused(error);
+  }
   gate_ = Gate::kOpen;
   return {};
 }
@@ -137,10 +151,12 @@ Status LinkGate::set(Gate gate) {
 GateUndo LinkGate::undo() const {
   GateUndo undo;
   undo.socket = route_.fd();
-  NetlinkMessage remove(RTM_DELTFILTER, 0, filter_message(index_));
-  remove.add_text(TCA_KIND, "bpf");
-  const std::span<const char> bytes = remove.bytes();
-  undo.message.assign(bytes.begin(), bytes.end());
+  for (const std::uint32_t parent : {kEgress, kIngress}) {
+    NetlinkMessage remove(RTM_DELTFILTER, 0, filter_message(index_, parent));
+    remove.add_text(TCA_KIND, "bpf");
+    const std::span<const char> bytes = remove.bytes();
+    undo.message.insert(undo.message.end(), bytes.begin(), bytes.end());
+  }
   return undo;
 }
 

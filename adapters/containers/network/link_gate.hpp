@@ -29,8 +29,15 @@ struct GateUndo {
 /// this object: what is not opened stays closed. One thread.
 class LinkGate {
  public:
+  enum class Ways : std::uint8_t {
+    kIn,
+    /// A closed gate lets nothing out either: a socket that stands, in repair mode or not, still
+    /// repeats what was not acknowledged, and its peer would take that for the word of the one that
+    /// goes on elsewhere.
+    kBoth,
+  };
   /// Of an interface of the network namespace of which `space` is a descriptor. Touches nothing.
-  static Result<LinkGate> open(int space, int index);
+  static Result<LinkGate> open(int space, int index, Ways ways = Ways::kIn);
 
   /// From one to another nothing gets through that neither lets pass. kUnsupported where the kernel
   /// has no such filters, or the interface's are another program's.
@@ -40,11 +47,14 @@ class LinkGate {
   [[nodiscard]] GateUndo undo() const;
 
  private:
-  LinkGate(RouteNetlink route, int index) : route_(std::move(route)), index_(index) {}
+  LinkGate(RouteNetlink route, int index, Ways ways)
+      : route_(std::move(route)), index_(index), ways_(ways) {}
   Status attach();
-  Status put_filter(Gate gate);
+  Status put_filter(std::uint32_t parent, Gate gate);
+  Status remove_filter(std::uint32_t parent);
   RouteNetlink route_;
   int index_;
+  Ways ways_;
   bool others_ = false;  ///< The interface had a place for filters already.
   Gate gate_ = Gate::kOpen;
 };

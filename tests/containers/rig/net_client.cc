@@ -1,8 +1,10 @@
 // Clients of a server that moves: each byte of the answers is checked, each wait measured.
 //   net_client ping ADDRESS PORT --out FILE            one message a millisecond, echoed
-//   net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients 100] [--pause-ms 0] [--each-anew 1]
+//   net_client fetch ADDRESS PORT PATH --expect FILE --out FILE [--clients 100] [--pause-ms 0]
+//   [--each-anew 1]
 // A client keeps its connection, or with --each-anew makes one for each request.
-// Forgets on SIGUSR1 how long was waited so far. Ends on SIGTERM and then writes one object of JSON; --out holds "started" before.
+// Forgets on SIGUSR1 how long was waited so far. Ends on SIGTERM and then writes one object of
+// JSON; --out holds "started" before.
 
 #include <arpa/inet.h>
 #include <fcntl.h>
