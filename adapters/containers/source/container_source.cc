@@ -39,10 +39,10 @@ constexpr std::chrono::seconds kKillMax{60};
 
 // What a switchover takes, by the phases of reports with CRIU 4.2.1 on two cores: from the stop to
 // the held hook 7 ms for a tree of one process and 64 MiB, 12 ms with 1 GiB (25 where its mappings
-// change all the time, for then the kernel counts what is in them), and 36 ms for eight processes of
-// 64 MiB. A restore takes 6 and 19 ms for one and eight, whatever their memory, as much as saving:
-// what grows with memory is counted with the pause, for forecasts take what saving takes for
-// loading, too. Shared memory is copied to the images by 1 byte a nanosecond.
+// change all the time, for then the kernel counts what is in them), and 36 ms for eight processes
+// of 64 MiB. A restore takes 6 and 19 ms for one and eight, whatever their memory, as much as
+// saving: what grows with memory is counted with the pause, for forecasts take what saving takes
+// for loading, too. Shared memory is copied to the images by 1 byte a nanosecond.
 constexpr std::chrono::microseconds kPauseCost{1000};
 constexpr std::chrono::microseconds kPauseCostOfProcess{800};
 constexpr std::chrono::nanoseconds kPauseCostOfMib{5'000};
