@@ -116,8 +116,10 @@ Result<Fd> load_program(const Offsets& at) {
   };
   const int function = libbpf_find_vmlinux_btf_id(kIterator, BPF_TRACE_ITER);
   if (function < 0) return unsupported("the kernel has no iterator over mappings", -function);
-  LIBBPF_OPTS(bpf_prog_load_opts, options, .expected_attach_type = BPF_TRACE_ITER,
-              .attach_btf_id = static_cast<__u32>(function));
+  bpf_prog_load_opts options{};
+  options.sz = sizeof options;
+  options.expected_attach_type = BPF_TRACE_ITER;
+  options.attach_btf_id = static_cast<__u32>(function);
   // The kernel lets only programs under such a licence read its structures: these instructions may
   // be used under either, beside this project's.
   const int fd = bpf_prog_load(BPF_PROG_TYPE_TRACING, "migrate_areas", "Dual MIT/GPL",
@@ -130,8 +132,10 @@ Result<Fd> iterate(int program, pid_t pid) {
   bpf_iter_link_info of_task;
   std::memset(&of_task, 0, sizeof of_task);
   of_task.task.tid = static_cast<__u32>(pid);
-  LIBBPF_OPTS(bpf_link_create_opts, options, .iter_info = &of_task,
-              .iter_info_len = sizeof of_task);
+  bpf_link_create_opts options{};
+  options.sz = sizeof options;
+  options.iter_info = &of_task;
+  options.iter_info_len = sizeof of_task;
   const Fd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
   if (!link) return unsupported("the mappings of a process cannot be listed", errno);
   Fd list(bpf_iter_create(link.get()));
