@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <array>
 #include <cerrno>
@@ -29,8 +30,11 @@ Result<Fd> close_lazy_server(std::uint16_t port, const CriuVersion& version) {
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  // Answered by this host's kernel at once, whatever CRIU does.
+  // Answered by this host's kernel at once, whatever CRIU does; not at all where the interface is
+  // down.
+  constexpr timeval kPatience{5, 0};
   if (!socket ||
+      ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience) != 0 ||
       ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return failed(port);
   }

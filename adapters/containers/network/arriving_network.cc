@@ -21,6 +21,10 @@
 namespace migrate::containers {
 namespace {
 
+/// Restored sockets say at once all that theirs had not sent: 100 of them with half a MiB each, and
+/// as much again for the kernel's own.
+constexpr int kLeavingBytesMax = 128 << 20;
+
 void add_address(const sockaddr& from, AnnouncedCard& card) {
   IpAddress address;
   if (from.sa_family == AF_PACKET) {
@@ -59,7 +63,8 @@ Result<std::unique_ptr<ArrivingNetwork>> ArrivingNetwork::open(const std::string
   MIGRATE_ASSIGN(const Fd here, open_network({}));
   MIGRATE_ASSIGN(const Fd there, open_network(space));
   MIGRATE_ASSIGN(LinkPeer peer, find_link_peer(link, there.get()));
-  MIGRATE_ASSIGN(auto outgoing, HeldFrames::open(here.get(), peer.port));
+  MIGRATE_ASSIGN(auto outgoing,
+                 HeldFrames::open(here.get(), peer.port, LinkGate::Ways::kIn, kLeavingBytesMax));
   MIGRATE_ASSIGN(LinkGate incoming, LinkGate::open(there.get(), peer.index));
   MIGRATE_ASSIGN(PortDelivery inwards, PortDelivery::open(here.get(), peer.port));
   MIGRATE_ASSIGN(PortDelivery outwards, PortDelivery::open(there.get(), peer.index));
@@ -111,6 +116,11 @@ Status ArrivingNetwork::release() {
   MIGRATE_TRY(outgoing_->set(Gate::kOpen));
   released_ = true;
   outgoing_->pass_on(outwards_);
+  if (const std::uint64_t dropped = outgoing_->dropped(); dropped > 0) {
+    log_line(LogLevel::kWarning, std::to_string(dropped) +
+                                     " frames of the tree's connections found no room until it "
+                                     "started: they will be sent again, in a second or so");
+  }
   if (announcer_ == nullptr) return {};
   announcer_->taken_over({{}, {}, std::chrono::steady_clock::now()});
   return {};

@@ -32,12 +32,12 @@ bool set_option(int fd, int level, int name, const T& value) {
   return ::setsockopt(fd, level, name, &value, sizeof(value)) == 0;
 }
 
-Result<Fd> open_packet_socket() {
+Result<Fd> open_packet_socket(int bytes_max) {
   // Protocol 0: it hears nothing before it is bound.
   Fd fd(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int one = 1;
   // The kernel doubles what it is given.
-  const int bytes = HeldFrames::kBytesMax / 2;
+  const int bytes = bytes_max / 2;
   if (!fd || !set_option(fd.get(), SOL_SOCKET, SO_RCVBUFFORCE, bytes) ||
       !set_option(fd.get(), SOL_PACKET, PACKET_VNET_HDR, one) ||
       !set_option(fd.get(), SOL_PACKET, PACKET_AUXDATA, one) ||
@@ -52,11 +52,12 @@ Result<Fd> open_packet_socket() {
 HeldFrames::HeldFrames(Fd socket, LinkGate gate, int index)
     : socket_(std::move(socket)), gate_(std::move(gate)), index_(index), buffer_(kFrameMax) {}
 
-Result<std::unique_ptr<HeldFrames>> HeldFrames::open(int space, int index, LinkGate::Ways ways) {
+Result<std::unique_ptr<HeldFrames>> HeldFrames::open(int space, int index, LinkGate::Ways ways,
+                                                     int bytes_max) {
   MIGRATE_ASSIGN(LinkGate gate, LinkGate::open(space, index, ways));
   Fd socket;
   MIGRATE_TRY(in_network(space, [&]() -> Status {
-    MIGRATE_ASSIGN(socket, open_packet_socket());
+    MIGRATE_ASSIGN(socket, open_packet_socket(bytes_max));
     return {};
   }));
   return std::unique_ptr<HeldFrames>(new HeldFrames(std::move(socket), std::move(gate), index));

@@ -33,7 +33,8 @@ class HeldFrames {
   /// `space`: a descriptor of the network namespace where the interface has this number. Nothing is
   /// held yet. kPermission without the right, kUnsupported where the kernel cannot.
   static Result<std::unique_ptr<HeldFrames>> open(int space, int index,
-                                                  LinkGate::Ways ways = LinkGate::Ways::kIn);
+                                                  LinkGate::Ways ways = LinkGate::Ways::kIn,
+                                                  int bytes_max = kBytesMax);
 
   /// kOpen: nothing new is held; what was waits until it is taken.
   Status set(Gate gate);

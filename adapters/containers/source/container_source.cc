@@ -271,10 +271,11 @@ Status ContainerSource::resume() {
     return make_error(ErrorCode::kInvalidArgument, "a tree that was given away does not run on");
   }
   committed_ = false;
+  // The link first: what comes by it waits for what CRIU locked to be unlocked, and CRIU without
+  // the shim is told of its end through a connection.
+  Status up = reclaim();
   Status back = dump_->give_up();
-  if (link_down_) {
-    if (Status up = reclaim(); back && !up) back = std::move(up);
-  }
+  if (back && !up) back = std::move(up);
   memory_.let_change();
   MIGRATE_TRY(std::move(back));
   // For the next attempt, so that it is not part of that one's downtime.

@@ -18,7 +18,7 @@ from hosts import CRIU, LINK, PORT, criu_version, program, testbed
 # Of sockets of the internet on Linux 6.16 and later.
 _CRIU_WITH_TCP = (4, 2)
 # On a busy machine; a connection that was lost, or waits for a retransmission that was lost twice, takes longer.
-_STALL_AT_MOST_US = 10e6
+_STALL_AT_MOST_US = 30e6
 _CLONE_NEWNET = 0x40000000
 _WRITER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "redis_writer.py")
 
