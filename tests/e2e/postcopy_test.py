@@ -72,6 +72,12 @@ class Lazy(TwoHosts):
         wait_for(lambda: self.b.state() == "running", "the guest to start")
         self.assertTrue(self.source.running())
 
+    def wait_until_it_works(self):
+        """Then it has what it works on: a vCPU that KVM itself waits for, in the walk of page tables that are missing,
+        cannot be stopped before they come (docs/ROADMAP.md)."""
+        before = self.work(self.b)
+        wait_for(lambda: self.work(self.b) > before + 1000, "the guest to work at the target")
+
     def cut(self):
         self.link.cut(refuse=True)
         for host in (self.a, self.b):
@@ -130,6 +136,7 @@ class Postcopy(Lazy):
 
     def test_WhileTheLinkIsCutBothSidesSayThatTheyReconnect(self):
         self.begin()
+        self.wait_until_it_works()
         self.cut()
         self.assertEqual(self.a.json("status", "web")["state"], "reconnecting")
         self.assertEqual(self.b.json("status", "web")["state"], "reconnecting")
@@ -172,10 +179,7 @@ class Postcopy(Lazy):
 
     def test_KillingTheSourceLeavesAGuestThatStandsAndSaysWhatItLacks(self):
         self.begin(reconnect="500ms", recv=("--once", "--ask-window", "1s"))
-        # It has what it works on: a vCPU that KVM itself waits for, in the walk of page tables that are missing,
-        # cannot be stopped before they come (docs/ROADMAP.md).
-        before = self.work(self.b)
-        wait_for(lambda: self.work(self.b) > before + 1000, "the guest to work at the target")
+        self.wait_until_it_works()
         self.source.kill()
         self.assertIn(self.ended_with(self.sender), (UNCERTAIN, LOST))
         wait_for(lambda: self.b.state() == "paused", "the target to give the source up")
