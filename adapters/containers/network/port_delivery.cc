@@ -1,6 +1,7 @@
 #include "adapters/containers/network/port_delivery.hpp"
 
 #include <linux/if_packet.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -10,8 +11,11 @@
 namespace migrate::containers {
 namespace {
 
-/// What a receiver's backlog may hold; the kernel doubles what it is given.
-constexpr int kQueueBytes = 4 << 20;
+/// Less than a receiver's backlog takes, 1000 frames (net.core.netdev_max_backlog), for what is beyond
+/// that is dropped unseen; the kernel doubles what it is given, and a small frame counts 2 KiB.
+constexpr int kQueueBytes = 256 << 10;
+/// For a receiver that takes nothing at all.
+constexpr int kPatienceMs = 20;
 
 Status bind_to(int fd, int index) {
   sockaddr_ll address{};
@@ -49,6 +53,11 @@ bool PortDelivery::send(std::span<const std::byte> frame, const FrameOffload& le
   ssize_t sent = ::sendmsg(fd_.get(), &message, 0);
   // An interface that was down left its news here; it may be up again.
   if (sent < 0 && (errno == ENETDOWN || errno == EINTR)) sent = ::sendmsg(fd_.get(), &message, 0);
+  // Room for more as soon as the receiver has taken some: a burst is longer than its backlog.
+  pollfd room{fd_.get(), POLLOUT, 0};
+  while (sent < 0 && errno == EAGAIN && ::poll(&room, 1, kPatienceMs) > 0) {
+    sent = ::sendmsg(fd_.get(), &message, 0);
+  }
   return sent == static_cast<ssize_t>(frame.size() + sizeof(left));
 }
 
