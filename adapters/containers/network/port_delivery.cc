@@ -11,8 +11,9 @@
 namespace migrate::containers {
 namespace {
 
-/// Less than a receiver's backlog takes, 1000 frames (net.core.netdev_max_backlog), for what is beyond
-/// that is dropped unseen; the kernel doubles what it is given, and a small frame counts 2 KiB.
+/// Less than a receiver's backlog takes, 1000 frames (net.core.netdev_max_backlog), for what is
+/// beyond that is dropped unseen; the kernel doubles what it is given, and a small frame counts 2
+/// KiB.
 constexpr int kQueueBytes = 256 << 10;
 /// For a receiver that takes nothing at all.
 constexpr int kPatienceMs = 20;
