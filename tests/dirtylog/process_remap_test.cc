@@ -124,6 +124,16 @@ class ProcessRemap : public ::testing::Test {
     copy_->collect();
     copy_->take();
   }
+  /// Tracked; the middle one was elsewhere when they were last looked at.
+  std::uint64_t three_whose_middle_came_back() {
+    const std::uint64_t at = map_three();
+    copy_->start();
+    copy_->take();
+    move(place(at, 1), elsewhere_);
+    collect_and_take();
+    move(elsewhere_, place(at, 1));
+    return at;
+  }
   static std::uint64_t place(std::uint64_t base, std::uint64_t number) {
     return base + number * kPiece * kPageSize;
   }
@@ -142,12 +152,7 @@ class ProcessRemap : public ::testing::Test {
 // What comes back between its neighbours is one mapping with them, and the kernel takes the
 // registration from all of it, though not the marks in the neighbours.
 TEST_F(ProcessRemap, WritesBesideMemoryThatCameBackAreSeen) {
-  const std::uint64_t at = map_three();
-  copy_->start();
-  copy_->take();
-  move(place(at, 1), elsewhere_);
-  collect_and_take();
-  move(elsewhere_, place(at, 1));
+  const std::uint64_t at = three_whose_middle_came_back();
   writer_.write(at, 1, 2);
   writer_.write(place(at, 2), 1, 2);
   copy_->collect();
@@ -157,12 +162,7 @@ TEST_F(ProcessRemap, WritesBesideMemoryThatCameBackAreSeen) {
 }
 
 TEST_F(ProcessRemap, WhatWasWrittenBesideMemoryThatCameBackIsArmed) {
-  const std::uint64_t at = map_three();
-  copy_->start();
-  copy_->take();
-  move(place(at, 1), elsewhere_);
-  collect_and_take();
-  move(elsewhere_, place(at, 1));
+  const std::uint64_t at = three_whose_middle_came_back();
   writer_.write(at, 3 * kPiece, 2);
   collect_and_take();
   collect_and_take();
@@ -177,12 +177,7 @@ TEST_F(ProcessRemap, WhatWasWrittenBesideMemoryThatCameBackIsArmed) {
 
 // The marks go wherever the memory goes, and live as long as it does.
 TEST_F(ProcessRemap, AnotherTrackerIsNotMisledByWhatTheFirstOneLeft) {
-  const std::uint64_t at = map_three();
-  copy_->start();
-  copy_->take();
-  move(place(at, 1), elsewhere_);
-  collect_and_take();
-  move(elsewhere_, place(at, 1));
+  const std::uint64_t at = three_whose_middle_came_back();
   writer_.write(at, 3 * kPiece, 2);
   copy_.reset();
   ASSERT_NO_FATAL_FAILURE(SetUp());

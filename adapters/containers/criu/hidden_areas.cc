@@ -68,12 +68,13 @@ Status write_all(int fd, const void* data, std::size_t size, std::uint64_t at) {
   return {};
 }
 
-Status write_count(int fd, std::uint64_t count) {
-  return write_all(fd, &count, sizeof count, offsetof(HiddenHeader, count));
+/// One of the header's fields.
+Status write_field(int fd, std::size_t offset, std::uint64_t value) {
+  return write_all(fd, &value, sizeof value, offset);
 }
 
-Status write_smaps_count(int fd, std::uint64_t count) {
-  return write_all(fd, &count, sizeof count, offsetof(HiddenHeader, smaps_count));
+Status write_count(int fd, std::uint64_t count) {
+  return write_field(fd, offsetof(HiddenHeader, count), count);
 }
 
 }  // namespace
@@ -113,9 +114,8 @@ Status HiddenAreas::set(std::span<const HiddenArea> areas) {
 Status HiddenAreas::await_smaps() {
   smaps_count_ = 0;
   smaps_end_ = kSmapsTextAt;
-  MIGRATE_TRY(write_smaps_count(fd_.get(), 0));
-  const std::uint64_t awaited = 1;
-  return write_all(fd_.get(), &awaited, sizeof awaited, offsetof(HiddenHeader, smaps_awaited));
+  MIGRATE_TRY(write_field(fd_.get(), offsetof(HiddenHeader, smaps_count), 0));
+  return write_field(fd_.get(), offsetof(HiddenHeader, smaps_awaited), 1);
 }
 
 Status HiddenAreas::add_smaps(pid_t pid, std::string_view text) {
@@ -127,12 +127,11 @@ Status HiddenAreas::add_smaps(pid_t pid, std::string_view text) {
       write_all(fd_.get(), &entry, sizeof entry, kSmapsAt + smaps_count_ * sizeof(SmapsEntry)));
   smaps_end_ += text.size();
   // Last: what is counted is there.
-  return write_smaps_count(fd_.get(), ++smaps_count_);
+  return write_field(fd_.get(), offsetof(HiddenHeader, smaps_count), ++smaps_count_);
 }
 
 void HiddenAreas::end_smaps() noexcept {
-  const std::uint64_t awaited = 0;
-  (void)::pwrite(fd_.get(), &awaited, sizeof awaited, offsetof(HiddenHeader, smaps_awaited));
+  (void)write_field(fd_.get(), offsetof(HiddenHeader, smaps_awaited), 0);
 }
 
 }  // namespace migrate::containers

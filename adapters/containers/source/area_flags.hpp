@@ -4,7 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/fd.hpp"

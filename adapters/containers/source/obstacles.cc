@@ -75,13 +75,6 @@ void find_in_mappings(const TreeProcess& process, Findings& findings) {
   }
 }
 
-/// Of a line "NAME   123 kB"; 0 where there is none.
-std::uint64_t kilobytes(const std::string& text, const std::string& name) {
-  const std::size_t at = text.find("\n" + name + ":");
-  return at == std::string::npos ? 0
-                                 : std::strtoull(text.c_str() + at + name.size() + 2, nullptr, 10);
-}
-
 /// What processes still share of what they had before they forked takes its room once, as long as
 /// nobody writes it.
 void find_forked_pages(const std::vector<TreeProcess>& tree, Findings& findings) {

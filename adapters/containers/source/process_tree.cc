@@ -36,11 +36,6 @@ std::vector<Number> numbers(const std::string& line) {
   return values;
 }
 
-std::uint64_t kilobytes(std::string_view text, std::string_view key) {
-  const auto values = numbers<std::uint64_t>(line_after(text, key));
-  return values.empty() ? 0 : values.front();
-}
-
 std::vector<pid_t> children_of(pid_t pid) {
   std::vector<pid_t> children;
   for (const int tid : numbers_in(proc_path(pid, "task"))) {
@@ -70,6 +65,11 @@ std::optional<std::string> read_proc(const std::string& path) {
     if (got == 0) return text;
     text.append(piece.data(), static_cast<std::size_t>(got));
   }
+}
+
+std::uint64_t kilobytes(std::string_view text, std::string_view key) {
+  const auto values = numbers<std::uint64_t>(line_after(text, key));
+  return values.empty() ? 0 : values.front();
 }
 
 std::string proc_path(pid_t pid, std::string_view name) {

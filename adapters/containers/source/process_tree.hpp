@@ -54,6 +54,8 @@ struct ProcessFacts {
 
 /// All of a file under /proc; nullopt where it cannot be read.
 [[nodiscard]] std::optional<std::string> read_proc(const std::string& path);
+/// Of a line "KEY:   123 kB" of such a file; 0 where there is none.
+[[nodiscard]] std::uint64_t kilobytes(std::string_view text, std::string_view key);
 /// "/proc/PID/NAME".
 [[nodiscard]] std::string proc_path(pid_t pid, std::string_view name);
 /// Where a link leads, as the kernel says it; empty where it cannot be read.

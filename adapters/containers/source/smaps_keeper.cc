@@ -1,5 +1,6 @@
 #include "adapters/containers/source/smaps_keeper.hpp"
 
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
